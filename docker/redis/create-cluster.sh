@@ -1,0 +1,14 @@
+#!/bin/sh
+# Joins six nodes into a Cluster of three masters with a replica each, once.
+set -eu
+REDISCLI_AUTH=$(cat /run/flotilla/redis_password)
+export REDISCLI_AUTH
+nodes=''
+for name in redis redis-2 redis-3 redis-4 redis-5 redis-6; do
+  # CLUSTER MEET takes addresses, not names.
+  nodes="$nodes $(getent hosts "$name" | awk '{ print $1; exit }'):6379"
+done
+if ! redis-cli -h redis cluster info | grep -q cluster_state:ok; then
+  redis-cli --cluster create $nodes --cluster-replicas 1 --cluster-yes
+fi
+until redis-cli -h redis cluster info | grep -q cluster_state:ok; do sleep 0.5; done

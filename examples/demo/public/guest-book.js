@@ -1,0 +1,96 @@
+import { api } from './api.js'
+import { byId, colourOf, count, log, make, setText } from './dom.js'
+
+const SHOWN = 30
+const reads = { replica: 0, primary: 0 }
+/** The highest entry that this page has written or been told of: no later read may lack it. */
+let known = 0
+
+/** The forms and the feed. `onLogin` runs when somebody logged in or out. */
+export function startGuestBook({ onLogin }) {
+  byId('login').addEventListener('submit', async (event) => {
+    event.preventDefault()
+    await guarded(event.target, async () => {
+      await api('/api/login', { method: 'POST', body: { name: byId('name').value } })
+      await onLogin()
+      byId('body').focus()
+    })
+  })
+  byId('post').addEventListener('submit', async (event) => {
+    event.preventDefault()
+    await guarded(event.target, async () => {
+      const post = await api('/api/posts', { method: 'POST', body: { body: byId('body').value } })
+      byId('body').value = ''
+      known = Math.max(known, Number(post.id))
+      const read = await refreshFeed()
+      const where = read.database.role === 'replica' ? 'the replica' : 'the primary'
+      setText(byId('post-note'), `Written; read back at once from ${where} through ${read.answeredBy}.`)
+    })
+  })
+  byId('logout').addEventListener('click', async () => {
+    await api('/api/logout', { method: 'POST' }).catch((error) => log(error.message))
+    await onLogin()
+  })
+}
+
+/** Reads the book and checks that nothing this page knows of is missing. */
+export async function refreshFeed({ after } = {}) {
+  const least = known
+  const answer = await api(after ? `/api/posts?after=${encodeURIComponent(after)}` : '/api/posts')
+  const newest = Number(answer.posts[0]?.id ?? 0)
+  if (newest < least) {
+    count('stale')
+    log(`stale read: entry ${least} was missing, the newest was ${newest}`)
+  }
+  known = Math.max(known, newest)
+  reads[answer.database.role]++
+  drawReads()
+  for (const post of answer.posts.toReversed()) show(post)
+  return answer
+}
+
+/** Shows an entry in its place, once, however often and through whichever socket it came. */
+export function show(post, { isNew = false } = {}) {
+  known = isNew ? Math.max(known, Number(post.id)) : known
+  const feed = byId('feed')
+  if (feed.querySelector(`[data-id="${CSS.escape(String(post.id))}"]`)) return
+  const time = new Date(post.createdAt).toLocaleTimeString('en-GB')
+  const by = post.writtenBy ? ` · written through ${post.writtenBy}` : ''
+  const item = make('li', {
+    'data-id': post.id,
+    class: isNew ? 'new' : '',
+    style: post.writtenBy ? `--mine: ${colourOf(post.writtenBy)}` : undefined,
+    children: [make('b', { text: post.author }), ` ${post.body}`, make('small', { text: `${time}${by}` })]
+  })
+  const next = [...feed.children].find((one) => Number(one.dataset.id) < Number(post.id))
+  feed.insertBefore(item, next ?? null)
+  while (feed.children.length > SHOWN) feed.lastChild.remove()
+}
+
+function drawReads() {
+  const all = reads.replica + reads.primary
+  const share = Math.round((reads.replica / all) * 100)
+  const meter = byId('reads')
+  if (meter.children.length === 0) meter.append(make('i'), make('i'))
+  meter.children[0].style.width = `${share}%`
+  meter.children[1].style.width = `${100 - share}%`
+  meter.setAttribute('aria-label', `${share} % of ${all} reads were answered by the replica`)
+  setText(
+    byId('reads-note'),
+    `Replica ${reads.replica}, primary ${reads.primary}: after a write, only a server that has it answers.`
+  )
+}
+
+async function guarded(form, work) {
+  const button = form.querySelector('button')
+  button.disabled = true
+  setText(byId('post-note'), '')
+  try {
+    await work()
+  } catch (error) {
+    setText(byId('post-note'), `That did not work: ${error.message}. Nothing was written twice; try again.`)
+    log(error.message)
+  } finally {
+    button.disabled = false
+  }
+}

@@ -1,0 +1,121 @@
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import type { Fleet } from './fleet.js'
+import { DemoError } from './errors.js'
+
+export interface Control {
+  /** Carries a secret: whoever knows it may break things. */
+  readonly url: string
+  /** Hands over the fleet once it runs. */
+  operate(fleet: Fleet): void
+  stop(): Promise<void>
+}
+
+type Action = (fleet: Fleet, query: URLSearchParams) => Promise<void>
+
+/** Seconds after which a killed instance is started again, as any orchestrator would. */
+const RESPAWN = 4_000
+
+const actions: Record<string, { run: Action; offered(fleet: Fleet): boolean }> = {
+  kill: {
+    offered: () => true,
+    async run(fleet, query) {
+      const name = query.get('instance') ?? ''
+      const index = Number(/^app-(\d+)$/.exec(name)?.[1] ?? 0) - 1
+      const instance = fleet.apps.instances[index]
+      if (!instance) throw new DemoError('DEMO_ERR_CONTROL', `there is no instance "${name}"`)
+      await instance.kill()
+      setTimeout(() => void instance.restart().catch(report), RESPAWN).unref()
+    }
+  },
+  roll: { offered: () => true, run: (fleet) => rollFleet(fleet) },
+  'pause-replica': {
+    offered: ({ postgres }) => postgres.replicas.length > 0,
+    run: async ({ postgres }) => postgres.replicas[0]?.pauseReplay()
+  },
+  'resume-replica': {
+    offered: ({ postgres }) => postgres.replicas.length > 0,
+    run: async ({ postgres }) => postgres.replicas[0]?.resumeReplay()
+  },
+  'cut-redis': {
+    offered: ({ redisProxy }) => redisProxy !== undefined,
+    run: async ({ redisProxy }) => redisProxy?.refuse()
+  },
+  'restore-redis': {
+    offered: ({ redisProxy }) => redisProxy !== undefined,
+    run: async ({ redisProxy }) => redisProxy?.restore()
+  },
+  'fail-over': {
+    offered: ({ sentinel }) => sentinel !== undefined,
+    async run({ sentinel }) {
+      const master = await sentinel?.master()
+      await master?.kill()
+    }
+  }
+}
+
+/** Drains, ends and starts each instance in turn: what a deploy does. */
+export async function rollFleet({ apps }: Pick<Fleet, 'apps'>): Promise<void> {
+  for (const instance of apps.instances) {
+    await instance.stop()
+    await instance.restart()
+  }
+}
+
+/** A loopback endpoint through which the page's buttons reach the fleet: `POST <url>/<action>`. */
+export async function startControl(): Promise<Control> {
+  const secret = randomBytes(16).toString('hex')
+  let fleet: Fleet | undefined
+  let busy = false
+
+  const handle = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
+    const answer = (status: number, body: unknown): void => {
+      response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body))
+    }
+    const url = new URL(request.url ?? '/', 'http://localhost')
+    const [, given, name = ''] = url.pathname.split('/')
+    if (given !== secret || fleet === undefined) return answer(404, { error: 'nothing here' })
+    if (request.method === 'GET' && name === '') {
+      const running = fleet
+      const offered = Object.keys(actions).filter((one) => actions[one]!.offered(running))
+      return answer(200, { actions: offered, balancer: running.balancer })
+    }
+    const action = actions[name]
+    if (request.method !== 'POST' || !action?.offered(fleet)) {
+      return answer(404, { error: `there is no action "${name}" in this fleet` })
+    }
+    if (name === 'roll' && busy) return answer(409, { error: 'the fleet is rolling already' })
+    // The instance that carries this very answer may be the one to go: it answers first.
+    answer(202, { started: name })
+    busy ||= name === 'roll'
+    try {
+      await action.run(fleet, url.searchParams)
+    } catch (error) {
+      report(error)
+    } finally {
+      if (name === 'roll') busy = false
+    }
+  }
+
+  const server = createServer((request, response) => void handle(request, response).catch(report))
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  return {
+    url: `http://127.0.0.1:${port}/${secret}`,
+    operate(started) {
+      fleet = started
+    },
+    async stop() {
+      server.close()
+      server.closeAllConnections()
+      await once(server, 'close')
+    }
+  }
+}
+
+function report(error: unknown): void {
+  console.error(`operator: ${(error as Error).message}`)
+}

@@ -1,0 +1,103 @@
+import { findProgram, until } from '@flotilla/testbed'
+import { chromium, type Browser, type Page } from 'playwright-core'
+import { t as tap, test } from 'tap'
+import { Visitor } from '../src/check/visitor.js'
+import { startFleet, type Fleet } from './fleet.js'
+
+let fleet: Fleet
+let browser: Browser
+
+tap.before(async () => {
+  const program = await findProgram('chromium')
+  ;[fleet, browser] = await Promise.all([
+    startFleet(),
+    chromium.launch({
+      executablePath: program.path,
+      args: ['--no-sandbox'],
+      env: { ...(process.env as Record<string, string>), ...program.env }
+    })
+  ])
+})
+tap.teardown(async () => {
+  await browser?.close()
+  await fleet?.stop()
+})
+
+async function openPage(size = { width: 1200, height: 900 }): Promise<{ page: Page; troubles: string[] }> {
+  const page = await browser.newPage({ viewport: size })
+  const troubles: string[] = []
+  page.on('pageerror', (error) => troubles.push(error.message))
+  page.on('console', (message) => message.type() === 'error' && troubles.push(message.text()))
+  await page.goto(fleet.url)
+  return { page, troubles }
+}
+
+const number = (page: Page, id: string): Promise<number> =>
+  page
+    .locator(`#n-${id}`)
+    .innerText()
+    .then((text) => Number(text.replace(/,/g, '')))
+
+test('log in, write, and see it live, by keyboard alone', async (t) => {
+  const { page, troubles } = await openPage()
+  await page.locator('#live[data-state="open"]').waitFor()
+  await page.locator('#name').focus()
+  await page.keyboard.type('Ada')
+  await page.keyboard.press('Enter')
+  await page.locator('#post').waitFor()
+  await page.waitForFunction(() => document.activeElement?.id === 'body')
+  await page.keyboard.type('<b>hello</b> from a browser')
+  await page.keyboard.press('Enter')
+  const entry = page.locator('#feed li').first()
+  await entry.waitFor()
+  t.match(await entry.innerText(), /^Ada <b>hello<\/b> from a browser/, 'text stays text')
+  await page.locator('#post-note', { hasText: 'read back at once from the' }).waitFor()
+
+  const other = new Visitor()
+  await other.login(fleet.url, 'Bob')
+  await other.must(fleet.url, '/api/posts', { method: 'POST', body: { body: 'from elsewhere' }, status: 201 })
+  await page.locator('#feed li', { hasText: 'from elsewhere' }).waitFor()
+  await page.locator('#present', { hasText: 'Ada' }).waitFor()
+  await page.locator('#ranking li', { hasText: 'Bob' }).waitFor()
+  await until(async () => (await page.locator('#instances li[data-state="ready"]').count()) === 3, {
+    timeout: 25_000,
+    message: 'the page shows three instances that are ready'
+  })
+  t.equal(await page.locator('#stores li').count(), 3)
+  t.same(troubles, [])
+  await page.close()
+})
+
+test('an instance killed by its button goes and comes back, and nothing is lost', async (t) => {
+  const { page } = await openPage()
+  await page.locator('#live[data-state="open"]').waitFor()
+  await page.getByRole('button', { name: 'Kill app-2' }).click()
+  await page.locator('#instances li[data-name="app-2"][data-state="gone"]').waitFor({ timeout: 20_000 })
+  await page.locator('#instances li[data-name="app-2"][data-state="ready"]').waitFor({ timeout: 30_000 })
+  t.equal(await number(page, 'failed'), 0)
+  t.equal(await number(page, 'lost'), 0)
+  t.equal(await number(page, 'stale'), 0)
+  await page.close()
+})
+
+test('it fits a phone, and says everything to a screen reader', async (t) => {
+  const { page } = await openPage({ width: 360, height: 780 })
+  await page.emulateMedia({ colorScheme: 'dark', reducedMotion: 'reduce' })
+  await page.locator('#instances li').first().waitFor()
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth)
+  t.ok(wide <= 0, `nothing is wider than the screen (${wide} px)`)
+  const unnamed = await page.evaluate(() =>
+    Array.from(document.querySelectorAll('button, input, ol, ul, section'))
+      .filter((element) => {
+        const label = element.getAttribute('aria-label') ?? element.getAttribute('aria-labelledby')
+        const field = element.id && document.querySelector(`label[for="${element.id}"]`)
+        const list = element.matches('ol, ul') && element.closest('section[aria-labelledby]')
+        return !label && !field && !list && element.textContent?.trim() === ''
+      })
+      .map((element) => element.outerHTML.slice(0, 80))
+  )
+  t.same(unnamed, [])
+  const dark = await page.evaluate(() => getComputedStyle(document.body).backgroundColor)
+  t.not(dark, 'rgb(243, 245, 247)', 'dark mode has its own page')
+  await page.close()
+})

@@ -1,0 +1,116 @@
+import { UnavailableError } from './errors.js'
+import { channels } from './telemetry.js'
+
+export interface BreakerSettings {
+  failures: number
+  /** Milliseconds between probes while open. */
+  cooldown: number
+  /** Milliseconds after which one operation counts as failed. */
+  timeout: number
+}
+
+/** Replies that mean "not this server, not now" rather than "wrong question". */
+const AWAY = /^(LOADING|CLUSTERDOWN|READONLY|MASTERDOWN|TRYAGAIN|BUSY |NOREPLICAS|MISCONF|OOM)/
+
+/**
+ * Stands between the cache and Redis: every operation ends in bounded time, and after some failures in a row
+ * nobody waits any more until a probe in the background has succeeded.
+ */
+export class Breaker {
+  #open = false
+  #failures = 0
+  #timer: NodeJS.Timeout | undefined
+  #closed = false
+  readonly #settings: BreakerSettings
+  readonly #recover: () => Promise<void>
+  readonly #changed: (open: boolean, cause: unknown) => void
+
+  /**
+   * @param recover asks Redis whether it is back and does what must come before all else; rejects while it is away
+   */
+  constructor(
+    settings: BreakerSettings,
+    recover: () => Promise<void>,
+    changed: (open: boolean, cause: unknown) => void
+  ) {
+    this.#settings = settings
+    this.#recover = recover
+    this.#changed = changed
+  }
+
+  get open(): boolean {
+    return this.#open
+  }
+
+  /** @throws FLOTILLA_CACHE_ERR_REDIS_AWAY at once while open, or with the failure as its cause */
+  async run<T>(operation: string, work: () => Promise<T>): Promise<T> {
+    if (this.#open || this.#closed) throw new UnavailableError('left alone after failures')
+    return this.attempt(operation, work)
+  }
+
+  /** As `run`, also while open: for the probe itself. */
+  async attempt<T>(operation: string, work: () => Promise<T>): Promise<T> {
+    try {
+      const result = await withDeadline(work(), this.#settings.timeout)
+      this.#failures = 0
+      return result
+    } catch (error) {
+      channels.error.publish({ operation, error })
+      if (!isReply(error) || AWAY.test(error.message)) this.#fail(error)
+      throw Object.assign(new UnavailableError(operation), { cause: error })
+    }
+  }
+
+  close(): void {
+    this.#closed = true
+    clearTimeout(this.#timer)
+  }
+
+  #fail(cause: unknown): void {
+    if (this.#open || this.#closed || ++this.#failures < this.#settings.failures) return
+    this.#open = true
+    channels.breaker.publish({ state: 'open', cause })
+    this.#changed(true, cause)
+    this.#schedule()
+  }
+
+  #schedule(): void {
+    if (this.#closed) return
+    this.#timer = setTimeout(() => void this.#probe(), this.#settings.cooldown)
+    this.#timer.unref()
+  }
+
+  async #probe(): Promise<void> {
+    try {
+      await this.#recover()
+    } catch {
+      this.#schedule()
+      return
+    }
+    this.#open = false
+    this.#failures = 0
+    this.#changed(false, undefined)
+  }
+}
+
+function isReply(error: unknown): error is Error {
+  return error instanceof Error && error.name === 'ReplyError'
+}
+
+/** Rejects after `ms`; the work itself goes on and its outcome is dropped. */
+function withDeadline<T>(work: Promise<T>, ms: number): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Error(`no answer in ${ms} ms`)), ms)
+    timer.unref()
+    work.then(
+      (value) => {
+        clearTimeout(timer)
+        return resolve(value)
+      },
+      (error: unknown) => {
+        clearTimeout(timer)
+        reject(error instanceof Error ? error : new Error(String(error)))
+      }
+    )
+  })
+}

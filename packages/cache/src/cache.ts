@@ -1,0 +1,308 @@
+import type { ConsistencyToken } from '@flotilla/core'
+import type { TurnClock } from './clock.js'
+import type { Codec } from './codec.js'
+import type { Core } from './core.js'
+import type { GetOrSetOptions } from './engine.js'
+import { standing, type Entry, type Index } from './entry.js'
+import { FactoryTypeError, KeyError, OptionsError, ValueError } from './errors.js'
+import { explain, type Explanation } from './explain.js'
+import type { Factory } from './factory.js'
+import { lifetime } from './fill.js'
+import type { Marks } from './marks.js'
+import { checkTags, entryPolicy, readCodec, type EntryOptions, type EntryPolicy } from './options.js'
+import { newEntry, type Space } from './reader.js'
+import type { Address } from './remote.js'
+import { channels } from './telemetry.js'
+import { newVersion } from './wire.js'
+
+const hits = channels.hit
+
+export interface SetOptions extends EntryOptions {
+  /** Whoever invalidates one of these invalidates the entry. */
+  tags?: readonly string[]
+}
+
+export interface SetEntry<V = unknown> extends SetOptions {
+  key: string
+  value: V
+}
+
+export interface NamespaceOptions extends EntryOptions {
+  /** How values of this namespace are written to Redis. Default: as the cache's. */
+  codec?: 'json' | 'msgpack' | Codec
+}
+
+export interface InvalidateOptions {
+  /**
+   * The write behind this invalidation (`db.token()`): what is computed from now on must have read it, or is
+   * not stored.
+   */
+  after?: ConsistencyToken | undefined
+}
+
+/**
+ * One namespace of the cache; `app.cache` is the root. `V` is what it holds.
+ *
+ * Values from memory are handed out as they are, not copied: do not change them.
+ */
+export class Cache<V = unknown> {
+  readonly #core: Core
+  readonly #space: Space
+  readonly #policy: EntryPolicy
+  readonly #codec: Codec
+  /** Memory by key; empty where there is no memory. */
+  readonly #index: Index
+  readonly #marks: Marks
+  readonly #clock: TurnClock
+
+  /** @internal */
+  constructor(core: Core, name: string, policy: EntryPolicy, codec: Codec) {
+    this.#core = core
+    this.#policy = policy
+    this.#codec = codec
+    this.#space = core.space(name, codec, policy.early)
+    this.#index = core.parts.memory?.index(name) ?? new Map<string, Entry>()
+    this.#marks = core.parts.marks
+    this.#clock = core.parts.clock
+  }
+
+  /** The namespace's name, `''` for the root. */
+  get name(): string {
+    return this.#space.name
+  }
+
+  /**
+   * The value, from memory, Redis or the factory. However many callers in however many processes ask at once,
+   * the factory runs once; an invalidation while it runs is never undone by what it brings.
+   *
+   * @throws what the factory threw; FLOTILLA_CACHE_ERR_FACTORY_TIMEOUT; FLOTILLA_CACHE_ERR_DEADLOCK when the
+   *   factory asks for its own key; FLOTILLA_CACHE_ERR_VALUE for a value that the codec cannot carry;
+   *   FLOTILLA_CACHE_ERR_KEY, _TTL, _TAGS, _OPTIONS, _FACTORY for bad arguments. Never because Redis is away.
+   */
+  getOrSet<T extends V = V>(key: string, factory: Factory<T>, options?: GetOrSetOptions): Promise<T> {
+    const entry = this.#index.get(key)
+    if (
+      entry !== undefined &&
+      entry.checked === this.#marks.version &&
+      this.#clock.now() < entry.calmUntil &&
+      options?.refresh !== true
+    ) {
+      entry.visited = true
+      if (hits.active) hits.publish({ ns: this.#space.name, key, layer: 'memory', stale: false })
+      return (entry.resolved ??= Promise.resolve(entry.value)) as Promise<T>
+    }
+    return this.#compute(key, factory, options)
+  }
+
+  async #compute<T>(key: string, factory: Factory<T>, options: GetOrSetOptions | undefined): Promise<T> {
+    if (typeof factory !== 'function') throw new FactoryTypeError(key)
+    const address = this.#address(key)
+    const { engine } = this.#core.parts
+    return (await engine.getOrSet(
+      this.#space,
+      address,
+      factory as Factory<unknown>,
+      this.#policy,
+      options
+    )) as T
+  }
+
+  /** The fresh value of memory or Redis, else `undefined`. */
+  async get<T extends V = V>(key: string): Promise<T | undefined> {
+    const [value] = await this.getMany<T>([key])
+    return value
+  }
+
+  /** As `get` for many keys in one round trip (one a node on Cluster); values in the order of the keys. */
+  async getMany<T extends V = V>(keys: readonly string[]): Promise<(T | undefined)[]> {
+    const addresses = keys.map((key) => this.#address(key))
+    const values: unknown[] = addresses.map((address) => this.#fresh(address)?.value)
+    const missing = addresses.filter((_, i) => values[i] === undefined)
+    if (missing.length > 0 && this.#core.parts.remote) {
+      const found = await this.#read(missing)
+      addresses.forEach((address, i) => (values[i] ??= found.get(address.id)?.value))
+    }
+    addresses.forEach((address, i) => {
+      if (values[i] === undefined) channels.miss.publish({ ns: this.#space.name, key: address.key })
+    })
+    return values as (T | undefined)[]
+  }
+
+  /** Whether there is a fresh value. */
+  async has(key: string): Promise<boolean> {
+    return (await this.get(key)) !== undefined
+  }
+
+  /** The fresh value that this process holds in memory, without asking Redis: synchronous. */
+  peek<T extends V = V>(key: string): T | undefined {
+    const entry = this.#index.get(key)
+    if (entry === undefined) return undefined
+    if (entry.checked !== this.#marks.version && standing(entry, this.#marks) !== 'alive') return undefined
+    const now = this.#clock.now()
+    if (now >= entry.calmUntil && now >= entry.freshUntil) return undefined
+    entry.visited = true
+    return entry.value as T
+  }
+
+  /**
+   * Stores a value, in place of one that a factory may be computing. A `ttl` of 0 deletes.
+   * @throws FLOTILLA_CACHE_ERR_VALUE for `undefined` and for what the codec cannot carry
+   */
+  async set(key: string, value: V, options?: SetOptions): Promise<void> {
+    await this.setMany([{ ...options, key, value }])
+  }
+
+  /** As `set` for many entries, in one round trip and one message to the fleet. */
+  async setMany(entries: readonly SetEntry<V>[], options?: SetOptions): Promise<void> {
+    const addresses = entries.map(({ key }) => this.#address(key))
+    const taken = await Promise.all(
+      entries.map((entry, i) => this.#write(addresses[i]!, { ...options, ...entry }))
+    )
+    await this.#core.announceKeys(addresses.filter((_, i) => taken[i]))
+  }
+
+  /** Removes the value everywhere; a factory that is computing one meanwhile will not bring it back. */
+  async delete(key: string): Promise<void> {
+    await this.#core.delete([this.#address(key)])
+  }
+
+  async deleteMany(keys: readonly string[]): Promise<void> {
+    await this.#core.delete(keys.map((key) => this.#address(key)))
+  }
+
+  /**
+   * Makes every entry with one of these tags a miss, in all namespaces and on all instances; one mark a tag, however
+   * many entries have it. A factory that is running keeps its caller's value and stores nothing.
+   */
+  async invalidateTags(tags: readonly string[], options: InvalidateOptions = {}): Promise<void> {
+    const names = checkTags(tags)
+    if (names.length > 0) await this.#core.invalidateTags(names, options.after)
+  }
+
+  /** Makes every entry of this namespace a miss, or of all for the root: one mark, whatever the number of entries. */
+  async clear(): Promise<void> {
+    await this.#core.clear(this.#space.name)
+  }
+
+  /**
+   * A part with its own keys and defaults. Names are joined by `/` when nested.
+   * @throws FLOTILLA_CACHE_ERR_OPTIONS
+   */
+  namespace<T extends V = V>(name: string, defaults: NamespaceOptions = {}): Cache<T> {
+    if (typeof name !== 'string' || name === '') {
+      throw new OptionsError(`@flotilla/cache: a namespace needs a name`)
+    }
+    const { codec, ...entry } = defaults
+    const full = this.#space.name === '' ? name : `${this.#space.name}/${name}`
+    const fail = (expected: string): never => {
+      throw new OptionsError(`@flotilla/cache: 'codec' of namespace '${full}' must be ${expected}`)
+    }
+    return new Cache<T>(
+      this.#core,
+      full,
+      entryPolicy(this.#policy, entry),
+      codec === undefined ? this.#codec : readCodec(codec, fail)
+    )
+  }
+
+  /** What memory and Redis hold under this key, and why it would or would not be served. */
+  explain(key: string): Promise<Explanation> {
+    return explain(this.#core.parts, this.#space, this.#address(key))
+  }
+
+  /**
+   * What memory holds and no invalidation has touched, also past its ttl.
+   * @internal
+   */
+  held(key: string): Entry | undefined {
+    const entry = this.#index.get(key)
+    if (entry === undefined || standing(entry, this.#marks) !== 'alive') return undefined
+    entry.visited = true
+    return entry
+  }
+
+  #address(key: string): Address {
+    if (typeof key !== 'string' || key === '') throw new KeyError(key === '' ? "''" : typeof key)
+    return this.#core.address(this.#space, key)
+  }
+
+  #fresh(address: Address): Entry | undefined {
+    const { memory, marks, clock, remote } = this.#core.parts
+    const entry = memory?.get(address)
+    if (!entry || clock.now() >= entry.freshUntil) return undefined
+    const state = standing(entry, marks)
+    if (state === 'dead' || (state === 'suspect' && !remote?.away)) return undefined
+    channels.hit.publish({ ns: this.#space.name, key: address.key, layer: 'memory', stale: false })
+    return entry
+  }
+
+  async #read(addresses: readonly Address[]): Promise<Map<string, Entry>> {
+    const { memory, reader, remote, tickets } = this.#core.parts
+    const found = new Map<string, Entry>()
+    const spoils = addresses.map(({ id }) => tickets.begin(id))
+    try {
+      const replies = await remote!.read(addresses, this.#space.generations)
+      for (const [i, address] of addresses.entries()) {
+        const bytes = replies[i]
+        const entry = bytes && (await reader.open(this.#space, address, bytes, memory?.peek(address)))
+        if (!entry) continue
+        this.#core.admit(address, entry, spoils[i]!)
+        if (Date.now() >= entry.freshUntil) continue
+        found.set(address.id, entry)
+        channels.hit.publish({ ns: this.#space.name, key: address.key, layer: 'redis', stale: false })
+      }
+    } catch (error) {
+      // Redis is away: what memory does not have is a miss.
+      if ((error as { code?: string }).code !== 'FLOTILLA_CACHE_ERR_REDIS_AWAY') throw error
+    } finally {
+      for (const ticket of spoils) tickets.end(ticket)
+    }
+    return found
+  }
+
+  /** Whether the fleet is to be told: Redis has it. What it did not take is sent again later. */
+  async #write(address: Address, { value, tags: given, ...options }: SetEntry<V>): Promise<boolean> {
+    const { marks, memory, names, outbox, reader, remote, settings, tickets } = this.#core.parts
+    if (value === undefined) throw new ValueError(address.key, 'undefined means "none"; use delete')
+    const policy = entryPolicy(this.#policy, options)
+    const tags = checkTags(given)
+    const life = lifetime(policy, value, { ttlMs: undefined }, 0, settings.maxTtl)
+    if (!life) {
+      await this.#core.delete([address])
+      return false
+    }
+    tickets.spoil(address.id)
+    const ticket = tickets.begin(address.id)
+    const depends = [...this.#space.generations, ...tags.map((tag) => names.tag(tag))].map((mark) =>
+      marks.hold(typeof mark === 'string' ? mark : mark.name)
+    )
+    let size: number | undefined
+    let taken = remote !== undefined
+    let version = newVersion()
+    let kept: unknown = value
+    const stamps = (): number[] => depends.map((mark) => mark.value)
+    try {
+      if (remote) {
+        const unknown = depends.filter((mark) => !mark.known)
+        await remote.learn(unknown).catch(() => undefined)
+        const coded = await reader.encode(this.#space, address.key, value, life, tags, stamps())
+        ;({ version, value: kept, size } = coded)
+        const ms = Math.max(life.freshUntil, life.staleUntil, life.graceUntil) - Date.now()
+        await remote.set(address, coded.bytes, Math.max(1, ms)).catch(() => {
+          taken = false
+          outbox?.addKeys([address])
+        })
+      }
+      tickets.spoil(address.id, ticket)
+      const entry = newEntry(this.#space, address, kept, version, life, depends, stamps(), tags, size)
+      this.#core.admit(address, entry, ticket)
+      return taken
+    } catch (error) {
+      for (const mark of depends) marks.release(mark)
+      throw error
+    } finally {
+      tickets.end(ticket)
+      if (ticket.spoilt) memory?.delete(address)
+    }
+  }
+}

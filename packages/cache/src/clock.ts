@@ -1,0 +1,56 @@
+/** Reads of one turn of the event loop that may share one look at the clock. */
+const READS_PER_LOOK = 64
+
+/**
+ * Milliseconds since the epoch as of this turn of the event loop, as libuv's own clock is. A look at the
+ * system clock costs more than a whole read from memory does, so reads of one turn share it; a loop
+ * that never yields looks again every few reads.
+ */
+export class TurnClock {
+  #now = 0
+  #left = 0
+  #armed = false
+  readonly #endTurn = (): void => {
+    this.#armed = false
+    this.#left = 0
+  }
+
+  now(): number {
+    if (this.#left-- > 0) return this.#now
+    this.#left = READS_PER_LOOK
+    if (!this.#armed) {
+      this.#armed = true
+      setImmediate(this.#endTurn).unref()
+    }
+    return (this.#now = Date.now())
+  }
+}
+
+/**
+ * The difference between the clock of Redis and ours, from replies that carry TIME: expiry is written in
+ * the time of Redis, so that instances whose clocks disagree agree on what is fresh.
+ */
+export class RedisTime {
+  #offset = 0
+  #bestRoundTrip = Number.POSITIVE_INFINITY
+
+  /** @param redisMs the time in a reply to a command sent at `sentAt`, both in milliseconds */
+  learn(redisMs: number, sentAt: number): void {
+    const roundTrip = Date.now() - sentAt
+    // Quick replies tell the most; slowly forget the best so that a clock that was set is noticed.
+    this.#bestRoundTrip = Math.min(this.#bestRoundTrip * 1.05 + 0.05, 1e9)
+    if (roundTrip > this.#bestRoundTrip) return
+    this.#bestRoundTrip = roundTrip
+    const offset = redisMs - (sentAt + roundTrip / 2)
+    // Below a few milliseconds the difference is the network's jitter, not the clocks'.
+    this.#offset = Math.abs(offset) < 5 ? 0 : offset
+  }
+
+  toLocal(redisMs: number): number {
+    return redisMs - this.#offset
+  }
+
+  toRedis(localMs: number): number {
+    return localMs + this.#offset
+  }
+}

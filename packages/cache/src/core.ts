@@ -1,0 +1,207 @@
+import type { FastifyBaseLogger } from 'fastify'
+import type { Backplane, Invalidation } from './backplane.js'
+import type { RedisTime, TurnClock } from './clock.js'
+import type { Codec } from './codec.js'
+import type { Engine } from './engine.js'
+import type { Entry } from './entry.js'
+import type { KeyNames } from './keys.js'
+import type { Marks } from './marks.js'
+import type { Memory } from './memory.js'
+import type { CacheSettings } from './options.js'
+import type { Outbox, Unsent } from './outbox.js'
+import { discard, type EntryReader, type Space } from './reader.js'
+import type { Address, Remote } from './remote.js'
+import { channels } from './telemetry.js'
+import type { Ticket, Tickets } from './tickets.js'
+
+/** What all namespaces of one cache share. */
+export interface CoreParts {
+  settings: CacheSettings
+  log: FastifyBaseLogger
+  clock: TurnClock
+  time: RedisTime
+  names: KeyNames
+  marks: Marks
+  memory: Memory | undefined
+  tickets: Tickets
+  reader: EntryReader
+  engine: Engine
+  remote: Remote | undefined
+  /** Set where there is Redis. */
+  backplane: Backplane | undefined
+  outbox: Outbox | undefined
+}
+
+/** Between namespace and key in ids: drawn at random, so that no key of the root can look like one. */
+const SEPARATOR = ` ${Math.random().toString(36).slice(2)} `
+
+/** Writes and invalidations: Redis, then this process, then the fleet. */
+export class Core {
+  readonly parts: CoreParts
+  readonly #spaces = new Map<string, Space>()
+
+  constructor(parts: CoreParts) {
+    this.parts = parts
+  }
+
+  space(name: string, codec: Codec, early: number): Space {
+    const { marks, names } = this.parts
+    const known = this.#spaces.get(name)
+    if (known?.codec === codec && known.early === early) return known
+    const generations = [marks.hold(names.generation(''))]
+    if (name !== '') generations.push(marks.hold(names.generation(name)))
+    const space = {
+      name,
+      idPrefix: name === '' ? '' : `${name}${SEPARATOR}`,
+      codec,
+      early,
+      generations,
+      stamps: generations.map(() => -1)
+    }
+    this.#spaces.set(name, space)
+    return space
+  }
+
+  address(space: Space, key: string): Address {
+    const { names } = this.parts
+    return {
+      ns: space.name,
+      key,
+      id: space.idPrefix + key,
+      entryKey: names.entry(space.name, key),
+      leaseKey: names.lease(space.name, key)
+    }
+  }
+
+  admit(address: Address, entry: Entry, ticket: Ticket): void {
+    const { memory, marks } = this.parts
+    if (memory?.peek(address) === entry) return
+    if (memory && !ticket.spoilt) memory.put(address, entry)
+    else discard(entry, marks)
+  }
+
+  async delete(addresses: readonly Address[]): Promise<void> {
+    const { remote, outbox } = this.parts
+    this.#forget(addresses)
+    if (!remote) return
+    const ends = await Promise.allSettled(addresses.map((address) => remote.delete(address)))
+    // Once more: a read that began before Redis had deleted may have come back in between.
+    this.#forget(addresses)
+    const failed = addresses.filter((_, i) => ends[i]!.status === 'rejected')
+    if (failed.length > 0) outbox?.addKeys(failed)
+    await this.announceKeys(addresses.filter((_, i) => ends[i]!.status === 'fulfilled'))
+  }
+
+  /** Tells the fleet that these keys have other values now; what cannot be told is told later. */
+  async announceKeys(addresses: readonly Address[]): Promise<void> {
+    const { backplane, outbox } = this.parts
+    const first = addresses[0]
+    if (!first || !backplane) return
+    const keys = addresses.map((address) => address.key)
+    channels.invalidate.publish({ ns: first.ns, keys })
+    await backplane
+      .publish({ ...(first.ns === '' ? {} : { ns: first.ns }), keys })
+      .catch(() => outbox?.addKeys(addresses))
+  }
+
+  async invalidateTags(tags: readonly string[], after: string | undefined): Promise<void> {
+    const { marks, names, remote, outbox } = this.parts
+    channels.invalidate.publish({ ns: '', tags })
+    const raised = remote && (await succeeds(this.#raiseTags(tags, after, false)))
+    if (raised) return
+    for (const tag of tags) marks.raiseLocally(names.tag(tag), after)
+    outbox?.addTags(tags, after)
+  }
+
+  async clear(ns: string): Promise<void> {
+    const { marks, memory, names, remote, outbox } = this.parts
+    channels.invalidate.publish({ ns, all: true })
+    const raised = remote && (await succeeds(this.#raiseGeneration(ns, false)))
+    if (!raised) {
+      marks.raiseLocally(names.generation(ns))
+      outbox?.addNamespace(ns)
+    }
+    if (ns === '') memory?.clear()
+  }
+
+  /** Sends again what an outage kept back; rejects where it fails again. */
+  async send({ keys, tags, namespaces }: Unsent): Promise<void> {
+    const { remote, backplane } = this.parts
+    if (!remote || !backplane) return
+    for (const ns of namespaces) await this.#raiseGeneration(ns, true)
+    const byToken = groupBy(tags.keys(), (tag) => tags.get(tag))
+    for (const [after, names] of byToken) await this.#raiseTags(names, after, true)
+    await Promise.all(keys.map((address) => remote.delete(address, true)))
+    for (const [ns, addresses] of groupBy(keys, (address) => address.ns)) {
+      await backplane.publish({ ...(ns === '' ? {} : { ns }), keys: addresses.map((one) => one.key) })
+    }
+  }
+
+  /** What another instance has invalidated. */
+  receive(message: Invalidation, from: string): void {
+    const { marks, memory, names } = this.parts
+    const ns = message.ns ?? ''
+    for (const [tag, mark] of message.tags ?? []) marks.raise(names.tag(tag), mark, message.after)
+    const space = this.#spaces.get(ns)
+    if (space && message.keys)
+      this.#forget(message.keys.map((key) => ({ ns, key, id: space.idPrefix + key })))
+    if (message.all) {
+      if (message.mark !== undefined) marks.raise(names.generation(ns), message.mark)
+      if (ns === '') memory?.clear()
+    }
+    channels.backplane.publish({
+      from,
+      keys: message.keys?.length ?? 0,
+      tags: message.tags?.length ?? 0,
+      all: message.all === true
+    })
+  }
+
+  #forget(addresses: readonly Pick<Address, 'ns' | 'key' | 'id'>[]): void {
+    for (const address of addresses) {
+      this.parts.tickets.spoil(address.id)
+      this.parts.memory?.delete(address)
+    }
+  }
+
+  async #raiseTags(tags: readonly string[], after: string | undefined, attempt: boolean): Promise<void> {
+    const { marks, names, remote, backplane } = this.parts
+    const values = await remote!.raise(
+      tags.map((tag) => names.tag(tag)),
+      after,
+      attempt
+    )
+    tags.forEach((tag, i) => marks.raise(names.tag(tag), values[i]!, after))
+    await backplane!.publish({
+      tags: tags.map((tag, i) => [tag, values[i]!] as const),
+      ...(after === undefined ? {} : { after })
+    })
+  }
+
+  async #raiseGeneration(ns: string, attempt: boolean): Promise<void> {
+    const { marks, names, remote, backplane } = this.parts
+    const [mark] = await remote!.raise([names.generation(ns)], undefined, attempt)
+    marks.raise(names.generation(ns), mark!)
+    await backplane!.publish({ ...(ns === '' ? {} : { ns }), all: true, mark: mark! })
+  }
+}
+
+/** A failure is reported by the breaker; here it only decides what is done instead. */
+async function succeeds(work: Promise<void>): Promise<boolean> {
+  try {
+    await work
+    return true
+  } catch {
+    return false
+  }
+}
+
+function groupBy<T, K>(items: Iterable<T>, keyOf: (item: T) => K): Map<K, T[]> {
+  const groups = new Map<K, T[]>()
+  for (const item of items) {
+    const group = groups.get(keyOf(item))
+    if (group) group.push(item)
+    else groups.set(keyOf(item), [item])
+  }
+  return groups
+}

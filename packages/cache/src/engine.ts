@@ -1,0 +1,299 @@
+import type { FastifyBaseLogger } from 'fastify'
+import type { TurnClock } from './clock.js'
+import { refreshEarly, standing, type Entry } from './entry.js'
+import type { Factory } from './factory.js'
+import { Fill, type FillParts } from './fill.js'
+import { Flights, type Flight, type Outcome } from './flight.js'
+import type { Marks } from './marks.js'
+import type { Memory } from './memory.js'
+import { checkTags, entryPolicy, type EntryOptions, type EntryPolicy } from './options.js'
+import { discard, isDead, type EntryReader, type Space } from './reader.js'
+import type { Address, Remote } from './remote.js'
+import { channels } from './telemetry.js'
+import type { Ticket, Tickets } from './tickets.js'
+import type { Waiters } from './waiters.js'
+import { newVersion, stampOf } from './wire.js'
+
+export interface GetOrSetOptions extends EntryOptions {
+  /** Whoever invalidates one of these invalidates the entry. */
+  tags?: readonly string[]
+  /** Computes anew although there is a fresh value. Default false. */
+  refresh?: boolean
+}
+
+export interface EngineParts extends FillParts {
+  memory: Memory | undefined
+  marks: Marks
+  remote: Remote | undefined
+  reader: EntryReader
+  clock: TurnClock
+  tickets: Tickets
+  waiters: Waiters
+  /** Keeps an entry in memory unless its key was invalidated while it was on its way. */
+  admit: (address: Address, entry: Entry, ticket: Ticket) => void
+  log: FastifyBaseLogger
+  settings: FillParts['settings'] & { lease: number; redisTimeout: { soft: number; hard: number } }
+}
+
+/** One call of getOrSet, parsed. */
+interface Call {
+  readonly space: Space
+  readonly address: Address
+  readonly factory: Factory<unknown>
+  readonly policy: EntryPolicy
+  readonly tags: readonly string[]
+  readonly anew: boolean
+}
+
+/** How often a caller joins computations that turn out older than its call before it computes for itself. */
+const MAX_JOINS = 3
+const FIRST_POLL_MS = 50
+/** How many entries of Redis that turn out dead or unreadable are looked at in one call. */
+const MAX_REFUSED = 5
+const LAST_POLL_MS = 1000
+const LATE = Symbol('late')
+
+/**
+ * getOrSet past the quick hit: one computation of a key in this process (flights) and in the fleet (leases),
+ * stale values where they are allowed, refreshes in the background.
+ */
+export class Engine {
+  readonly flights = new Flights()
+  readonly #parts: EngineParts
+  readonly #fill: Fill
+  readonly #background = new Set<Promise<unknown>>()
+
+  constructor(parts: EngineParts) {
+    this.#parts = parts
+    this.#fill = new Fill(parts, this.flights)
+  }
+
+  async getOrSet(
+    space: Space,
+    address: Address,
+    factory: Factory<unknown>,
+    base: EntryPolicy,
+    options: GetOrSetOptions | undefined
+  ): Promise<unknown> {
+    const call: Call = {
+      space,
+      address,
+      factory,
+      policy: entryPolicy(base, options),
+      tags: checkTags(options?.tags),
+      anew: options?.refresh === true
+    }
+    for (let joins = 0; ; joins++) {
+      const held = call.anew ? undefined : this.#usable(address)
+      const served = held && this.#serve(call, held)
+      if (served) return served.value
+      const alone = call.anew || joins >= MAX_JOINS
+      const joined = alone ? undefined : this.flights.get(address.id)
+      const flight = joined ?? this.#start(call, !alone, false)
+      const outcome = await this.#outcome(call, flight, held)
+      if (outcome === LATE) {
+        this.#hit(call, 'memory', true)
+        return held!.value
+      }
+      if (outcome.shared || !joined) return outcome.value
+    }
+  }
+
+  /** Waits for refreshes in the background, and for nothing longer than `ms`. */
+  async settle(ms: number): Promise<void> {
+    this.#fill.abortAll()
+    let timer: NodeJS.Timeout | undefined
+    const deadline = new Promise((resolve) => (timer = setTimeout(resolve, ms)))
+    await Promise.race([Promise.allSettled(this.#background), deadline])
+    clearTimeout(timer)
+  }
+
+  /** What memory holds that may be shown to anyone at all. While Redis is away, suspect entries may. */
+  #usable(address: Address): Entry | undefined {
+    const { memory, marks, remote } = this.#parts
+    const entry = memory?.get(address)
+    if (!entry) return undefined
+    const state = standing(entry, marks)
+    return state === 'alive' || (state === 'suspect' && remote?.away === true) ? entry : undefined
+  }
+
+  /** The entry if this call may have it at once, with a refresh in the background where one is due. */
+  #serve(call: Call, entry: Entry): Entry | undefined {
+    const now = this.#parts.clock.now()
+    const { policy } = call
+    if (now < entry.freshUntil) {
+      if (now >= entry.backoffUntil && refreshEarly(entry, policy.early, now)) this.#refresh(call)
+      this.#hit(call, 'memory', false)
+      return entry
+    }
+    const failedLately = now < entry.backoffUntil
+    if (now < entry.staleUntil || (failedLately && now < entry.graceUntil)) {
+      if (!failedLately) this.#refresh(call)
+      this.#hit(call, 'memory', true)
+      return entry
+    }
+    return undefined
+  }
+
+  #refresh(call: Call): void {
+    if (this.flights.get(call.address.id)) return
+    const { outcome } = this.#start(call, true, true)
+    this.#background.add(outcome)
+    outcome.then(
+      () => this.#background.delete(outcome),
+      () => this.#background.delete(outcome)
+    )
+  }
+
+  #start(call: Call, listed: boolean, background: boolean): Flight {
+    return this.flights.start(call.address, listed, !background, (flight) =>
+      this.#lead(call, flight, background)
+    )
+  }
+
+  /** Waits for the flight; where an old value may be served, not longer than the soft timeouts. */
+  async #outcome(call: Call, flight: Flight, held: Entry | undefined): Promise<Outcome | typeof LATE> {
+    const waiting = this.flights.await(flight, flight.outcome)
+    if (!held || this.#parts.clock.now() >= held.graceUntil) return waiting
+    const { redisTimeout } = this.#parts.settings
+    const { softTimeout } = call.policy
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<typeof LATE>((resolve) => {
+      const factoryIsLate = (): void => resolve(LATE)
+      const redisIsLate = (): void => {
+        if (flight.phase === 'redis') resolve(LATE)
+        else if (softTimeout !== undefined) {
+          timer = setTimeout(factoryIsLate, Math.max(0, softTimeout - redisTimeout.soft))
+        }
+      }
+      timer =
+        softTimeout !== undefined && softTimeout < redisTimeout.soft
+          ? setTimeout(factoryIsLate, softTimeout)
+          : setTimeout(redisIsLate, redisTimeout.soft)
+    })
+    try {
+      return await Promise.race([waiting, late])
+    } finally {
+      clearTimeout(timer)
+      waiting.catch(() => undefined)
+    }
+  }
+
+  async #lead(call: Call, flight: Flight, background: boolean): Promise<Outcome> {
+    const { marks, names, tickets } = this.#parts
+    const ticket = tickets.begin(call.address.id)
+    const tags = call.tags.map((tag) => marks.hold(names.tag(tag)))
+    // Entries of Redis that are only looked at.
+    const loose = new Set<Entry>()
+    try {
+      return await this.#find(call, flight, ticket, background, loose)
+    } finally {
+      tickets.end(ticket)
+      for (const entry of loose) discard(entry, marks)
+      for (const mark of tags) marks.release(mark)
+    }
+  }
+
+  /** Asks Redis for the value or the lease until there is one of them, or a reason to do without. */
+  async #find(
+    call: Call,
+    flight: Flight,
+    ticket: Ticket,
+    background: boolean,
+    loose: Set<Entry>
+  ): Promise<Outcome> {
+    const { memory, marks, names, remote, waiters, settings } = this.#parts
+    const { space, address, policy } = call
+    const depends = [...space.generations, ...call.tags.map((tag) => marks.find(names.tag(tag))!)]
+    const known = memory?.peek(address)
+    const run = (lease?: { token: string; began: number }, grace?: Entry): Promise<Outcome> => {
+      flight.phase = 'factory'
+      return this.#fill.run({ ...call, flight, ticket, background, lease, grace, depends })
+    }
+    if (!remote) {
+      channels.miss.publish({ ns: space.name, key: address.key })
+      return run(undefined, known && !isDead(known) ? known : undefined)
+    }
+    // An entry of memory that is only suspect may be confirmed; one that is dead or too old cannot.
+    let seen: Buffer | '*' | '' =
+      known && this.#spent(known, background) ? Buffer.from(`F1${known.version}`) : ''
+    if (call.anew) seen = '*'
+    let grace = known && !isDead(known) ? known : undefined
+    const token = newVersion()
+    const deadline = Date.now() + policy.timeout + settings.lease
+    let poll = FIRST_POLL_MS
+    let waited = 0
+    let refused = 0
+    for (;;) {
+      const askedAt = Date.now()
+      let reply
+      try {
+        reply = await remote.acquire(address, token, seen, depends)
+      } catch {
+        return run(undefined, grace)
+      }
+      if (reply.state === 'wait') {
+        // Whoever joined a refresh and needs its value asks again, and waits.
+        if (background) return { value: undefined, shared: false }
+        if (Date.now() >= deadline) return run(undefined, grace)
+        await waiters.wait(address.leaseKey, Math.min(poll, reply.leaseMs + 5), askedAt)
+        poll = Math.min(poll * 1.5, LAST_POLL_MS)
+        waited ||= askedAt
+        continue
+      }
+      if (waited > 0 && channels.wait.active) {
+        channels.wait.publish({ ns: space.name, key: address.key, duration: Date.now() - waited })
+      }
+      const entry = reply.bytes && (await this.#parts.reader.open(space, address, reply.bytes, known))
+      if (entry && entry !== known) loose.add(entry)
+      if (reply.state === 'value') {
+        if (entry && this.#acceptable(entry, background)) {
+          loose.delete(entry)
+          return this.#accept(call, entry, ticket)
+        }
+        // One that another process keeps replacing with what is of no use here, or of no bytes at all: any will do.
+        seen = reply.bytes.length > 0 && ++refused < MAX_REFUSED ? stampOf(reply.bytes) : '*'
+        if (entry) grace = entry
+        continue
+      }
+      if (entry) grace = entry
+      if (reply.state === 'cool') {
+        if (!grace) return run()
+        this.#backOff(grace, policy)
+        return { value: grace.value, shared: !ticket.spoilt }
+      }
+      if (!background) channels.miss.publish({ ns: space.name, key: address.key })
+      return run({ token, began: reply.began }, grace)
+    }
+  }
+
+  /** Whether there is no need to see this entry again: Redis need not send it. */
+  #spent(entry: Entry, background: boolean): boolean {
+    return background || isDead(entry) || Date.now() >= entry.freshUntil
+  }
+
+  #acceptable(entry: Entry, background: boolean): boolean {
+    const now = Date.now()
+    return now < entry.freshUntil || (now < entry.staleUntil && !background)
+  }
+
+  /** Takes an entry of Redis into memory and serves it. */
+  #accept(call: Call, entry: Entry, ticket: Ticket): Outcome {
+    const stale = Date.now() >= entry.freshUntil
+    this.#parts.admit(call.address, entry, ticket)
+    this.#hit(call, 'redis', stale)
+    // The refresh begins once this flight, which holds its place, is over.
+    if (stale) setImmediate(() => this.#refresh(call)).unref()
+    return { value: entry.value, shared: !ticket.spoilt }
+  }
+
+  #backOff(entry: Entry, policy: EntryPolicy): void {
+    entry.backoffUntil = Date.now() + policy.backoff
+  }
+
+  #hit(call: Call, layer: 'memory' | 'redis', stale: boolean): void {
+    if (channels.hit.active) {
+      channels.hit.publish({ ns: call.space.name, key: call.address.key, layer, stale })
+    }
+  }
+}

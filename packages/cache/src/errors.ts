@@ -1,0 +1,75 @@
+import { createError } from '@fastify/error'
+
+/** An option of `register`, of a call or of a route is not usable; the message names it. */
+export const OptionsError = createError<[string]>('FLOTILLA_CACHE_ERR_OPTIONS', '%s', 500, TypeError)
+
+export const RegisteredTwiceError = createError(
+  'FLOTILLA_CACHE_ERR_REGISTERED_TWICE',
+  '@flotilla/cache is registered twice in one scope; register it once and use app.cache.namespace() for parts',
+  500
+)
+
+export const KeyError = createError<[string]>(
+  'FLOTILLA_CACHE_ERR_KEY',
+  'a cache key must be a non-empty string, got %s',
+  500,
+  TypeError
+)
+
+export const TtlError = createError<[string, string]>(
+  'FLOTILLA_CACHE_ERR_TTL',
+  "'%s' must be a duration in milliseconds or a string such as '30s', not negative and finite, got %s; 0 stores nothing",
+  500,
+  RangeError
+)
+
+export const TagsError = createError<[string]>(
+  'FLOTILLA_CACHE_ERR_TAGS',
+  'tags must be a list of non-empty strings, got %s',
+  500,
+  TypeError
+)
+
+export const ValueError = createError<[string, string]>(
+  'FLOTILLA_CACHE_ERR_VALUE',
+  "the value of '%s' cannot be stored: %s; return plain data, use codec 'msgpack', or give a codec of your own",
+  500,
+  TypeError
+)
+
+export const FactoryTypeError = createError<[string]>(
+  'FLOTILLA_CACHE_ERR_FACTORY',
+  "getOrSet('%s') needs a function that computes the value",
+  500,
+  TypeError
+)
+
+export const FactoryTimeoutError = createError<[string, number]>(
+  'FLOTILLA_CACHE_ERR_FACTORY_TIMEOUT',
+  "the factory of '%s' did not settle in %d ms and was aborted; raise 'timeout' or make it faster",
+  503
+)
+
+export const DeadlockError = createError<[string]>(
+  'FLOTILLA_CACHE_ERR_DEADLOCK',
+  'a factory waits for itself: %s; compute the inner value without getOrSet, or use another key',
+  500
+)
+
+export const UnavailableError = createError<[string]>(
+  'FLOTILLA_CACHE_ERR_REDIS_AWAY',
+  'Redis did not answer (%s); the cache goes on in memory',
+  503
+)
+
+export const CorruptEntryError = createError<[string]>(
+  'FLOTILLA_CACHE_ERR_CORRUPT_ENTRY',
+  'a stored entry cannot be read: %s',
+  500
+)
+
+export const ClosedError = createError(
+  'FLOTILLA_CACHE_ERR_CLOSED',
+  'the cache is closed: its app has been closed',
+  503
+)

@@ -1,0 +1,102 @@
+import type { IncomingHttpHeaders } from 'node:http'
+import type { StoredResponse } from './stored-response.js'
+
+/** The conditions of a request, taken off it so that the handler makes a whole response that can be stored. */
+export interface Conditions {
+  readonly ifNoneMatch: string | undefined
+  readonly ifModifiedSince: string | undefined
+  readonly range: string | undefined
+  readonly ifRange: string | undefined
+}
+
+const NONE: Conditions = {
+  ifNoneMatch: undefined,
+  ifModifiedSince: undefined,
+  range: undefined,
+  ifRange: undefined
+}
+
+export function conditionsOf(headers: IncomingHttpHeaders): Conditions {
+  if (
+    headers['if-none-match'] === undefined &&
+    headers['if-modified-since'] === undefined &&
+    headers.range === undefined
+  ) {
+    return NONE
+  }
+  return {
+    ifNoneMatch: headers['if-none-match'],
+    ifModifiedSince: headers['if-modified-since'],
+    range: headers.range,
+    ifRange: headers['if-range'] as string | undefined
+  }
+}
+
+export function strip(headers: IncomingHttpHeaders): void {
+  for (const name of [
+    'if-none-match',
+    'if-modified-since',
+    'if-match',
+    'if-unmodified-since',
+    'range',
+    'if-range'
+  ]) {
+    if (name in headers) delete headers[name]
+  }
+}
+
+/** Whether 304 answers the request (RFC 9110 §13.1.2, §13.1.3): If-None-Match decides alone where it is there. */
+export function notModified({ ifNoneMatch, ifModifiedSince }: Conditions, stored: StoredResponse): boolean {
+  if (ifNoneMatch === undefined && ifModifiedSince === undefined) return false
+  if (stored.status !== 200) return false
+  if (ifNoneMatch !== undefined) {
+    if (ifNoneMatch.trim() === '*') return true
+    if (stored.etag === undefined) return false
+    const own = weak(stored.etag)
+    return (ifNoneMatch.match(/(?:W\/)?"[^"]*"/g) ?? []).some((one) => weak(one) === own)
+  }
+  if (ifModifiedSince === undefined || stored.modified === undefined) return false
+  const since = Date.parse(ifModifiedSince)
+  return !Number.isNaN(since) && Date.parse(stored.modified) <= since
+}
+
+function weak(etag: string): string {
+  return etag.startsWith('W/') ? etag.slice(2) : etag
+}
+
+export interface ByteRange {
+  readonly start: number
+  /** Inclusive. */
+  readonly end: number
+}
+
+/**
+ * The part that is asked for; `undefined` where the whole answers (no range, several, unreadable, If-Range does not
+ * match), `'unsatisfiable'` where there is no such part (RFC 9110 §14).
+ */
+export function rangeOf(
+  { range, ifRange }: Conditions,
+  stored: StoredResponse
+): ByteRange | 'unsatisfiable' | undefined {
+  if (range === undefined || stored.status !== 200) return undefined
+  if (ifRange !== undefined && !rangeStands(ifRange, stored)) return undefined
+  const match = /^\s*bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*$/i.exec(range)
+  if (!match) return undefined
+  const [, first, last] = match as unknown as [string, string, string]
+  const length = stored.body.length
+  if (first === '') {
+    if (last === '') return undefined
+    const suffix = Math.min(Number(last), length)
+    return suffix === 0 ? 'unsatisfiable' : { start: length - suffix, end: length - 1 }
+  }
+  const start = Number(first)
+  if (last !== '' && Number(last) < start) return undefined
+  if (start >= length) return 'unsatisfiable'
+  return { start, end: last === '' ? length - 1 : Math.min(Number(last), length - 1) }
+}
+
+/** If-Range compares strongly (RFC 9110 §13.1.5). */
+function rangeStands(ifRange: string, { etag, modified }: StoredResponse): boolean {
+  if (ifRange.startsWith('"')) return etag === ifRange
+  return !ifRange.startsWith('W/') && modified !== undefined && ifRange === modified
+}

@@ -1,0 +1,277 @@
+import { Transform, pipeline, type Readable } from 'node:stream'
+import { isPersonal } from '@flotilla/core'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { Context } from '../factory.js'
+import { cacheStatus, type CacheStatus } from './cache-status.js'
+import { notModified, type Conditions } from './conditional.js'
+import { judge, type Judgement, type Lifetimes } from './freshness.js'
+import type { RouteSettings } from './route.js'
+import { applyStored, part } from './serve.js'
+import {
+  ageOf,
+  etagOf,
+  freshened,
+  headerOf,
+  storedHeaders,
+  type StoredResponse,
+  type VaryPointer
+} from './stored-response.js'
+
+/** How long a response with validators of its own is kept past its freshness, to ask the handler about. */
+const KEPT_FOR_VALIDATION = 3_600_000
+
+export interface ExchangeParts {
+  readonly route: RouteSettings
+  readonly context: Context
+  readonly conditions: Conditions
+  /** Request headers by which stored responses of this URL are told apart so far. */
+  readonly vary: readonly string[]
+  readonly fwd: NonNullable<CacheStatus['fwd']>
+  /** Says that the responses of this URL vary by these as well. */
+  readonly varied: (vary: readonly string[]) => VaryPointer | undefined
+  /** The response itself is not for sharing: others need not wait for the next one. */
+  readonly unshareable: () => void
+}
+
+/** One request whose handler runs to fill the cache: what comes out is kept, where it may be, and sent. */
+export class Exchange {
+  /** What is stored; `undefined` for nothing. Rejects where a stored response serves in place of an error. */
+  readonly outcome: Promise<StoredResponse | VaryPointer | undefined>
+  readonly #parts: ExchangeParts
+  readonly #stale: StoredResponse | undefined
+  readonly #authorized: boolean
+  #settled = false
+  #resolve!: (stored: StoredResponse | VaryPointer | undefined) => void
+  #reject!: (error: Error) => void
+
+  constructor(request: FastifyRequest, parts: ExchangeParts) {
+    this.#parts = parts
+    const stale = parts.context.stale as StoredResponse | VaryPointer | undefined
+    this.#stale = stale && 'body' in stale ? stale : undefined
+    this.#authorized = request.raw.headers.authorization !== undefined
+    this.outcome = new Promise((resolve, reject) => {
+      this.#resolve = resolve
+      this.#reject = reject
+    })
+    this.outcome.catch(() => undefined)
+    this.#askWhetherChanged(request)
+  }
+
+  /** The request ended without a response that passed our hook. */
+  abandon(): void {
+    this.#skip()
+  }
+
+  /** Takes in the response on its way out; returns what is sent. */
+  capture(request: FastifyRequest, reply: FastifyReply, payload: unknown): unknown {
+    const now = Date.now()
+    const { context, route, conditions } = this.#parts
+    const { statusCode } = reply
+    const stale = this.#stale
+    if (stale && statusCode === 304) return this.#confirmed(request, reply, stale, now)
+    if (stale && statusCode >= 500 && ageOf(stale, now) - stale.fresh <= stale.sie) {
+      this.#reject(new Error(`the handler answered ${statusCode}`))
+      for (const name of Object.keys(reply.getHeaders()))
+        if (name.startsWith('content-')) reply.removeHeader(name)
+      this.#say(reply, { hit: true, fwdStatus: statusCode, ttl: stale.fresh - ageOf(stale, now) })
+      return applyStored(reply, stale, conditions, now, true)
+    }
+    context.tags(tagsOf(reply))
+    const judgement = this.#judge(request, reply, statusCode, now)
+    reply.removeHeader(`${route.http.name}-cache-control`).removeHeader('cache-tag')
+    if (!judgement.storable) {
+      // What hangs on who asks says nothing of what others will get.
+      if (judgement.reason !== 'personal' && judgement.reason !== 'authorization') this.#parts.unshareable()
+      return this.#pass(reply, payload, judgement.reason)
+    }
+    const more = judgement.vary.filter((name) => !this.#parts.vary.includes(name))
+    if (more.length > 0) {
+      this.#settle(this.#parts.varied(more), undefined)
+      this.#say(reply, { fwd: this.#parts.fwd, detail: 'varies' })
+      return payload
+    }
+    if (!reply.hasHeader('cache-control') && route.http.cacheControl !== undefined) {
+      reply.header('cache-control', route.http.cacheControl)
+    }
+    if (isStream(payload)) return this.#tee(reply, payload, judgement, now)
+    const body = bodyOf(payload)
+    if (!body || body.length > route.maxBody) return this.#pass(reply, payload, 'body')
+    const validators = hasValidators(reply)
+    if (!reply.hasHeader('etag') && statusCode === 200) reply.header('etag', etagOf(body))
+    if (!reply.hasHeader('date')) reply.header('date', new Date(now).toUTCString())
+    const stored = this.#keep(statusCode, reply.getHeaders(), body, judgement, validators, now)
+    this.#say(reply, { fwd: this.#parts.fwd, ttl: stored.fresh - stored.age, stored: true })
+    if (notModified(conditions, stored)) {
+      reply.code(304).removeHeader('content-length').removeHeader('content-type')
+      return null
+    }
+    if (conditions.range === undefined) return payload
+    reply.removeHeader('content-length')
+    return part(reply, stored, conditions)
+  }
+
+  /** Asks the handler for 304 where what is stored still holds; its own validators are what it can judge. */
+  #askWhetherChanged({ raw }: FastifyRequest): void {
+    const stale = this.#stale
+    if (!stale?.validators) return
+    if (stale.etag !== undefined) raw.headers['if-none-match'] = stale.etag
+    if (stale.modified !== undefined) raw.headers['if-modified-since'] = stale.modified
+  }
+
+  #judge(request: FastifyRequest, reply: FastifyReply, status: number, now: number): Judgement {
+    return judge({
+      status,
+      headers: reply.getHeaders(),
+      authorized: this.#authorized,
+      personal: isPersonal(request),
+      route: this.#parts.route,
+      now
+    })
+  }
+
+  #confirmed(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    stale: StoredResponse,
+    now: number
+  ): Buffer | null {
+    const fresh = storedHeaders(reply.getHeaders(), [])
+    for (const [name, value] of stale.headers) if (!reply.hasHeader(name)) reply.header(name, value)
+    const judgement = this.#judge(request, reply, stale.status, now)
+    reply.removeHeader('content-length')
+    if (!judgement.storable) {
+      this.#skip()
+      this.#say(reply, { fwd: 'stale', fwdStatus: 304, detail: judgement.reason })
+      return applyStored(reply, { ...stale, at: now, age: 0 }, this.#parts.conditions, now)
+    }
+    const updated = freshened(stale, fresh, judgement.life, now)
+    this.#settle(updated, judgement.life)
+    this.#say(reply, { fwd: 'stale', fwdStatus: 304, ttl: updated.fresh - updated.age, stored: true })
+    return applyStored(reply, updated, this.#parts.conditions, now)
+  }
+
+  #keep(
+    status: number,
+    headers: ReturnType<FastifyReply['getHeaders']>,
+    body: Buffer,
+    { life, except }: Extract<Judgement, { storable: true }>,
+    validators: boolean,
+    now: number
+  ): StoredResponse {
+    const kept = storedHeaders(headers, except)
+    const stored: StoredResponse = {
+      status,
+      headers: kept,
+      body,
+      at: now,
+      age: life.age,
+      fresh: life.fresh,
+      swr: life.swr,
+      sie: life.sie,
+      shared: life.shared,
+      strict: life.strict,
+      etag: headerOf(kept, 'etag'),
+      modified: headerOf(kept, 'last-modified'),
+      validators
+    }
+    this.#settle(stored, life)
+    return stored
+  }
+
+  /** Passes a stream on and keeps a copy, as long as it is not too long. */
+  #tee(
+    reply: FastifyReply,
+    payload: Readable,
+    judgement: Extract<Judgement, { storable: true }>,
+    now: number
+  ): Readable {
+    const { maxBody } = this.#parts.route
+    const validators = hasValidators(reply)
+    if (!reply.hasHeader('date')) reply.header('date', new Date(now).toUTCString())
+    const { statusCode } = reply
+    const headers = { ...reply.getHeaders() }
+    const declared = headers['content-length']
+    let chunks: Buffer[] = []
+    let length = 0
+    const tee = new Transform({
+      transform: (chunk: Buffer | string, encoding, done) => {
+        const bytes = typeof chunk === 'string' ? Buffer.from(chunk, encoding) : chunk
+        length += bytes.length
+        if (length <= maxBody) chunks.push(bytes)
+        else if (chunks.length > 0) {
+          chunks = []
+          this.#skip()
+        }
+        done(null, bytes)
+      },
+      flush: (done) => {
+        // Shorter than it was announced: cut off.
+        const whole = length <= maxBody && (declared === undefined || Number(declared) === length)
+        if (whole) this.#keep(statusCode, headers, Buffer.concat(chunks), judgement, validators, now)
+        else this.#skip()
+        done()
+      }
+    })
+    this.#say(reply, { fwd: this.#parts.fwd })
+    pipeline(payload, tee, (error) => error && this.#skip())
+    return tee
+  }
+
+  #pass(reply: FastifyReply, payload: unknown, detail: string): unknown {
+    this.#skip()
+    this.#say(reply, { fwd: this.#parts.fwd, detail })
+    return payload
+  }
+
+  #settle(stored: StoredResponse | VaryPointer | undefined, life: Lifetimes | undefined): void {
+    const { context } = this.#parts
+    if (!stored) return this.#skip()
+    if (life) {
+      const kept = (stored as StoredResponse).validators ? KEPT_FOR_VALIDATION : 0
+      context.ttlMs = Math.max(1, life.fresh - life.age)
+      context.swrMs = life.swr
+      context.graceMs = Math.max(life.sie, kept)
+    }
+    this.#settled = true
+    this.#resolve(stored)
+  }
+
+  #skip(): void {
+    if (this.#settled) return
+    this.#settled = true
+    this.#parts.context.skip()
+    this.#resolve(undefined)
+  }
+
+  #say(reply: FastifyReply, status: CacheStatus): void {
+    reply.header(
+      'cache-status',
+      cacheStatus(this.#parts.route.http.name, status, reply.getHeader('cache-status'))
+    )
+  }
+}
+
+function hasValidators(reply: FastifyReply): boolean {
+  return reply.hasHeader('etag') || reply.hasHeader('last-modified')
+}
+
+function tagsOf(reply: FastifyReply): string[] {
+  const value = reply.getHeader('cache-tag')
+  const text = Array.isArray(value) ? value.join(',') : typeof value === 'string' ? value : ''
+  return text
+    .split(',')
+    .map((tag) => tag.trim())
+    .filter((tag) => tag !== '')
+}
+
+function bodyOf(payload: unknown): Buffer | undefined {
+  if (payload === undefined || payload === null) return Buffer.alloc(0)
+  if (typeof payload === 'string') return Buffer.from(payload)
+  // A copy: the handler may use its buffer again.
+  if (payload instanceof Uint8Array) return Buffer.from(payload)
+  return undefined
+}
+
+function isStream(payload: unknown): payload is Readable {
+  return typeof payload === 'object' && payload !== null && typeof (payload as Readable).pipe === 'function'
+}

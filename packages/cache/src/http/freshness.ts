@@ -1,0 +1,140 @@
+import { parseCacheControl, parseTargeted, seconds, type Directives } from './cache-control.js'
+import type { RouteSettings } from './route.js'
+
+/** How long a response may be used, in milliseconds. */
+export interface Lifetimes {
+  age: number
+  /** Freshness lifetime, from when the response was made. */
+  fresh: number
+  swr: number
+  sie: number
+  shared: boolean
+  strict: boolean
+}
+
+export type Judgement =
+  | { storable: false; reason: string }
+  | { storable: true; life: Lifetimes; vary: readonly string[]; except: readonly string[] }
+
+export interface ResponseFacts {
+  readonly status: number
+  readonly headers: Record<string, number | string | string[] | undefined>
+  readonly authorized: boolean
+  readonly personal: boolean
+  readonly route: RouteSettings
+  readonly now: number
+}
+
+/** RFC 9110 §15.1: may be given a lifetime where the response names none. */
+const HEURISTIC = new Set([200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501])
+/** Further statuses that we know well enough to store where their freshness is explicit. */
+const UNDERSTOOD = new Set([...HEURISTIC, 302, 303, 307])
+const HEURISTIC_FRACTION = 0.1
+const HEURISTIC_MAX = 86_400_000
+
+/** Whether and how long a response to GET may be stored by a shared cache (RFC 9111 §3, §4.2; RFC 5861; RFC 9213). */
+export function judge(facts: ResponseFacts): Judgement {
+  const { status, route, now } = facts
+  const header = (name: string): string | undefined => {
+    const value = facts.headers[name]
+    return value === undefined ? undefined : Array.isArray(value) ? value.join(', ') : String(value)
+  }
+  const no = (reason: string): Judgement => ({ storable: false, reason })
+  if (facts.personal) return no('personal')
+  if (!UNDERSTOOD.has(status) && !route.statuses.has(status)) return no('status')
+  if (header('content-range') !== undefined) return no('partial')
+  if (header('set-cookie') !== undefined && !route.setCookie) return no('set-cookie')
+
+  const targeted =
+    parseTargeted(header(`${route.http.name}-cache-control`)) ?? parseTargeted(header('cdn-cache-control'))
+  const control = targeted ?? parseCacheControl(header('cache-control'))
+  if (!control) return no('cache-control')
+  const understood = control.has('must-understand')
+  if (control.has('no-store') && !understood) return no('no-store')
+  if (control.get('private') === true || control.get('private') === '') return no('private')
+  // To ask the handler at every use is what happens without storing it.
+  if (control.get('no-cache') === true || control.get('no-cache') === '') return no('no-cache')
+  const shared = control.has('public') || control.has('s-maxage') || control.has('must-revalidate')
+  if (facts.authorized && !shared) return no('authorization')
+
+  const vary = varyOf(header)
+  if (!vary) return no('vary')
+  const explicit = explicitFreshness(control, targeted ? undefined : header('expires'), header('date'), now)
+  const fresh = explicit ?? assumed(facts, header('last-modified'))
+  if (fresh === undefined) return no('no freshness')
+
+  const forbidden = control.has('must-revalidate') || control.has('proxy-revalidate')
+  const strict = forbidden || control.has('s-maxage')
+  const swr = seconds(control, 'stale-while-revalidate') ?? (strict ? 0 : route.swr)
+  const sie = seconds(control, 'stale-if-error') ?? (strict ? 0 : route.grace)
+  const life: Lifetimes = {
+    age: seconds(new Map([['age', header('age') ?? '0']]), 'age') ?? 0,
+    fresh,
+    swr: forbidden ? 0 : swr,
+    sie: forbidden ? 0 : sie,
+    shared,
+    strict
+  }
+  if (life.fresh <= life.age && life.swr === 0 && life.sie === 0) return no('stale')
+  return {
+    storable: true,
+    life,
+    vary,
+    except: [
+      ...fieldsOf(control, 'private'),
+      ...fieldsOf(control, 'no-cache'),
+      ...(route.setCookie ? [] : ['set-cookie'])
+    ]
+  }
+}
+
+function explicitFreshness(
+  control: Directives,
+  expires: string | undefined,
+  date: string | undefined,
+  now: number
+): number | undefined {
+  const named = seconds(control, 's-maxage') ?? seconds(control, 'max-age')
+  if (named !== undefined) return named
+  if (expires === undefined) return undefined
+  const until = Date.parse(expires)
+  // RFC 9111 §5.3: an invalid date, "0" above all, means already expired.
+  if (Number.isNaN(until)) return 0
+  return Math.max(0, until - (Date.parse(date ?? '') || now))
+}
+
+/** The route's `ttl`, or a fraction of the time since the last change (RFC 9111 §4.2.2). */
+function assumed(
+  { status, route, now }: ResponseFacts,
+  lastModified: string | undefined
+): number | undefined {
+  if (route.ttl !== undefined) return route.statuses.has(status) ? route.ttl : undefined
+  if (lastModified === undefined || !HEURISTIC.has(status)) return undefined
+  const since = now - Date.parse(lastModified)
+  return since > 0 ? Math.min(since * HEURISTIC_FRACTION, HEURISTIC_MAX) : undefined
+}
+
+/**
+ * The request headers that the response was chosen by; `undefined` for `*`. An encoded body and a CORS header that names
+ * an origin are taken to vary by what they answer even where the handler forgot to say so.
+ */
+function varyOf(header: (name: string) => string | undefined): string[] | undefined {
+  const names = new Set(
+    (header('vary') ?? '')
+      .split(',')
+      .map((name) => name.trim().toLowerCase())
+      .filter((name) => name !== '')
+  )
+  if (names.has('*')) return undefined
+  const encoding = header('content-encoding')
+  if (encoding !== undefined && encoding !== 'identity') names.add('accept-encoding')
+  const origin = header('access-control-allow-origin')
+  if (origin !== undefined && origin !== '*') names.add('origin')
+  return [...names]
+}
+
+/** The header fields that `private="…"` or `no-cache="…"` keeps out of the cache. */
+function fieldsOf(control: Directives, name: string): string[] {
+  const value = control.get(name)
+  return typeof value === 'string' ? value.split(',').map((field) => field.trim().toLowerCase()) : []
+}

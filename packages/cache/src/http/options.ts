@@ -1,0 +1,31 @@
+import type { OptionReader, Size } from '@flotilla/core'
+
+export interface HttpOptions {
+  /** The name in the Cache-Status header (RFC 9211) and of our own targeted header, `<name>-cache-control`. Default `flotilla`. */
+  name?: string
+  /** Responses with a larger body are passed on and not stored. Default 1 MB. */
+  maxBody?: Size
+  /** `Cache-Control` of responses whose handler set none, for browsers. Default `public, max-age=0, must-revalidate`. */
+  cacheControl?: string | false
+}
+
+export interface HttpSettings {
+  readonly name: string
+  readonly maxBody: number
+  readonly cacheControl: string | undefined
+}
+
+const TOKEN = /^[!#$%&'*+.^_`|~0-9a-z-]+$/
+
+export function readHttpOptions(options?: OptionReader): HttpSettings {
+  const name = options?.string('name', 'flotilla') ?? 'flotilla'
+  if (!TOKEN.test(name)) options?.fail('name', 'a lower-case HTTP token')
+  const control = options?.raw<unknown>('cacheControl') ?? 'public, max-age=0, must-revalidate'
+  if (control !== false && typeof control !== 'string')
+    options?.fail('cacheControl', 'a header value or false')
+  return {
+    name,
+    maxBody: options?.size('maxBody', { default: 1024 ** 2 }) ?? 1024 ** 2,
+    cacheControl: control === false ? undefined : (control as string)
+  }
+}

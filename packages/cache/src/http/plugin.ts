@@ -1,0 +1,71 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
+import type { Cache } from '../cache.js'
+import type { HttpSettings } from './options.js'
+import { pathTag } from './request-key.js'
+import { ResponseCache } from './response-cache.js'
+import { readRoute } from './route.js'
+
+const SAFE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE'])
+
+/**
+ * Puts the response cache before the handlers of routes with `config.cache`: as their last `preHandler`, so that every
+ * hook that may refuse a request has run, and their last `onSend`, so that what is stored is what is sent.
+ */
+export function responseCache(fastify: FastifyInstance, cache: Cache, settings: HttpSettings): void {
+  const responses = new ResponseCache(fastify, cache)
+  /** URL patterns with cached routes. */
+  const cached = new Set<string>()
+  const ours = new WeakSet<object>()
+  const own = (hooks: RouteOptions['preHandler']): boolean =>
+    [hooks ?? []].flat().some((hook) => ours.has(hook))
+
+  fastify.addHook('onRoute', (route) => {
+    const methods = [route.method].flat().map((method) => method.toUpperCase())
+    const input = route.config?.cache
+    // A HEAD route made from a GET route comes with that one's hooks.
+    if (input && methods.every((method) => method === 'GET' || method === 'HEAD') && !own(route.preHandler)) {
+      const options = readRoute(route.url, input, settings)
+      cached.add(route.url)
+      const visit = (request: FastifyRequest, reply: FastifyReply, done: () => void): void =>
+        responses.visit(request, reply, options, done)
+      const capture = (
+        request: FastifyRequest,
+        reply: FastifyReply,
+        payload: unknown,
+        done: (error: null, payload: unknown) => void
+      ): void => done(null, responses.capture(request, reply, payload))
+      ours.add(visit)
+      route.preHandler = [...[route.preHandler ?? []].flat(), visit]
+      route.onSend = [...[route.onSend ?? []].flat(), capture]
+    }
+    if (methods.some((method) => !SAFE.has(method))) {
+      const purge = async (
+        request: FastifyRequest,
+        reply: FastifyReply,
+        payload: unknown
+      ): Promise<unknown> => {
+        if (!SAFE.has(request.method) && cached.size > 0) await invalidate(request, reply)
+        return payload
+      }
+      route.onSend = [...[route.onSend ?? []].flat(), purge]
+    }
+  })
+
+  /**
+   * A successful unsafe request invalidates its target and what Location and Content-Location name on the same host
+   * (RFC 9111 §4.4), every query of theirs, before its client hears of the success.
+   */
+  async function invalidate(request: FastifyRequest, reply: FastifyReply): Promise<void> {
+    if (reply.statusCode >= 400) return
+    const tags = new Set<string>()
+    if (cached.has(request.routeOptions.url ?? '')) tags.add(pathTag(request.host, request.raw.url ?? '/'))
+    const base = `http://${request.host}${request.raw.url}`
+    for (const name of ['location', 'content-location'] as const) {
+      const value = reply.getHeader(name)
+      if (typeof value !== 'string' || !URL.canParse(base) || !URL.canParse(value, base)) continue
+      const target = new URL(value, base)
+      if (target.host === new URL(base).host) tags.add(pathTag(request.host, target.pathname))
+    }
+    if (tags.size > 0) await cache.invalidateTags([...tags])
+  }
+}

@@ -1,0 +1,268 @@
+import { isPersonal } from '@flotilla/core'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { Cache } from '../cache.js'
+import type { GetOrSetOptions } from '../engine.js'
+import type { Context, Factory } from '../factory.js'
+import { channels } from '../telemetry.js'
+import { parseCacheControl, type Directives } from './cache-control.js'
+import { cacheStatus, type CacheStatus } from './cache-status.js'
+import { conditionsOf, strip, type Conditions } from './conditional.js'
+import { Exchange } from './exchange.js'
+import { refresh, refreshOf, snapshot } from './refresh.js'
+import { bypassReason, pathTag, uriKey, variantKey } from './request-key.js'
+import type { RouteSettings } from './route.js'
+import { applyStored } from './serve.js'
+import { ageOf, isPointer, type StoredResponse, type VaryPointer } from './stored-response.js'
+import { usable } from './usable.js'
+
+type Stored = StoredResponse | VaryPointer
+
+/** Where a response is looked for: under the headers of the route's options, or those a response named. */
+interface Place {
+  readonly base: string
+  readonly key: string
+  readonly vary: readonly string[]
+}
+
+/** One request on its way through the cache. */
+interface Visit {
+  readonly request: FastifyRequest
+  readonly reply: FastifyReply
+  /** Lets the handler run. */
+  readonly proceed: () => void
+  readonly route: RouteSettings
+  readonly conditions: Conditions
+  readonly wishes: Directives
+  readonly authorized: boolean
+}
+
+const NONE: Directives = new Map()
+/** How long requests for a response that cannot be shared run side by side instead of waiting for each other. */
+const UNSHAREABLE_MS = 5000
+const MAX_UNSHAREABLE = 1000
+const POINTER_TTL = 86_400_000
+
+/** A shared cache in front of handlers (RFC 9111), kept in a namespace of the cache: tags purge both. */
+export class ResponseCache {
+  readonly #fastify: FastifyInstance
+  readonly #store: Cache<Stored>
+  readonly #exchanges = new WeakMap<FastifyRequest, Exchange>()
+  readonly #unshareable = new Map<string, number>()
+
+  constructor(fastify: FastifyInstance, cache: Cache) {
+    this.#fastify = fastify
+    // XFetch would run handlers early for no one; routes have stale-while-revalidate for that.
+    this.#store = cache.namespace<Stored>('http', { codec: 'msgpack', early: 0, swr: 0, grace: 0, jitter: 0 })
+  }
+
+  /** Before the handler and after all hooks of the app: answers, or lets the handler run. */
+  visit(request: FastifyRequest, reply: FastifyReply, route: RouteSettings, proceed: () => void): void {
+    const { headers } = request.raw
+    const control = headers['cache-control']
+    const wishes =
+      control === undefined && headers.pragma === undefined
+        ? NONE
+        : (parseCacheControl(control ?? (headers.pragma?.includes('no-cache') ? 'no-cache' : '')) ?? NONE)
+    const visit: Visit = {
+      request,
+      reply,
+      proceed,
+      route,
+      conditions: conditionsOf(headers),
+      wishes,
+      authorized: headers.authorization !== undefined
+    }
+    const reason = isPersonal(request)
+      ? 'personal'
+      : wishes.has('no-store')
+        ? 'no-store'
+        : bypassReason(request)
+    if (reason !== undefined) {
+      this.#pass(visit, { fwd: 'bypass', detail: reason })
+      return
+    }
+    const base = uriKey(request, route) + variantKey(request, route.vary)
+    this.#lookUp(visit, { base, key: base, vary: route.vary })
+  }
+
+  /** On the way out: takes in what a handler made for the cache. */
+  capture(request: FastifyRequest, reply: FastifyReply, payload: unknown): unknown {
+    const exchange = this.#exchanges.get(request)
+    if (!exchange) return payload
+    this.#exchanges.delete(request)
+    return exchange.capture(request, reply, payload)
+  }
+
+  #lookUp(visit: Visit, place: Place): void {
+    const held = this.#store.held(place.key)
+    const stored = held?.value as Stored | undefined
+    if (stored && isPointer(stored)) {
+      if (place.key === place.base) {
+        this.#lookUp(visit, this.#variant(visit, place, stored))
+        return
+      }
+    } else if (stored && held) {
+      const now = Date.now()
+      const use = usable(stored, visit.wishes, visit.authorized, now)
+      // A stale one that the client did not ask for starts a refresh, which is the store's to do.
+      if (use === 'fresh' || (use === 'stale' && visit.wishes.has('max-stale'))) {
+        this.#send(visit, stored, now, false)
+        return
+      }
+    }
+    if (visit.request.method === 'HEAD') {
+      void this.#head(visit, place)
+      return
+    }
+    const refreshing = refreshOf(place.key)
+    if (refreshing) {
+      refreshing.exchange = this.#lead(visit, place, refreshing.context, 'stale')
+      return
+    }
+    void this.#ask(visit, place, stored && !isPointer(stored) ? stored : undefined)
+  }
+
+  /** The value from Redis, from another request's handler, or from this one's. */
+  async #ask(visit: Visit, place: Place, held: StoredResponse | undefined): Promise<void> {
+    const { request, route, wishes } = visit
+    if (wishes.has('only-if-cached')) return this.#onlyIfCached(visit, place)
+    if ((this.#unshareable.get(place.key) ?? 0) > Date.now()) return this.#pass(visit, { fwd: 'uri-miss' })
+    if (visit.authorized && held && !held.shared) return this.#pass(visit, { fwd: 'request' })
+    const again = snapshot(request)
+    let leads = false
+    const factory: Factory<Stored | undefined> = (context) => {
+      if (context.background) return refresh(this.#fastify, place.key, again, context as unknown as Context)
+      leads = true
+      const fwd =
+        wishes.size > 0 && held
+          ? 'request'
+          : held
+            ? 'stale'
+            : place.key === place.base
+              ? 'uri-miss'
+              : 'vary-miss'
+      return this.#lead(visit, place, context as unknown as Context, fwd).outcome
+    }
+    const own = typeof route.tags === 'function' ? route.tags(request) : route.tags
+    const options: GetOrSetOptions = {
+      tags: [...own, pathTag(request.host, request.raw.url ?? '/')],
+      // What memory holds is not what the client wants: nor would be what Redis holds.
+      refresh:
+        wishes.has('no-cache') || (held !== undefined && usable(held, NONE, false, Date.now()) === 'fresh')
+    }
+    let stored: Stored | undefined
+    try {
+      stored = await this.#store.getOrSet<Stored>(place.key, factory as Factory<Stored>, options)
+    } catch {
+      stored = undefined
+    }
+    if (leads) return
+    if (!stored) this.#pass(visit, { fwd: 'uri-miss' })
+    else if (isPointer(stored)) {
+      if (place.key === place.base) this.#lookUp(visit, this.#variant(visit, place, stored))
+      else this.#pass(visit, { fwd: 'vary-miss' })
+    } else if (usable(stored, wishes, visit.authorized, Date.now())) {
+      this.#send(visit, stored, Date.now(), held === undefined)
+    } else this.#pass(visit, { fwd: 'request' })
+  }
+
+  /** Lets the handler run, so that its response is taken in. */
+  #lead(
+    { request, reply, route, conditions, proceed }: Visit,
+    place: Place,
+    context: Context,
+    fwd: NonNullable<CacheStatus['fwd']>
+  ): Exchange {
+    strip(request.raw.headers)
+    const exchange = new Exchange(request, {
+      route,
+      context,
+      conditions,
+      vary: place.vary,
+      fwd,
+      varied: (more) => this.#varied(place, more),
+      unshareable: () => this.#noteUnshareable(place.key)
+    })
+    this.#exchanges.set(request, exchange)
+    reply.raw.once('close', () => exchange.abandon())
+    proceed()
+    return exchange
+  }
+
+  /** RFC 9111 §5.2.1.7: what is stored, or 504. */
+  async #onlyIfCached(visit: Visit, place: Place): Promise<void> {
+    const stored = await this.#store.get<Stored>(place.key)
+    if (stored && isPointer(stored) && place.key === place.base) {
+      return this.#onlyIfCached(visit, this.#variant(visit, place, stored))
+    }
+    if (stored && !isPointer(stored) && usable(stored, visit.wishes, visit.authorized, Date.now())) {
+      return this.#send(visit, stored, Date.now(), false)
+    }
+    visit.reply
+      .code(504)
+      .header('cache-status', cacheStatus(visit.route.http.name, { detail: 'only-if-cached' }))
+      .send({ statusCode: 504, error: 'Gateway Timeout', message: 'Nothing is stored for this request' })
+  }
+
+  /** HEAD is answered from a stored GET and stores nothing itself. */
+  async #head(visit: Visit, place: Place): Promise<void> {
+    const stored = await this.#store.get<Stored>(place.key)
+    if (visit.wishes.has('only-if-cached')) return this.#onlyIfCached(visit, place)
+    if (stored && isPointer(stored) && place.key === place.base) {
+      return this.#head(visit, this.#variant(visit, place, stored))
+    }
+    if (stored && !isPointer(stored) && usable(stored, visit.wishes, visit.authorized, Date.now())) {
+      return this.#send(visit, stored, Date.now(), false)
+    }
+    this.#pass(visit, { fwd: 'uri-miss' })
+  }
+
+  #send(
+    { reply, route, conditions, request }: Visit,
+    stored: StoredResponse,
+    now: number,
+    collapsed: boolean
+  ): void {
+    const status = cacheStatus(route.http.name, {
+      hit: true,
+      ttl: stored.fresh - ageOf(stored, now),
+      collapsed
+    })
+    const payload = applyStored(reply, stored, conditions, now)
+    reply.header('cache-status', status)
+    if (channels.http.active) this.#tell(request, status, true)
+    reply.send(payload ?? undefined)
+  }
+
+  #pass({ request, reply, route, proceed }: Visit, status: CacheStatus): void {
+    const value = cacheStatus(route.http.name, status)
+    reply.header('cache-status', value)
+    if (channels.http.active) this.#tell(request, value, false)
+    proceed()
+  }
+
+  #variant({ request }: Visit, place: Place, pointer: VaryPointer): Place {
+    const vary = pointer.vary.filter((name) => !place.vary.includes(name))
+    return { base: place.base, key: place.base + variantKey(request, vary), vary: [...place.vary, ...vary] }
+  }
+
+  /** The response varies by more: at the first look that is all there is to store; later it widens what was known. */
+  #varied(place: Place, more: readonly string[]): VaryPointer | undefined {
+    const pointer: VaryPointer = { vary: [...new Set([...place.vary, ...more])].sort() }
+    if (place.key === place.base) return pointer
+    this.#store.set(place.base, pointer, { ttl: POINTER_TTL }).catch(() => undefined)
+    return undefined
+  }
+
+  #noteUnshareable(key: string): void {
+    this.#unshareable.delete(key)
+    this.#unshareable.set(key, Date.now() + UNSHAREABLE_MS)
+    if (this.#unshareable.size > MAX_UNSHAREABLE) {
+      this.#unshareable.delete(this.#unshareable.keys().next().value!)
+    }
+  }
+
+  #tell(request: FastifyRequest, status: string, hit: boolean): void {
+    channels.http.publish({ route: request.routeOptions.url ?? '', status, hit })
+  }
+}

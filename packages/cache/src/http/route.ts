@@ -1,0 +1,76 @@
+import { optionReader, type Duration, type Size } from '@flotilla/core'
+import type { FastifyRequest } from 'fastify'
+import { OptionsError } from '../errors.js'
+import { checkTags } from '../options.js'
+import type { HttpSettings } from './options.js'
+
+/** `config.cache` of a route: its GET and HEAD responses go through the shared cache. */
+export interface RouteCacheOptions {
+  /** Freshness where the response names none itself. Absent: only what names its own is stored. */
+  ttl?: Duration
+  /** stale-while-revalidate where the response names none (RFC 5861). Default 0. */
+  swr?: Duration
+  /** stale-if-error where the response names none (RFC 5861). Default 0. */
+  grace?: Duration
+  /** Request headers that select between responses, known in advance: saves a look-up where the response varies by them. */
+  vary?: readonly string[]
+  /** Tags of the response. More can be named by the handler in a `Cache-Tag` header. */
+  tags?: readonly string[] | ((request: FastifyRequest) => readonly string[])
+  /** The query parameters that matter; all others are left out of the key, and the handler must ignore them. Default: all matter. */
+  query?: readonly string[]
+  /** Statuses to which `ttl` applies. Default 200, 203, 204, 300, 301, 308. */
+  statuses?: readonly number[]
+  /** Stores responses with Set-Cookie, cookie and all: every visitor gets the same one. Default false. */
+  setCookie?: boolean
+  /** Default: as the plugin's `http.maxBody`. */
+  maxBody?: Size
+}
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    cache?: RouteCacheOptions | false
+  }
+}
+
+export interface RouteSettings {
+  readonly ttl: number | undefined
+  readonly swr: number
+  readonly grace: number
+  readonly vary: readonly string[]
+  readonly tags: readonly string[] | ((request: FastifyRequest) => readonly string[])
+  readonly query: ReadonlySet<string> | undefined
+  readonly statuses: ReadonlySet<number>
+  readonly setCookie: boolean
+  readonly maxBody: number
+  readonly http: HttpSettings
+}
+
+const STATUSES = [200, 203, 204, 300, 301, 308]
+
+/** @throws FLOTILLA_CACHE_ERR_OPTIONS naming the route and the option */
+export function readRoute(url: string, input: unknown, http: HttpSettings): RouteSettings {
+  const options = optionReader(`@flotilla/cache: config.cache of '${url}'`, input, OptionsError)
+  const tags = options.raw<RouteSettings['tags']>('tags') ?? []
+  const query = options.strings('query', undefined)
+  const statuses = options.raw<readonly number[]>('statuses') ?? STATUSES
+  if (
+    !Array.isArray(statuses) ||
+    !statuses.every((one) => Number.isInteger(one) && one >= 200 && one < 600)
+  ) {
+    options.fail('statuses', 'a list of final HTTP statuses')
+  }
+  const route: RouteSettings = {
+    ttl: options.duration('ttl', { default: undefined }),
+    swr: options.duration('swr', { default: 0 }),
+    grace: options.duration('grace', { default: 0 }),
+    vary: options.strings('vary', [] as readonly string[]).map((name) => name.toLowerCase()),
+    tags: typeof tags === 'function' ? tags : checkTags(tags),
+    query: query && new Set(query),
+    statuses: new Set(statuses as number[]),
+    setCookie: options.boolean('setCookie', false),
+    maxBody: options.size('maxBody', { default: http.maxBody }),
+    http
+  }
+  options.done()
+  return route
+}

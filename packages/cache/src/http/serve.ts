@@ -1,0 +1,48 @@
+import type { FastifyReply } from 'fastify'
+import { notModified, rangeOf, type Conditions } from './conditional.js'
+import { ageOf, type StoredResponse } from './stored-response.js'
+
+/** What a 304 carries (RFC 9110 §15.4.5) is all but what describes a body. */
+const BODY_HEADERS = new Set(['content-type', 'content-encoding', 'content-language', 'content-range'])
+
+/**
+ * Puts a stored response on the reply, as a whole, a part or a 304, and returns the payload.
+ *
+ * @param over replaces headers that are already there: those of an error that is not shown. Otherwise what this
+ *   request's own hooks have set, such as a request id, stays.
+ */
+export function applyStored(
+  reply: FastifyReply,
+  stored: StoredResponse,
+  conditions: Conditions,
+  now: number,
+  over = false
+): Buffer | null {
+  const unchanged = notModified(conditions, stored)
+  for (const [name, value] of stored.headers) {
+    if (unchanged && BODY_HEADERS.has(name)) continue
+    if (over || !reply.hasHeader(name)) reply.header(name, value)
+  }
+  reply.header('age', Math.floor(ageOf(stored, now) / 1000))
+  if (unchanged) {
+    reply.code(304)
+    return null
+  }
+  reply.code(stored.status)
+  return part(reply, stored, conditions)
+}
+
+/** The body or the range of it that was asked for, with the status and headers that say so. */
+export function part(reply: FastifyReply, stored: StoredResponse, conditions: Conditions): Buffer | null {
+  const { body } = stored
+  if (stored.status === 200) reply.header('accept-ranges', 'bytes')
+  if (reply.request.method !== 'GET') return body
+  const range = rangeOf(conditions, stored)
+  if (range === undefined) return stored.status === 204 ? null : body
+  if (range === 'unsatisfiable') {
+    reply.code(416).header('content-range', `bytes */${body.length}`).removeHeader('content-encoding')
+    return null
+  }
+  reply.code(206).header('content-range', `bytes ${range.start}-${range.end}/${body.length}`)
+  return body.subarray(range.start, range.end + 1)
+}

@@ -1,0 +1,109 @@
+import { createHash } from 'node:crypto'
+import type { Lifetimes } from './freshness.js'
+
+/** A response as it is kept. Times in milliseconds; `at` is when it was stored, by the clock of whoever did. */
+export interface StoredResponse {
+  readonly status: number
+  /** Lower-case names; as the handler and its hooks left them, without what belongs to one connection. */
+  readonly headers: readonly (readonly [string, string | string[]])[]
+  readonly body: Buffer
+  readonly at: number
+  /** Its age when it was stored: what an upstream's Age said. */
+  readonly age: number
+  readonly fresh: number
+  readonly swr: number
+  readonly sie: number
+  /** May answer a request with Authorization (RFC 9111 §3.5). */
+  readonly shared: boolean
+  /** Stale copies must not be served, whatever the client says. */
+  readonly strict: boolean
+  readonly etag: string | undefined
+  readonly modified: string | undefined
+  /** The validators are the handler's own: it may be asked whether they still hold. */
+  readonly validators: boolean
+}
+
+/** Stands for a URL whose responses vary by more than the route's options say. */
+export interface VaryPointer {
+  readonly vary: readonly string[]
+}
+
+export function isPointer(stored: StoredResponse | VaryPointer): stored is VaryPointer {
+  return 'vary' in stored
+}
+
+/** RFC 9110 §7.6.1 and what describes one exchange rather than the response. */
+const NEVER_STORED = new Set([
+  'connection',
+  'keep-alive',
+  'proxy-connection',
+  'proxy-authenticate',
+  'proxy-authentication-info',
+  'proxy-authorization',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+  'age',
+  'cache-status',
+  'content-length',
+  'cache-tag'
+])
+
+export function storedHeaders(
+  headers: Record<string, number | string | string[] | undefined>,
+  except: readonly string[]
+): [string, string | string[]][] {
+  const connection = String(headers['connection'] ?? '').toLowerCase()
+  const listed = new Set(connection.split(',').map((name) => name.trim()))
+  const kept: [string, string | string[]][] = []
+  for (const [name, value] of Object.entries(headers)) {
+    const lower = name.toLowerCase()
+    if (value === undefined || NEVER_STORED.has(lower) || listed.has(lower) || except.includes(lower))
+      continue
+    kept.push([lower, Array.isArray(value) ? value.map(String) : String(value)])
+  }
+  return kept
+}
+
+export function headerOf(headers: StoredResponse['headers'], name: string): string | undefined {
+  const found = headers.find(([one]) => one === name)?.[1]
+  return Array.isArray(found) ? found.join(', ') : found
+}
+
+/** A strong validator of exactly these bytes. */
+export function etagOf(body: Buffer): string {
+  return `"${createHash('sha1').update(body).digest('base64url')}"`
+}
+
+export function ageOf(stored: StoredResponse, now: number): number {
+  return stored.age + Math.max(0, now - stored.at)
+}
+
+/**
+ * The stored response with the headers of a 304 over its own (RFC 9111 §3.2), fresh again.
+ * Content-Encoding, -Type and -Range describe the stored body and stay.
+ */
+export function freshened(
+  stored: StoredResponse,
+  headers: readonly (readonly [string, string | string[]])[],
+  life: Lifetimes,
+  now: number
+): StoredResponse {
+  const updated = new Map(stored.headers)
+  for (const [name, value] of headers) {
+    if (name !== 'content-encoding' && name !== 'content-type' && name !== 'content-range')
+      updated.set(name, value)
+  }
+  return {
+    ...stored,
+    headers: [...updated],
+    at: now,
+    age: life.age,
+    fresh: life.fresh,
+    swr: life.swr,
+    sie: life.sie,
+    shared: life.shared,
+    strict: life.strict
+  }
+}

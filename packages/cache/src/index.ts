@@ -1,0 +1,29 @@
+export { default, flotillaCache } from './plugin.js'
+export {
+  Cache,
+  type InvalidateOptions,
+  type NamespaceOptions,
+  type SetEntry,
+  type SetOptions
+} from './cache.js'
+export type { Codec } from './codec.js'
+export type { GetOrSetOptions } from './engine.js'
+export type { ExplainedCopy, ExplainedLease, Explanation } from './explain.js'
+export type { Factory, FactoryContext } from './factory.js'
+export type { HttpOptions } from './http/options.js'
+export type { RouteCacheOptions } from './http/route.js'
+export type { CacheOptions, EntryOptions } from './options.js'
+export {
+  ClosedError,
+  CorruptEntryError,
+  DeadlockError,
+  FactoryTimeoutError,
+  FactoryTypeError,
+  KeyError,
+  OptionsError,
+  RegisteredTwiceError,
+  TagsError,
+  TtlError,
+  UnavailableError,
+  ValueError
+} from './errors.js'

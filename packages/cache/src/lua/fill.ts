@@ -1,0 +1,25 @@
+import { variadic } from './variadic.js'
+
+/**
+ * Stores what a factory computed, if its lease still stands and none of its marks has moved since it began.
+ *
+ * KEYS 1 entry, 2 lease, 3… marks
+ * ARGV 1 token, 2 entry, 3 its life in ms, 4 channel, 5 message, 6… the mark that each of KEYS 3… may reach
+ * Reply 1 stored, 0 the lease is no longer ours, -1 a tag or generation was marked
+ */
+export const fill = variadic<number>({
+  name: 'flotilla_cache_fill',
+  lua: `
+local lease = redis.call('GET', KEYS[2])
+local waited = lease == ARGV[1] .. '!'
+if lease ~= ARGV[1] and not waited then return 0 end
+redis.call('DEL', KEYS[2])
+local result = 1
+for i = 3, #KEYS do
+  if tonumber(string.match(redis.call('GET', KEYS[i]) or '0', '^%d+')) > tonumber(ARGV[i + 3]) then result = -1 end
+end
+if result == 1 then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+if waited then redis.call('PUBLISH', ARGV[4], ARGV[5]) end
+return result
+`
+})

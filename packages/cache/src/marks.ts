@@ -1,0 +1,136 @@
+import type { ConsistencyToken } from '@flotilla/core'
+
+/** What this process knows of one tag or generation. Identity is kept while anything refers to it. */
+export interface Mark {
+  /** Its key in Redis. */
+  readonly name: string
+  /** When it was last invalidated, in microseconds of Redis TIME; 0 never. */
+  value: number
+  /** False until asked of Redis, and again after a gap in the bus. */
+  known: boolean
+  /** Entries and fills that refer to it. */
+  refs: number
+  /** What a fill must be able to read, from the invalidation that set `value`. */
+  after: ConsistencyToken | undefined
+}
+
+const MAX_IDLE_MARKS = 10_000
+
+/**
+ * The marks of tags and generations that entries in memory depend on, kept true by the fleet bus so that
+ * a hit in memory asks nobody. A mark only rises. An entry remembers up to which mark its value contains the
+ * changes (its stamps) and is dead once a mark stands above its stamp.
+ */
+export class Marks {
+  /** Rises with every change: an entry checked at this version need not be checked again. */
+  version = 1
+  /** Without Redis: marks are counted here. */
+  #sequence = 0
+  /** Without Redis: the highest mark that was forgotten, which a new one must be assumed to stand at. */
+  #floor = 0
+  /** Without Redis: marks that nothing refers to, oldest first. */
+  readonly #idle = new Set<Mark>()
+  readonly #marks = new Map<string, Mark>()
+  readonly #alone: boolean
+  #trusted = true
+
+  /** @param alone true without Redis: every mark is known, and counted here */
+  constructor(alone: boolean) {
+    this.#alone = alone
+  }
+
+  get size(): number {
+    return this.#marks.size
+  }
+
+  /** The mark of this name, counted as in use until {@link release}. */
+  hold(name: string): Mark {
+    let mark = this.#marks.get(name)
+    if (!mark) {
+      mark = { name, value: this.#floor, known: this.#alone, refs: 0, after: undefined }
+      this.#marks.set(name, mark)
+    } else if (mark.refs === 0) this.#idle.delete(mark)
+    mark.refs++
+    return mark
+  }
+
+  release(mark: Mark): void {
+    if (--mark.refs > 0) return
+    if (!this.#alone) {
+      this.#marks.delete(mark.name)
+      return
+    }
+    // A fill under way may name this tag yet: remember its mark for a while, then only the highest.
+    this.#idle.add(mark)
+    if (this.#idle.size <= MAX_IDLE_MARKS) return
+    const [oldest] = this.#idle
+    this.#idle.delete(oldest!)
+    this.#marks.delete(oldest!.name)
+    this.#floor = Math.max(this.#floor, oldest!.value)
+  }
+
+  find(name: string): Mark | undefined {
+    return this.#marks.get(name)
+  }
+
+  /** Notes what Redis or the bus says; older news is ignored. */
+  raise(name: string, value: number, after?: ConsistencyToken): void {
+    const mark = this.#marks.get(name)
+    if (mark) this.note(mark, value, after)
+  }
+
+  note(mark: Mark, value: number, after?: ConsistencyToken): void {
+    if (value <= mark.value) return
+    mark.value = value
+    mark.after = after
+    this.version++
+  }
+
+  /** What Redis answered for marks that were asked of it: from now on they are known. */
+  learn(mark: Mark, reply: string): void {
+    const { value, after } = parseMark(reply)
+    this.note(mark, value, after)
+    if (!mark.known && this.#trusted) {
+      mark.known = true
+      this.version++
+    }
+  }
+
+  /** Invalidation while Redis is away or absent: above everything this process has stored so far. */
+  raiseLocally(name: string, after?: ConsistencyToken): void {
+    if (this.#alone) {
+      const mark = this.hold(name)
+      this.note(mark, ++this.#sequence, after)
+      this.release(mark)
+      return
+    }
+    const mark = this.#marks.get(name)
+    if (mark) this.note(mark, Math.max(Date.now() * 1000, mark.value + 1), after)
+  }
+
+  /** Where this process stands: the stamp of a value whose computation begins now, without Redis. */
+  get now(): number {
+    return this.#alone ? this.#sequence : 0
+  }
+
+  /**
+   * Messages may have been missed: every mark must be asked again before it is believed.
+   * @param trusted false while more may be missed: until then no answer is believed for longer than its own read
+   */
+  distrust(trusted: boolean): void {
+    if (this.#alone) return
+    this.#trusted = trusted
+    for (const mark of this.#marks.values()) mark.known = false
+    this.version++
+  }
+}
+
+/** Reads `'<microseconds>[ <token>]'` as scripts write it; anything else is 0. */
+function parseMark(text: string): { value: number; after: ConsistencyToken | undefined } {
+  const space = text.indexOf(' ')
+  const value = Number(space < 0 ? text : text.slice(0, space))
+  return {
+    value: Number.isSafeInteger(value) ? value : 0,
+    after: space < 0 ? undefined : text.slice(space + 1)
+  }
+}

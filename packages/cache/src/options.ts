@@ -1,0 +1,226 @@
+import { optionReader, parseDuration, type Duration, type Size } from '@flotilla/core'
+import type { RedisClient } from '@flotilla/redis'
+import { jsonCodec, msgpackCodec, type Codec } from './codec.js'
+import { OptionsError, TagsError, TtlError } from './errors.js'
+import { readHttpOptions, type HttpOptions, type HttpSettings } from './http/options.js'
+
+const PLUGIN = '@flotilla/cache'
+
+/** How one entry lives. Given at `register`, for a namespace, or in a call; the nearest wins. */
+export interface EntryOptions {
+  /** How long a value is fresh. 0 stores nothing. Default 5 minutes. */
+  ttl?: Duration
+  /** How long after `ttl` a value is still served at once while one process refreshes it. Default 0. */
+  swr?: Duration
+  /** How long after `ttl` an old value is served when the factory fails, or is later than `softTimeout`. Default 0. */
+  grace?: Duration
+  /** How long a factory that failed is left alone while an old value can be served. Default 5 seconds. */
+  backoff?: Duration
+  /** `ttl` of `null`, to keep "there is no such thing" shorter. 0 does not store it. Default: as `ttl`. */
+  negativeTtl?: Duration
+  /** Takes a random part of up to this fraction off each `ttl`, so that entries do not expire together. 0 to 1, default 0. */
+  jitter?: number
+  /** Eagerness of early refresh (XFetch): 1 as in the paper, more is earlier, 0 or false never. Default 1. */
+  early?: number | false
+  /** When an old value can be served within `grace`: how long the factory is waited for. Default: for as long as it takes. */
+  softTimeout?: Duration
+  /** After this the factory's `signal` is aborted and the call fails, or falls back on grace. Default 30 seconds. */
+  timeout?: Duration
+}
+
+export interface CacheOptions extends EntryOptions {
+  /** Client: absent for `fastify.redis`, a name for `fastify.redis[name]`, a client, or `false` for memory only. */
+  redis?: string | RedisClient | false
+  /** Before every key in Redis. Default `flotilla:`. */
+  keyPrefix?: string
+  /** The memory of this process, or `false` for none. */
+  memory?: { maxSize?: Size; maxEntries?: number } | false
+  /** How values are written to Redis. Default `json`. */
+  codec?: 'json' | 'msgpack' | Codec
+  /** Payloads above this are compressed; `false` never. Default 16 kB. */
+  compressAbove?: Size | false
+  /** How long a process that computes a value is believed alive without a sign of life. Default 5 seconds. */
+  lease?: Duration
+  /** `soft`: how long Redis is waited for when an old value could be served; `hard`: when it counts as away. */
+  redisTimeout?: { soft?: Duration; hard?: Duration }
+  /** After `failures` failures in a row Redis is left alone, and probed every `cooldown`. */
+  breaker?: { failures?: number; cooldown?: Duration }
+  /** The longest life of any entry, grace included; the same for all instances. Default 30 days. */
+  maxTtl?: Duration
+  /** How far the clocks of two Cluster nodes may differ. Default 250 ms. */
+  clockSkew?: Duration
+  /**
+   * How long a token given to `invalidateTags(tags, { after })` is asked of fills: until replicas that are further behind
+   * are out of use. Default 1 minute.
+   */
+  tokenWindow?: Duration
+  /** Whether a read at `have` contains all that `need` names. Default: only when both are the same token. */
+  covers?: (have: string, need: string) => boolean
+  /** The response cache for routes with `config.cache`; `false` leaves them alone. */
+  http?: HttpOptions | false
+}
+
+/** {@link EntryOptions} in milliseconds. */
+export interface EntryPolicy {
+  readonly ttl: number
+  readonly swr: number
+  readonly grace: number
+  readonly backoff: number
+  readonly negativeTtl: number | undefined
+  readonly jitter: number
+  readonly early: number
+  readonly softTimeout: number | undefined
+  readonly timeout: number
+}
+
+export interface CacheSettings {
+  readonly entry: EntryPolicy
+  readonly redis: string | RedisClient | false | undefined
+  readonly keyPrefix: string
+  readonly memory: { maxSize: number; maxEntries: number | undefined } | undefined
+  readonly codec: Codec
+  readonly compressAbove: number
+  readonly lease: number
+  readonly redisTimeout: { soft: number; hard: number }
+  readonly breaker: { failures: number; cooldown: number }
+  readonly maxTtl: number
+  readonly clockSkew: number
+  readonly tokenWindow: number
+  readonly covers: (have: string, need: string) => boolean
+  readonly http: HttpSettings | undefined
+}
+
+const DEFAULT_ENTRY: EntryPolicy = {
+  ttl: 300_000,
+  swr: 0,
+  grace: 0,
+  backoff: 5000,
+  negativeTtl: undefined,
+  jitter: 0,
+  early: 1,
+  softTimeout: undefined,
+  timeout: 30_000
+}
+
+/** @throws FLOTILLA_CACHE_ERR_OPTIONS naming the option, or FLOTILLA_CACHE_ERR_TTL for a duration of an entry */
+export function readOptions(input: CacheOptions | undefined): CacheSettings {
+  const options = optionReader(PLUGIN, input, OptionsError)
+  for (const name of ENTRY_OPTIONS) options.raw(name)
+  const settings: CacheSettings = {
+    entry: entryPolicy(DEFAULT_ENTRY, input ?? {}),
+    redis: options.raw<string | RedisClient | false>('redis'),
+    keyPrefix: options.string('keyPrefix', 'flotilla:'),
+    memory:
+      options.raw('memory') === false
+        ? undefined
+        : (options.group('memory', (group) => ({
+            maxSize: group.size('maxSize', { default: 64 * 1024 ** 2, min: 1 }),
+            maxEntries: group.integer('maxEntries', { default: undefined, min: 1 })
+          })) ?? { maxSize: 64 * 1024 ** 2, maxEntries: undefined }),
+    codec: readCodec(options.raw('codec'), (expected) => options.fail('codec', expected)),
+    compressAbove:
+      options.raw('compressAbove') === false
+        ? Number.POSITIVE_INFINITY
+        : options.size('compressAbove', { default: 16 * 1024 }),
+    lease: options.duration('lease', { default: 5000, min: 100 }),
+    redisTimeout: options.group('redisTimeout', (group) => ({
+      soft: group.duration('soft', { default: 200, min: 1 }),
+      hard: group.duration('hard', { default: 1000, min: 1 })
+    })) ?? { soft: 200, hard: 1000 },
+    breaker: options.group('breaker', (group) => ({
+      failures: group.integer('failures', { default: 3, min: 1 }),
+      cooldown: group.duration('cooldown', { default: 1000, min: 10 })
+    })) ?? { failures: 3, cooldown: 1000 },
+    maxTtl: options.duration('maxTtl', { default: 30 * 86_400_000, min: 1000 }),
+    clockSkew: options.duration('clockSkew', { default: 250 }),
+    tokenWindow: options.duration('tokenWindow', { default: 60_000 }),
+    covers: options.func<CacheSettings['covers'], CacheSettings['covers']>(
+      'covers',
+      (have, need) => have === need
+    ),
+    http:
+      options.raw('http') === false
+        ? undefined
+        : (options.group('http', readHttpOptions) ?? readHttpOptions())
+  }
+  if (settings.redis === false && settings.memory === undefined) {
+    options.fail('memory', 'left on where redis is false: there would be nowhere to keep anything')
+  }
+  options.done()
+  return settings
+}
+
+/** A built-in codec by name, or the user's own. */
+export function readCodec(value: unknown, fail: (expected: string) => never): Codec {
+  if (value === undefined || value === 'json') return jsonCodec
+  if (value === 'msgpack') return msgpackCodec()
+  return isCodec(value) ? value : fail("'json', 'msgpack' or { name, encode, decode }")
+}
+
+function isCodec(value: unknown): value is Codec {
+  if (typeof value !== 'object' || value === null) return false
+  const { name, encode, decode } = value as Partial<Record<keyof Codec, unknown>>
+  const named = typeof name === 'string' && name !== '' && name.length <= 32
+  return named && typeof encode === 'function' && typeof decode === 'function'
+}
+
+const ENTRY_OPTIONS = [
+  'ttl',
+  'swr',
+  'grace',
+  'backoff',
+  'negativeTtl',
+  'jitter',
+  'early',
+  'softTimeout',
+  'timeout'
+] as const satisfies readonly (keyof EntryOptions)[]
+
+/**
+ * The policy of one call or namespace over that of what it belongs to.
+ * @throws FLOTILLA_CACHE_ERR_TTL for a duration that is none, FLOTILLA_CACHE_ERR_OPTIONS for the rest
+ */
+export function entryPolicy(base: EntryPolicy, options: EntryOptions | undefined): EntryPolicy {
+  if (options === undefined) return base
+  return {
+    ttl: ms('ttl', options.ttl, base.ttl),
+    swr: ms('swr', options.swr, base.swr),
+    grace: ms('grace', options.grace, base.grace),
+    backoff: ms('backoff', options.backoff, base.backoff),
+    negativeTtl: ms('negativeTtl', options.negativeTtl, base.negativeTtl),
+    jitter: within('jitter', options.jitter, base.jitter, 1),
+    early: within('early', options.early === false ? 0 : options.early, base.early, 100),
+    softTimeout: ms('softTimeout', options.softTimeout, base.softTimeout),
+    timeout: ms('timeout', options.timeout, base.timeout)
+  }
+}
+
+/** @throws FLOTILLA_CACHE_ERR_TTL */
+export function ms<D>(name: string, value: Duration | undefined, fallback: D): number | D {
+  if (value === undefined) return fallback
+  if (typeof value === 'number' && value >= 0 && value < Number.POSITIVE_INFINITY) return value
+  const parsed = parseDuration(value)
+  if (parsed === undefined) throw new TtlError(name, String(value))
+  return parsed
+}
+
+function within(name: string, value: number | undefined, fallback: number, max: number): number {
+  if (value === undefined) return fallback
+  if (typeof value === 'number' && value >= 0 && value <= max) return value
+  throw new OptionsError(
+    `${PLUGIN}: option '${name}' must be a number between 0 and ${max}, got ${String(value)}`
+  )
+}
+
+/** Each once. @throws FLOTILLA_CACHE_ERR_TAGS */
+export function checkTags(tags: readonly string[] | undefined): readonly string[] {
+  if (tags === undefined) return []
+  if (!Array.isArray(tags)) throw new TagsError(typeof tags)
+  const unique = new Set<string>()
+  for (const tag of tags as unknown[]) {
+    if (typeof tag !== 'string' || tag === '')
+      throw new TagsError(`a list with ${tag === '' ? "''" : typeof tag}`)
+    unique.add(tag)
+  }
+  return unique.size === tags.length ? (tags as readonly string[]) : [...unique]
+}

@@ -1,0 +1,201 @@
+import type { FastifyBaseLogger } from 'fastify'
+import type { Address, Remote } from './remote.js'
+import type { RedisTime } from './clock.js'
+import { compress, decompress, type Codec } from './codec.js'
+import { Entry, type Lifetime } from './entry.js'
+import { CorruptEntryError, ValueError } from './errors.js'
+import type { KeyNames } from './keys.js'
+import type { Mark, Marks } from './marks.js'
+import { estimateSize } from './memory.js'
+import { channels } from './telemetry.js'
+import { decodeEntry, encodeEntry, newVersion, type WireEntry } from './wire.js'
+
+/** The part of the cache that one namespace is. */
+export interface Space {
+  readonly name: string
+  /** Before each key in the ids of this process. */
+  readonly idPrefix: string
+  readonly codec: Codec
+  readonly early: number
+  /** The generations it depends on: the root's, and its own. Held for as long as the cache lives. */
+  readonly generations: readonly Mark[]
+  /** The stamps that its last entry without tags had. */
+  stamps: readonly number[]
+}
+
+/** What an entry in memory takes besides its value: object, key, index. */
+const ENTRY_OVERHEAD = 320
+
+export interface ReaderParts {
+  marks: Marks
+  names: KeyNames
+  time: RedisTime
+  log: FastifyBaseLogger
+  compressAbove: number
+  remote: Remote | undefined
+}
+
+/** Turns stored bytes into entries of memory and values into stored bytes. */
+export class EntryReader {
+  readonly #parts: ReaderParts
+
+  constructor(parts: ReaderParts) {
+    this.#parts = parts
+  }
+
+  /**
+   * The entry in these bytes, with its marks asked of Redis where they are unknown; `undefined` where it is dead, too
+   * old, of another codec or corrupt (which is logged, and the caller replaces it).
+   *
+   * @param have an entry of memory that is handed back where the bytes are the same version
+   */
+  async open(space: Space, address: Address, bytes: Buffer, have?: Entry): Promise<Entry | undefined> {
+    try {
+      const wire = decodeEntry(bytes)
+      if (wire.header.e !== space.codec.name) return undefined
+      if (have?.version === wire.version) return isDead(have) ? undefined : have
+      if (this.#parts.time.toLocal(wire.header.h) <= Date.now()) return undefined
+      return await this.#open(space, address, wire)
+    } catch (error) {
+      if (!(error instanceof CorruptEntryError)) throw error
+      this.#parts.log.warn(
+        { err: error, key: address.entryKey },
+        'a stored entry cannot be read and is replaced'
+      )
+      channels.error.publish({ operation: 'decode', error })
+      return undefined
+    }
+  }
+
+  async #open(
+    space: Space,
+    address: Address,
+    { version, header, payload }: WireEntry
+  ): Promise<Entry | undefined> {
+    const { marks, names, time, remote } = this.#parts
+    const held = [...space.generations, ...header.t.map((tag) => marks.hold(names.tag(tag)))]
+    const own = held.slice(space.generations.length)
+    try {
+      if (header.m.length !== held.length) throw new CorruptEntryError('its marks do not match its tags')
+      const unknown = own.filter((mark) => !mark.known)
+      if (unknown.length > 0) await remote?.learn(unknown)
+      if (held.some((mark, i) => mark.value > header.m[i]!)) {
+        for (const mark of own) marks.release(mark)
+        return undefined
+      }
+      const plain = header.z ? await decompress(payload) : payload
+      const life: Lifetime = {
+        createdAt: time.toLocal(header.c),
+        freshUntil: time.toLocal(header.f),
+        staleUntil: time.toLocal(header.s),
+        graceUntil: time.toLocal(header.g),
+        computeMs: header.d
+      }
+      const value = decodeWith(space.codec, plain)
+      for (const mark of space.generations) marks.hold(mark.name)
+      return newEntry(space, address, value, version, life, held, header.m, header.t, plain.length * 2)
+    } catch (error) {
+      for (const mark of own) marks.release(mark)
+      throw error
+    }
+  }
+
+  /**
+   * The bytes to store and the value as any other process will read it.
+   * @throws FLOTILLA_CACHE_ERR_VALUE
+   */
+  async encode(
+    space: Space,
+    key: string,
+    value: unknown,
+    life: Lifetime,
+    tags: readonly string[],
+    stamps: readonly number[]
+  ): Promise<{ bytes: Buffer; version: string; value: unknown; size: number }> {
+    const { time, compressAbove } = this.#parts
+    let plain: Buffer
+    let read: unknown
+    try {
+      const encoded = space.codec.encode(value)
+      plain = typeof encoded === 'string' ? Buffer.from(encoded) : encoded
+      read = space.codec.decode(plain)
+    } catch (error) {
+      throw Object.assign(new ValueError(key, error instanceof Error ? error.message : String(error)), {
+        cause: error
+      })
+    }
+    const packed = plain.length > compressAbove ? await compress(plain) : undefined
+    const version = newVersion()
+    const kept = Math.max(life.freshUntil, life.staleUntil, life.graceUntil)
+    const bytes = encodeEntry(
+      version,
+      {
+        c: time.toRedis(life.createdAt),
+        f: time.toRedis(life.freshUntil),
+        s: time.toRedis(life.staleUntil),
+        g: time.toRedis(life.graceUntil),
+        h: time.toRedis(kept),
+        d: life.computeMs,
+        t: [...tags],
+        m: [...stamps],
+        e: space.codec.name,
+        z: packed !== undefined
+      },
+      packed ?? plain
+    )
+    return { bytes, version, value: read, size: plain.length * 2 }
+  }
+}
+
+/** Whether a mark is known to have moved past the entry. */
+export function isDead(entry: Entry): boolean {
+  return entry.marks.some((mark, i) => mark.value > entry.stamps[i]!)
+}
+
+/** Gives up the hold on its marks of an entry that memory does not keep. */
+export function discard(entry: Entry, marks: Marks): void {
+  for (const mark of entry.marks) marks.release(mark)
+}
+
+function decodeWith(codec: Codec, plain: Buffer): unknown {
+  try {
+    return codec.decode(plain)
+  } catch (error) {
+    throw Object.assign(new CorruptEntryError(`codec '${codec.name}' cannot read its payload`), {
+      cause: error
+    })
+  }
+}
+
+const NO_TAGS: readonly string[] = []
+
+/** @param marks held by the caller for the entry: generations first, then one a tag */
+export function newEntry(
+  space: Space,
+  address: Address,
+  value: unknown,
+  version: string,
+  life: Lifetime,
+  marks: readonly Mark[],
+  stamps: readonly number[],
+  tags: readonly string[],
+  size?: number
+): Entry {
+  const untagged = tags.length === 0
+  return new Entry({
+    value,
+    version,
+    life,
+    early: space.early,
+    // Most entries of a namespace depend on the same and can share the lists.
+    marks: untagged ? space.generations : marks,
+    stamps: untagged ? sharedStamps(space, stamps) : stamps,
+    tags: untagged ? NO_TAGS : tags,
+    size: ENTRY_OVERHEAD + address.key.length + marks.length * 16 + (size ?? estimateSize(value))
+  })
+}
+
+function sharedStamps(space: Space, stamps: readonly number[]): readonly number[] {
+  if (space.stamps.every((stamp, i) => stamp === stamps[i])) return space.stamps
+  return (space.stamps = [...stamps])
+}

@@ -1,0 +1,237 @@
+import { isCluster, type RedisClient } from '@flotilla/redis'
+import type { Breaker } from './breaker.js'
+import type { RedisTime } from './clock.js'
+import type { KeyNames } from './keys.js'
+import { acquire, type AcquireReply } from './lua/acquire.js'
+import { fill } from './lua/fill.js'
+import { extendLease, releaseLease } from './lua/lease.js'
+import { raiseMarks } from './lua/mark.js'
+import { deleteEntry, setEntry } from './lua/write.js'
+import type { Mark, Marks } from './marks.js'
+
+/** One key of one namespace, under its names in memory and in Redis. */
+export interface Address {
+  readonly ns: string
+  readonly key: string
+  /** In memory and in this process. */
+  readonly id: string
+  readonly entryKey: string
+  readonly leaseKey: string
+}
+
+export type Acquired =
+  | { state: 'value'; bytes: Buffer; began: number }
+  /** `bytes` is the entry that was known to be of no use, if it is still there: for grace. */
+  | { state: 'token' | 'cool'; bytes: Buffer | undefined; began: number }
+  | { state: 'wait'; leaseMs: number; began: number }
+
+export interface RemoteSettings {
+  lease: number
+  /** How long marks are kept, in milliseconds: longer than any entry lives. */
+  markLife: number
+  clockSkew: number
+}
+
+const MARKS_PER_SCRIPT = 500
+
+/**
+ * What the cache asks of Redis, each in one round trip. Marks travel with the question where all keys are on one
+ * server; on a Cluster they lie in other slots and are asked beside it, in the same turn.
+ */
+export class Remote {
+  readonly cluster: boolean
+  readonly #client: RedisClient
+  readonly #breaker: Breaker
+  readonly #names: KeyNames
+  readonly #marks: Marks
+  readonly #time: RedisTime
+  readonly #settings: RemoteSettings
+
+  constructor(parts: {
+    client: RedisClient
+    breaker: Breaker
+    names: KeyNames
+    marks: Marks
+    time: RedisTime
+    settings: RemoteSettings
+  }) {
+    this.cluster = isCluster(parts.client)
+    this.#client = parts.client
+    this.#breaker = parts.breaker
+    this.#names = parts.names
+    this.#marks = parts.marks
+    this.#time = parts.time
+    this.#settings = parts.settings
+  }
+
+  get away(): boolean {
+    return this.#breaker.open
+  }
+
+  /** How far apart the clocks behind `began` and a mark may be, in microseconds. */
+  get skew(): number {
+    return this.cluster ? this.#settings.clockSkew * 1000 : 0
+  }
+
+  /** Reads an entry or takes its lease; learns `marks`. `seen` is the stamp of an entry that is of no use, or `*`: none is. */
+  acquire(
+    address: Address,
+    token: string,
+    seen: Buffer | '*' | '',
+    marks: readonly Mark[]
+  ): Promise<Acquired> {
+    return this.#breaker.run('acquire', async () => {
+      const beside = this.cluster ? this.#ask(marks) : undefined
+      const keys = [address.entryKey, address.leaseKey, ...(beside ? [] : marks.map((mark) => mark.name))]
+      const sentAt = Date.now()
+      const [reply] = await Promise.all([
+        acquire(keys.length).runBuffer<AcquireReply>(this.#client, keys, [token, this.#settings.lease, seen]),
+        beside
+      ])
+      const [state, payload, seconds, micros, ...values] = reply
+      const began = Number(seconds) * 1e6 + Number(micros)
+      this.#time.learn(began / 1000, sentAt)
+      if (!beside) marks.forEach((mark, i) => this.#marks.learn(mark, values[i]?.toString() ?? '0'))
+      return toAcquired(state.toString(), payload ?? undefined, began)
+    })
+  }
+
+  /** The stored bytes of each address, and the current value of `marks`, which it learns. */
+  read(addresses: readonly Address[], marks: readonly Mark[]): Promise<(Buffer | null)[]> {
+    return this.#breaker.run('read', async () => {
+      if (this.cluster) {
+        const [entries] = await Promise.all([
+          Promise.all(addresses.map((one) => this.#client.getBuffer(one.entryKey))),
+          this.#ask(marks)
+        ])
+        return entries
+      }
+      const keys = [...addresses.map((one) => one.entryKey), ...marks.map((mark) => mark.name)]
+      if (keys.length === 1) return [await this.#client.getBuffer(keys[0]!)]
+      const replies = await this.#client.mgetBuffer(keys)
+      marks.forEach((mark, i) => this.#marks.learn(mark, replies[addresses.length + i]?.toString() ?? '0'))
+      return replies.slice(0, addresses.length)
+    })
+  }
+
+  /** Asks Redis for marks and learns them. */
+  learn(marks: readonly Mark[]): Promise<void> {
+    return marks.length === 0 ? Promise.resolve() : this.#breaker.run('marks', () => this.#ask(marks))
+  }
+
+  /**
+   * Stores a computed entry where its lease stands and no mark is above its stamp.
+   * `lease`: an invalidation or another process took the lease; `marked`: a tag or generation was invalidated.
+   */
+  fill(
+    address: Address,
+    token: string,
+    bytes: Buffer,
+    life: number,
+    marks: readonly Mark[],
+    stamps: readonly number[]
+  ): Promise<'stored' | 'lease' | 'marked'> {
+    return this.#breaker.run('fill', async () => {
+      const beside = this.cluster ? this.#ask(marks) : undefined
+      const keys = [address.entryKey, address.leaseKey, ...(beside ? [] : marks.map((mark) => mark.name))]
+      const args = [token, bytes, Math.ceil(life), this.#names.filled, address.leaseKey]
+      const [reply] = await Promise.all([
+        fill(keys.length).run(this.#client, keys, beside ? args : [...args, ...stamps]),
+        beside
+      ])
+      if (reply === 0) return 'lease'
+      if (reply === -1) return 'marked'
+      if (beside && marks.some((mark, i) => mark.value > stamps[i]!)) {
+        // The marks are on other nodes: readers refuse the entry by its stamps, and here it goes.
+        await this.#delete(address, bytes.subarray(0, 18))
+        return 'marked'
+      }
+      return 'stored'
+    })
+  }
+
+  async extend(address: Address, token: string): Promise<boolean> {
+    const reply = await this.#breaker.run('extend', () =>
+      extendLease.run(this.#client, [address.leaseKey], [token, this.#settings.lease])
+    )
+    return reply === 1
+  }
+
+  /** Gives the lease back; for `coolMs` nobody in the fleet takes it again. */
+  async release(address: Address, token: string, coolMs = 0): Promise<void> {
+    await this.#breaker.run('release', () =>
+      releaseLease.run(
+        this.#client,
+        [address.leaseKey],
+        [token, Math.ceil(coolMs), this.#names.filled, address.leaseKey]
+      )
+    )
+  }
+
+  async set(address: Address, bytes: Buffer, life: number): Promise<void> {
+    await this.#breaker.run('set', () =>
+      setEntry.run(
+        this.#client,
+        [address.entryKey, address.leaseKey],
+        [bytes, Math.ceil(life), this.#names.filled, address.leaseKey]
+      )
+    )
+  }
+
+  /** @param attempt also while the breaker is open: for what is sent again on recovery */
+  async delete(address: Address, attempt = false): Promise<boolean> {
+    const reply = await this.#breaker[attempt ? 'attempt' : 'run']('delete', () => this.#delete(address, ''))
+    return reply === 1
+  }
+
+  /** Raises marks by the clock of their server; the new values in the order of `names`. */
+  raise(names: readonly string[], after: string | undefined, attempt = false): Promise<number[]> {
+    return this.#breaker[attempt ? 'attempt' : 'run']('mark', async () => {
+      const batch = this.cluster ? 1 : MARKS_PER_SCRIPT
+      const runs: Promise<string[]>[] = []
+      for (let i = 0; i < names.length; i += batch) {
+        const keys = names.slice(i, i + batch)
+        runs.push(raiseMarks(keys.length).run(this.#client, keys, [this.#settings.markLife, after ?? '']))
+      }
+      return (await Promise.all(runs)).flat().map(Number)
+    })
+  }
+
+  /** The remaining lease, its holder's token, and how long the entry lives: for people. */
+  inspect(address: Address): Promise<{ lease: string | null; leaseMs: number; lifeMs: number }> {
+    return this.#breaker.run('inspect', async () => {
+      const [lease, leaseMs, lifeMs] = await Promise.all([
+        this.#client.get(address.leaseKey),
+        this.#client.pttl(address.leaseKey),
+        this.#client.pttl(address.entryKey)
+      ])
+      return { lease, leaseMs, lifeMs }
+    })
+  }
+
+  async ping(): Promise<void> {
+    await this.#breaker.attempt('ping', () => this.#client.get(this.#names.generation('')))
+  }
+
+  #delete(address: Address, stamp: Buffer | ''): Promise<number> {
+    return deleteEntry.run(
+      this.#client,
+      [address.entryKey, address.leaseKey],
+      [this.#names.filled, address.leaseKey, stamp]
+    )
+  }
+
+  async #ask(marks: readonly Mark[]): Promise<void> {
+    if (marks.length === 0) return
+    const replies = this.cluster
+      ? await Promise.all(marks.map((mark) => this.#client.get(mark.name)))
+      : await this.#client.mget(marks.map((mark) => mark.name))
+    marks.forEach((mark, i) => this.#marks.learn(mark, replies[i] ?? '0'))
+  }
+}
+
+function toAcquired(state: string, payload: Buffer | undefined, began: number): Acquired {
+  if (state === 'value') return { state, bytes: payload!, began }
+  if (state === 'wait') return { state, leaseMs: Number(payload), began }
+  return { state: state as 'token' | 'cool', bytes: payload, began }
+}

@@ -1,0 +1,171 @@
+import { startRedis, until } from '@flotilla/testbed'
+import t from 'tap'
+import { startApp } from './support/app.js'
+import type { Codec } from '../src/index.js'
+import { Memory, estimateSize } from '../src/memory.js'
+import { Marks } from '../src/marks.js'
+import { Entry } from '../src/entry.js'
+
+t.test('stored entries that cannot be read are misses and are replaced', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const app = await startApp(t, redis.url, { memory: false })
+  const client = redis.client()
+  const key = 'flotilla:c:{k}'
+  await app.cache.set('k', { text: 'x'.repeat(100) }, { tags: ['t'] })
+  const good = (await client.getBuffer(key))!
+  const changed = Buffer.from(good)
+  changed[changed.length - 5]! ^= 1
+  const broken: [string, Buffer][] = [
+    ['empty', Buffer.alloc(0)],
+    ['one byte', Buffer.from('F')],
+    ['other text', Buffer.from('{"value":1}')],
+    ['a newer format', Buffer.concat([Buffer.from('F9'), good.subarray(2)])],
+    ['a changed payload', changed],
+    ['a header that is not JSON', Buffer.concat([good.subarray(0, 22), Buffer.from('!'), good.subarray(23)])],
+    [
+      'a header of null',
+      Buffer.concat([good.subarray(0, 18), Buffer.from([0, 0, 0, 4]), Buffer.from('null')])
+    ],
+    [
+      'a header without fields',
+      Buffer.concat([good.subarray(0, 18), Buffer.from([0, 0, 0, 2]), Buffer.from('{}')])
+    ],
+    ['a header longer than all', Buffer.concat([good.subarray(0, 18), Buffer.from([255, 255, 255, 255])])],
+    ...[5, 17, 18, 21, 22, 30, good.length - 1].map((length): [string, Buffer] => [
+      `cut at ${length}`,
+      good.subarray(0, length)
+    ])
+  ]
+  for (const [name, bytes] of broken) {
+    await client.set(key, bytes)
+    t.equal(await app.cache.get('k'), undefined, name)
+    t.equal((await app.cache.explain('k')).verdict, 'miss', name)
+    t.equal(await app.cache.getOrSet('k', () => name), name, `${name}: computed`)
+    t.equal(await app.cache.get('k'), name, `${name}: replaced`)
+  }
+  await client.del(key)
+  await client.hset(key, 'not', 'a string')
+  t.equal(await app.cache.getOrSet('k', () => 'own'), 'own', 'a key of another type')
+})
+
+t.test('codecs and compression', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const big = { text: 'abc '.repeat(20_000) }
+  const rich = { at: new Date(0), map: new Map([[1, new Set(['a'])]]), big: 12n, bytes: Buffer.from('x') }
+  const rot: Codec = {
+    name: 'reverse',
+    encode: (value) => Buffer.from(Buffer.from(JSON.stringify(value)).toReversed()),
+    decode: (bytes) => JSON.parse(Buffer.from(bytes.toReversed()).toString()) as unknown
+  }
+  const app = await startApp(t, redis.url)
+  const other = await startApp(t, redis.url)
+  const spaces = (one: typeof app): ReturnType<typeof app.cache.namespace>[] => [
+    one.cache.namespace('json'),
+    one.cache.namespace('msgpack', { codec: 'msgpack' }),
+    one.cache.namespace('own', { codec: rot })
+  ]
+  for (const [i, space] of spaces(app).entries()) {
+    await space.set('big', big)
+    t.same(await spaces(other)[i]!.get('big'), big, space.name)
+  }
+  const size = await redis.client().strlen('flotilla:c:json:{big}')
+  t.ok(size < 5000, `compressed to ${size} bytes`)
+  await spaces(app)[1]!.set('rich', rich)
+  t.same(await spaces(other)[1]!.get('rich'), rich)
+  t.equal(
+    await other.cache.namespace('json', { codec: 'msgpack' }).get('big'),
+    undefined,
+    'another codec is a miss'
+  )
+
+  const circle: Record<string, unknown> = {}
+  circle['self'] = circle
+  for (const value of [circle, 1n, () => 1, Symbol('x')]) {
+    await t.rejects(app.cache.set('bad', value), { code: 'FLOTILLA_CACHE_ERR_VALUE' })
+    await t.rejects(
+      app.cache.getOrSet('bad', () => value),
+      { code: 'FLOTILLA_CACHE_ERR_VALUE' }
+    )
+  }
+  t.equal(await app.cache.getOrSet('bad', () => 'good'), 'good', 'the lease was given back')
+  t.same(
+    await app.cache.getOrSet('date', () => new Date(0)),
+    '1970-01-01T00:00:00.000Z',
+    'as all others read it'
+  )
+})
+
+t.test('memory: limits, SIEVE, estimates', async (t) => {
+  const app = await startApp(t, undefined, { memory: { maxSize: 2000 } })
+  await app.cache.set('large', 'x'.repeat(5000))
+  t.equal(app.cache.peek('large'), undefined, 'larger than the whole memory')
+  t.equal(await app.cache.getOrSet('large', () => 'y'.repeat(5000)), 'y'.repeat(5000), 'still answered')
+  for (let i = 0; i < 100; i++) await app.cache.set(`k${i}`, i)
+  t.equal(app.cache.peek('k0'), undefined)
+  t.equal(app.cache.peek('k99'), 99)
+
+  const marks = new Marks(true)
+  const memory = new Memory({ maxSize: 1e6, maxEntries: 100 }, marks)
+  const life = { createdAt: 0, freshUntil: 1, staleUntil: 1, graceUntil: 1, computeMs: 0 }
+  const entry = (value: unknown): Entry =>
+    new Entry({ value, version: '', life, early: 0, marks: [], stamps: [], tags: [], size: 10 })
+  const place = (key: string): { ns: string; key: string } => ({ ns: '', key })
+  for (let i = 0; i < 50; i++) memory.put(place(`hot ${i}`), entry(i))
+  for (let i = 0; i < 1000; i++) {
+    for (let hot = 0; hot < 50; hot++) memory.get(place(`hot ${hot}`))
+    memory.put(place(`scan ${i}`), entry(i))
+  }
+  const left = Array.from({ length: 50 }, (_, i) => memory.peek(place(`hot ${i}`))).filter(Boolean)
+  t.equal(left.length, 50, 'what is used survives a scan')
+  t.equal(memory.entries, 100)
+  t.equal(memory.bytes, 1000)
+  for (let i = 0; i < 2000; i++) memory.delete(place(`${i % 2 ? 'hot' : 'scan'} ${i}`))
+  for (let i = 0; i < 300; i++) memory.put(place(`again ${i % 120}`), entry(i))
+  t.equal(memory.entries, 100)
+  memory.clear()
+  t.equal(memory.entries + memory.bytes, 0)
+  t.ok(estimateSize(Array.from({ length: 1e5 }, (_, i) => i)) > 5e5)
+  t.ok(estimateSize('x'.repeat(1000)) >= 1000)
+  t.ok(estimateSize(new Map([[1, Buffer.alloc(5000)]])) > 5000)
+})
+
+t.test('keyPrefix, early refresh, jitter', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const app = await startApp(t, redis.url, { keyPrefix: 'shop:', jitter: 0.5 })
+  await app.cache.set('k', 1, { ttl: 100_000 })
+  const ttl = await redis.client().pttl('shop:c:{k}')
+  t.ok(ttl > 49_000 && ttl < 100_000, `${ttl} ms of life left`)
+  t.same(
+    (await redis.client().keys('*')).filter((key) => !key.startsWith('shop:')),
+    []
+  )
+  let calls = 0
+  const slow = async (): Promise<number> => {
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    return ++calls
+  }
+  const options = { ttl: 400, early: 100, jitter: 0 }
+  t.equal(await app.cache.getOrSet('early', slow, options), 1)
+  await until(async () => {
+    t.ok((await app.cache.getOrSet('early', slow, options)) >= 1)
+    return calls > 1
+  })
+  t.equal(calls, 2, 'computed ahead of expiry, by one')
+})
+
+t.test('memory is refilled with the life that remains', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const app = await startApp(t, redis.url)
+  const other = await startApp(t, redis.url)
+  await app.cache.set('k', 1, { ttl: '1h' })
+  const [own, theirs] = [
+    await app.cache.explain('k'),
+    (await other.cache.get('k'), await other.cache.explain('k'))
+  ]
+  t.ok(Math.abs(own.memory!.freshFor - theirs.memory!.freshFor) < 100)
+  t.equal(own.memory!.version, theirs.memory!.version)
+})

@@ -1,0 +1,142 @@
+import { startRedis, startSentinel, until } from '@flotilla/testbed'
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import t, { type Test } from 'tap'
+import { startApp } from './support/app.js'
+
+const FAST = { redisTimeout: { soft: '50ms', hard: '500ms' }, breaker: { failures: 2, cooldown: '100ms' } }
+
+function count(t: Test, channel: string): { n: number } {
+  const counter = { n: 0 }
+  const listener = (): void => void counter.n++
+  subscribe(channel, listener)
+  t.teardown(() => unsubscribe(channel, listener))
+  return counter
+}
+
+t.test(
+  'paused Redis: memory serves, misses compute, nothing waits long, invalidations are sent again',
+  async (t) => {
+    const redis = await startRedis()
+    t.teardown(() => redis.stop())
+    const app = await startApp(t, redis.url, FAST)
+    const other = await startApp(t, redis.url, FAST)
+    const { cache } = app
+    const breaker = count(t, 'flotilla:cache:breaker')
+    await cache.set('held', 1)
+    await cache.set('gone', 1)
+    await cache.set('tagged', 1, { tags: ['red'] })
+    t.same(await other.cache.getMany(['held', 'gone', 'tagged']), [1, 1, 1])
+
+    redis.pause()
+    t.teardown(() => redis.resume())
+    let slowest = 0
+    const timed = async <T>(work: Promise<T>): Promise<T> => {
+      const began = performance.now()
+      const value = await work
+      slowest = Math.max(slowest, performance.now() - began)
+      return value
+    }
+    t.equal(await timed(cache.getOrSet('held', () => 2)), 1, 'memory')
+    t.equal(await timed(cache.getOrSet('miss', () => 3)), 3, 'a miss is computed')
+    await timed(cache.delete('gone'))
+    await timed(cache.invalidateTags(['red']))
+    await timed(cache.set('set', 4))
+    t.equal(await timed(cache.get('gone')), undefined)
+    t.equal(await timed(cache.get('tagged')), undefined)
+    t.equal(await timed(cache.getOrSet('miss', () => 5)), 3, 'and kept in memory')
+    t.equal(await timed(cache.get('nothing')), undefined)
+    await timed(Promise.all(Array.from({ length: 500 }, (_, i) => cache.getOrSet(`many ${i}`, () => i))))
+    t.ok(slowest < 3000, `nothing took longer than the bound: ${Math.round(slowest)} ms`)
+    t.ok(breaker.n > 0, 'the breaker opened')
+
+    redis.resume()
+    await until(async () => (await other.cache.get('gone')) === undefined, {
+      message: 'the delete is sent again'
+    })
+    await until(async () => (await other.cache.get('tagged')) === undefined, { message: 'the tag too' })
+    await until(async () => (await other.cache.get('set')) !== 1, { message: 'set' })
+    t.equal(other.cache.peek('gone'), undefined)
+    t.equal(await cache.get('held'), 1)
+    t.equal(await other.cache.getOrSet('after', () => 1), 1)
+    await until(async () => (await cache.get('after')) === 1, { message: 'back in step' })
+  }
+)
+
+t.test('killed and restarted Redis', async (t) => {
+  const redis = await startRedis({ durable: true })
+  t.teardown(() => redis.stop())
+  const app = await startApp(t, redis.url, FAST)
+  const other = await startApp(t, redis.url, FAST)
+  await app.cache.set('k', 'old')
+  t.equal(await other.cache.get('k'), 'old')
+  await redis.kill()
+  await app.cache.delete('k')
+  t.equal(await app.cache.get('k'), undefined)
+  t.equal(await app.cache.getOrSet('k2', () => 2), 2)
+  await redis.restart()
+  await until(async () => (await other.cache.get('k')) === undefined, {
+    message: 'the old value is gone everywhere'
+  })
+  t.equal(await app.cache.get('k'), undefined)
+  await until(
+    async () => {
+      await app.cache.set('k', 'new')
+      return (await other.cache.get('k')) === 'new'
+    },
+    { message: 'both use Redis again' }
+  )
+})
+
+t.test('CLIENT KILL TYPE pubsub: memory is suspect until it was asked again', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const app = await startApp(t, redis.url)
+  const other = await startApp(t, redis.url)
+  const suspect = count(t, 'flotilla:cache:suspect')
+  await app.cache.set('a', 'old', { tags: ['x'] })
+  await app.cache.set('b', 'old')
+  t.same(await other.cache.getMany(['a', 'b']), ['old', 'old'])
+  t.equal(other.cache.peek('a'), 'old')
+  await redis.command('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  await until(() => suspect.n >= 2, { message: 'both noticed' })
+  t.equal(other.cache.peek('a'), undefined, 'not served blindly')
+  await app.cache.invalidateTags(['x'])
+  await app.cache.delete('b')
+  t.same(await other.cache.getMany(['a', 'b']), [undefined, undefined])
+  t.equal(await other.cache.getOrSet('a', () => 'new', { tags: ['x'] }), 'new')
+  await until(() => other.cache.peek('a') === 'new', { message: 'memory is believed again' })
+  await app.cache.invalidateTags(['x'])
+  await until(() => other.cache.peek('a') === undefined, { message: 'and hears of invalidations again' })
+})
+
+t.test('failover under Sentinel: bounded, and right afterwards', async (t) => {
+  const group = await startSentinel()
+  t.teardown(() => group.stop())
+  const app = await startApp(t, group.url, FAST)
+  const other = await startApp(t, group.url, FAST)
+  await app.cache.set('k', 'old', { tags: ['x'] })
+  t.equal(await other.cache.get('k'), 'old')
+  const old = await group.master()
+  await old.kill()
+  let slowest = 0
+  for (let i = 0; i < 20; i++) {
+    const began = performance.now()
+    t.equal(await app.cache.getOrSet(`during ${i}`, () => i), i)
+    slowest = Math.max(slowest, performance.now() - began)
+  }
+  await app.cache.invalidateTags(['x'])
+  t.equal(await app.cache.get('k'), undefined)
+  t.ok(slowest < 3000, `bounded: ${Math.round(slowest)} ms`)
+  await group.waitForFailover(old)
+  await until(async () => (await other.cache.get('k')) === undefined, {
+    message: 'the tag reached the new master',
+    timeout: 20_000
+  })
+  await until(
+    async () => {
+      await app.cache.set('later', 1)
+      return (await other.cache.get('later')) === 1
+    },
+    { message: 'both use the new master', timeout: 20_000 }
+  )
+})

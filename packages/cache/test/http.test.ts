@@ -1,0 +1,310 @@
+import { until } from '@flotilla/testbed'
+import type { LightMyRequestResponse } from 'fastify'
+import { Readable } from 'node:stream'
+import t from 'tap'
+import { gate } from './support/app.js'
+import { serve } from './support/http.js'
+
+const status = (response: LightMyRequestResponse): string => String(response.headers['cache-status'])
+const HIT = /^flotilla; hit/
+
+t.test('a stored response is served with Age, ETag, Date and Cache-Status', async (t) => {
+  const { calls, get } = await serve(t, { ttl: '1m' }, () => ({ n: 1 }))
+  const first = await get()
+  t.match(status(first), /^flotilla; fwd=uri-miss; ttl=60; stored$/)
+  const second = await get()
+  t.equal(second.body, first.body)
+  t.equal(calls(), 1)
+  t.match(status(second), /^flotilla; hit; ttl=(59|60)$/)
+  t.equal(second.headers['age'], '0')
+  for (const name of ['content-type', 'etag', 'date', 'cache-control']) {
+    t.equal(second.headers[name], first.headers[name], name)
+  }
+  const known = await get({ 'if-none-match': String(first.headers['etag']) })
+  t.equal(known.statusCode, 304)
+  t.equal(known.body, '')
+  t.equal((await get({ 'if-none-match': '"other"' })).statusCode, 200)
+  t.equal(calls(), 1)
+})
+
+t.test('what the response says about freshness counts, and by whom', async (t) => {
+  const past = new Date(Date.now() - 1000).toUTCString()
+  const soon = new Date(Date.now() + 60_000).toUTCString()
+  const old = new Date(Date.now() - 1e9).toUTCString()
+  const cases: [string, Record<string, string>, boolean, object?][] = [
+    ['nothing, route without ttl', {}, false, {}],
+    ['max-age', { 'cache-control': 'max-age=60' }, true, {}],
+    ['s-maxage before max-age', { 'cache-control': 'max-age=60, s-maxage=0' }, false],
+    ['the first of two', { 'cache-control': 'max-age=60, max-age=0' }, true],
+    ['quoted', { 'cache-control': 'max-age="60"' }, true],
+    ['unreadable max-age', { 'cache-control': 'max-age=soon' }, false],
+    ['unreadable header', { 'cache-control': 'max-age=60, =' }, false],
+    ['no-store', { 'cache-control': 'no-store' }, false],
+    ['must-understand', { 'cache-control': 'no-store, must-understand, max-age=60' }, true],
+    ['private', { 'cache-control': 'private, max-age=60' }, false],
+    ['no-cache', { 'cache-control': 'no-cache' }, false],
+    ['Expires', { expires: soon }, true, {}],
+    ['Expires in the past', { expires: past }, false],
+    ['Expires 0', { expires: '0' }, false],
+    ['max-age before Expires', { expires: past, 'cache-control': 'max-age=60' }, true],
+    ['heuristic', { 'last-modified': old }, true, {}],
+    ['Age used up', { 'cache-control': 'max-age=60', age: '60' }, false],
+    ['CDN-Cache-Control first', { 'cdn-cache-control': 'max-age=60', 'cache-control': 'no-store' }, true],
+    ['CDN-Cache-Control no-store', { 'cdn-cache-control': 'no-store', 'cache-control': 'max-age=60' }, false],
+    [
+      'CDN-Cache-Control that does not parse',
+      { 'cdn-cache-control': 'max-age=;;', 'cache-control': 'no-store' },
+      false
+    ],
+    [
+      'our own field first',
+      { 'flotilla-cache-control': 'no-store', 'cdn-cache-control': 'max-age=60' },
+      false
+    ],
+    ['Vary: *', { vary: '*' }, false],
+    ['Set-Cookie', { 'set-cookie': 'a=b' }, false],
+    ['Set-Cookie where asked', { 'set-cookie': 'a=b' }, true, { ttl: '1m', setCookie: true }]
+  ]
+  for (const [name, headers, stored, route = { ttl: '1m' }] of cases) {
+    const { calls, get } = await serve(t, route, (_request, reply) => reply.headers(headers).send('x'))
+    const first = await get()
+    await get()
+    t.equal(calls(), stored ? 1 : 2, name)
+    t.equal(first.headers['flotilla-cache-control'], undefined)
+  }
+})
+
+t.test('statuses: errors only where they or the route say so', async (t) => {
+  const cases: [number, Record<string, string>, boolean, object?][] = [
+    [200, {}, true],
+    [204, {}, true],
+    [301, { location: '/y' }, true],
+    [302, { location: '/y' }, false],
+    [302, { location: '/y', 'cache-control': 'max-age=60' }, true],
+    [400, {}, false],
+    [404, {}, false],
+    [404, { 'cache-control': 'max-age=60' }, true],
+    [404, {}, true, { ttl: '1m', statuses: [404] }],
+    [500, { 'cache-control': 'max-age=60' }, false],
+    [206, { 'content-range': 'bytes 0-0/2' }, false]
+  ]
+  for (const [code, headers, stored, route = { ttl: '1m' }] of cases) {
+    const { calls, get } = await serve(t, route, (_request, reply) =>
+      reply.code(code).headers(headers).send()
+    )
+    await get()
+    t.equal((await get()).statusCode, code)
+    t.equal(calls(), stored ? 1 : 2, `${code} ${JSON.stringify(headers)}`)
+  }
+})
+
+t.test('what the request asks', async (t) => {
+  let n = 0
+  const { calls, get } = await serve(t, { ttl: '1m' }, () => ({ n: ++n }))
+  t.equal((await get({ 'cache-control': 'only-if-cached' })).statusCode, 504)
+  t.equal(calls(), 0)
+  await get()
+  t.match(status(await get({ 'cache-control': 'only-if-cached' })), HIT)
+  t.match(status(await get({ 'cache-control': 'max-age=60' })), HIT)
+  t.match(status(await get({ 'cache-control': 'min-fresh=30' })), HIT)
+  t.equal((await get({ 'cache-control': 'no-cache' })).json().n, 2, 'no-cache asks the handler')
+  t.equal((await get()).json().n, 2, 'and stores what it says')
+  t.equal((await get({ pragma: 'no-cache' })).json().n, 3)
+  t.equal((await get({ 'cache-control': 'min-fresh=90' })).json().n, 4)
+  t.equal((await get({ 'cache-control': 'no-store' })).json().n, 5)
+  t.equal((await get()).json().n, 4, 'no-store stores nothing')
+})
+
+t.test('concurrent misses run the handler once', async (t) => {
+  const go = gate()
+  const { calls, get } = await serve(t, { ttl: '1m' }, async () => {
+    await go.passed
+    return 'x'
+  })
+  const all = Array.from({ length: 50 }, () => get())
+  await until(() => calls() === 1, { message: 'one runs' })
+  go.open()
+  const responses = await Promise.all(all)
+  t.ok(responses.every((one) => one.body === 'x' && one.statusCode === 200))
+  t.equal(calls(), 1)
+  t.equal(responses.filter((one) => /collapsed/.test(status(one))).length, 49)
+})
+
+t.test('what may not be shared is not shared among those who wait either', async (t) => {
+  const go = gate()
+  let n = 0
+  const { calls, get } = await serve(t, { ttl: '1m' }, async (_request, reply) => {
+    await go.passed
+    void reply.header('cache-control', 'private')
+    return { n: ++n }
+  })
+  const all = Array.from({ length: 10 }, () => get())
+  await until(() => calls() === 1, { message: 'one runs' })
+  go.open()
+  const seen = (await Promise.all(all)).map((one) => one.json().n as number)
+  t.equal(new Set(seen).size, 10)
+})
+
+t.test('Vary, known or found out', async (t) => {
+  for (const vary of [['accept-language'], []]) {
+    const { calls, get } = await serve(t, { ttl: '1m', vary }, (request, reply) => {
+      void reply.header('vary', 'Accept-Language')
+      return request.headers['accept-language'] ?? 'none'
+    })
+    const say = async (language: string): Promise<string> => (await get({ 'accept-language': language })).body
+    for (let i = 0; i < 3; i++) {
+      t.equal(await say('de'), 'de')
+      t.equal(await say('en'), 'en')
+      t.equal((await get()).body, 'none')
+    }
+    t.equal(await say('DE '), 'de', 'spellings that mean the same')
+    t.ok(calls() <= (vary.length ? 3 : 4), `${calls()} calls`)
+  }
+})
+
+t.test('ranges and HEAD from a stored whole', async (t) => {
+  const { calls, get, app } = await serve(t, { ttl: '1m' }, () => '0123456789')
+  const etag = String((await get()).headers['etag'])
+  const cases: [Record<string, string>, number, string, string?][] = [
+    [{ range: 'bytes=2-4' }, 206, '234', 'bytes 2-4/10'],
+    [{ range: 'bytes=7-' }, 206, '789', 'bytes 7-9/10'],
+    [{ range: 'bytes=-3' }, 206, '789', 'bytes 7-9/10'],
+    [{ range: 'bytes=2-400' }, 206, '23456789', 'bytes 2-9/10'],
+    [{ range: 'bytes=10-' }, 416, '', 'bytes */10'],
+    [{ range: 'bytes=4-2' }, 200, '0123456789'],
+    [{ range: 'bytes=0-1,4-5' }, 200, '0123456789'],
+    [{ range: 'lines=1-2' }, 200, '0123456789'],
+    [{ range: 'bytes=2-4', 'if-range': etag }, 206, '234', 'bytes 2-4/10'],
+    [{ range: 'bytes=2-4', 'if-range': '"other"' }, 200, '0123456789']
+  ]
+  for (const [headers, code, body, contentRange] of cases) {
+    const response = await get(headers)
+    t.equal(response.statusCode, code, JSON.stringify(headers))
+    t.equal(response.body, body)
+    t.equal(response.headers['content-range'], contentRange)
+  }
+  const head = await app.inject({ method: 'HEAD', url: '/x' })
+  t.equal(head.headers['content-length'], '10')
+  t.equal(head.body, '')
+  t.match(status(head), HIT)
+  t.equal(calls(), 1)
+
+  const cold = await serve(t, { ttl: '1m' }, () => '0123456789')
+  const part = await cold.get({ range: 'bytes=2-4' })
+  t.equal(part.statusCode, 206)
+  t.equal(part.body, '234', 'the first request may ask for a part')
+  t.equal((await cold.get()).body, '0123456789', 'the whole is stored')
+  t.equal(cold.calls(), 1)
+})
+
+t.test('stale-while-revalidate in the background, through all hooks', async (t) => {
+  let n = 0
+  const { calls, get, app } = await serve(t, { ttl: 30, swr: '1m' }, () => ({ n: ++n }))
+  t.ok(app)
+  await get({ 'x-id': 'a' })
+  await until(async () => (await get()).json().n === 2, { message: 'refreshed' })
+  t.ok(calls() >= 2)
+  const stale = await serve(t, { swr: '1m' }, (_request, reply) => {
+    void reply.header('cache-control', 'max-age=0, stale-while-revalidate=60')
+    return 'x'
+  })
+  await stale.get()
+  t.match(status(await stale.get()), /^flotilla; hit; ttl=(-1|-0|0)/)
+})
+
+t.test('stale-if-error', async (t) => {
+  let broken = false
+  const { get } = await serve(t, { ttl: 20, grace: '1m' }, (_request, reply) => {
+    if (broken) throw new Error('down')
+    void reply.header('x-from', 'handler')
+    return { fine: true }
+  })
+  const first = await get()
+  broken = true
+  await until(async () => /fwd-status=500|ttl=-/.test(status(await get())), { message: 'no longer fresh' })
+  const stale = await get()
+  t.equal(stale.statusCode, 200)
+  t.equal(stale.body, first.body)
+  t.equal(stale.headers['x-from'], 'handler')
+  const none = await serve(t, { ttl: '1m' }, () => {
+    throw new Error('down')
+  })
+  t.equal((await none.get()).statusCode, 500, 'without a stored one it is an error')
+})
+
+t.test('the handler is asked with the stored validators; 304 updates the stored headers', async (t) => {
+  let n = 0
+  const { calls, get } = await serve(t, { ttl: 20 }, (request, reply) => {
+    void reply.header('etag', '"v1"').header('x-count', String(++n))
+    if (request.headers['if-none-match'] === '"v1"') return reply.code(304).send()
+    return { body: true }
+  })
+  const first = await get()
+  await until(async () => (await get()).headers['x-count'] === '2', { message: 'validated' })
+  const again = await get()
+  t.equal(again.statusCode, 200)
+  t.equal(again.body, first.body)
+  t.ok(calls() >= 2)
+  t.equal((await get({ 'if-none-match': '"v1"' })).statusCode, 304)
+  const since = await serve(t, { ttl: '1m' }, (_request, reply) => {
+    void reply.header('last-modified', 'Tue, 01 Jan 2030 00:00:00 GMT')
+    return 'x'
+  })
+  await since.get()
+  t.equal((await since.get({ 'if-modified-since': 'Tue, 01 Jan 2030 00:00:00 GMT' })).statusCode, 304)
+  t.equal((await since.get({ 'if-modified-since': 'Mon, 01 Jan 2029 00:00:00 GMT' })).statusCode, 200)
+})
+
+t.test('streams are stored up to a limit and always passed on', async (t) => {
+  const small = await serve(t, { ttl: '1m' }, (_request, reply) =>
+    reply.type('text/plain').send(Readable.from(['a', 'b', 'c']))
+  )
+  t.equal((await small.get()).body, 'abc')
+  t.equal((await small.get()).body, 'abc')
+  t.equal(small.calls(), 1)
+  const large = await serve(t, { ttl: '1m', maxBody: '1kb' }, (_request, reply) =>
+    reply.type('text/plain').send(Readable.from(['x'.repeat(600), 'y'.repeat(600)]))
+  )
+  t.equal((await large.get()).body.length, 1200)
+  t.equal((await large.get()).body.length, 1200)
+  t.equal(large.calls(), 2)
+  const cut = await serve(t, { ttl: '1m' }, (_request, reply) =>
+    reply
+      .header('content-length', '3')
+      .type('text/plain')
+      .send(Readable.from(['a', 'b', 'c']))
+  )
+  t.equal((await cut.get()).body, 'abc')
+})
+
+t.test('unsafe methods and tags purge', async (t) => {
+  let n = 0
+  const { app, get } = await serve(t, { ttl: '1m', tags: ['posts'] }, (_request, reply) => {
+    void reply.header('cache-tag', 'post:1, post:2')
+    return { n: ++n }
+  })
+  const now = async (url = '/x'): Promise<number> => (await get({}, url)).json().n as number
+  t.equal(await now(), 1)
+  t.equal(await now(), 1)
+  t.equal((await get()).headers['cache-tag'], undefined)
+  await app.cache.invalidateTags(['posts'])
+  t.equal(await now(), 2)
+  await app.cache.invalidateTags(['post:2'])
+  t.equal(await now(), 3, 'tags of the response')
+  const query = await now('/x?page=2')
+  t.equal(await now('/x?page=2'), query)
+  await app.inject({ method: 'POST', url: '/x' })
+  t.equal(await now('/x?page=2'), query + 1, 'POST to the path')
+  await app.inject({ method: 'POST', url: '/other' })
+  t.equal(await now('/x?page=2'), query + 2, 'Location')
+  await app.inject({ method: 'POST', url: '/failing' })
+  t.equal(await now('/x?page=2'), query + 2, 'an error changes nothing')
+  await app.cache.clear()
+  t.equal(await now('/x?page=2'), query + 3, 'clear')
+})
+
+t.test("a request's own hooks win over stored headers", async (t) => {
+  const { get } = await serve(t, { ttl: '1m' }, () => 'x')
+  t.equal((await get({ 'x-id': 'a' })).headers['x-id'], 'a')
+  t.equal((await get({ 'x-id': 'b' })).headers['x-id'], 'b')
+})

@@ -1,0 +1,45 @@
+import { channel } from 'node:diagnostics_channel'
+
+/** A `node:diagnostics_channel` whose message is built only while somebody listens. */
+export interface Channel<Message extends object> {
+  readonly name: string
+  /** True while somebody listens: the way to skip the cost of measuring. */
+  readonly active: boolean
+  publish(message: Message): void
+}
+
+// Node cannot list its channels. A registered symbol, so that two copies of this package share one list.
+const kNames = Symbol.for('flotilla.channels')
+const shared = globalThis as { [kNames]?: Set<string> }
+const names = (shared[kNames] ??= new Set<string>())
+const created = channel('flotilla:channel')
+
+/** The channel `flotilla:<pkg>:<event>`. */
+export function createChannel<Message extends object>(pkg: string, event: string): Channel<Message> {
+  const name = `flotilla:${pkg}:${event}`
+  const target = channel(name)
+  if (!names.has(name)) {
+    names.add(name)
+    created.publish(name)
+  }
+  return {
+    name,
+    get active() {
+      return target.hasSubscribers
+    },
+    publish(message) {
+      if (target.hasSubscribers) target.publish(message)
+    }
+  }
+}
+
+/**
+ * Calls `listener` with the name of each `flotilla:*` channel: those that exist, and later ones as they are
+ * created. Returns what ends it.
+ */
+export function watchChannels(listener: (name: string) => void): () => void {
+  const hear = (name: unknown): void => listener(name as string)
+  created.subscribe(hear)
+  for (const name of names) listener(name)
+  return () => created.unsubscribe(hear)
+}

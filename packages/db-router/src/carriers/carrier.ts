@@ -1,0 +1,12 @@
+import type { ConsistencyToken } from '@flotilla/core'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+
+/** Keeps an author's token from one request to the author's next, which another instance may get. */
+export interface Carrier {
+  /** The tokens the request came with; those that are not ours are ignored. Rejecting means "unknown": reads go to the primary. */
+  load(request: FastifyRequest): ConsistencyToken[] | Promise<ConsistencyToken[]>
+  /** Called before the response is sent, where the request has written. */
+  store(request: FastifyRequest, reply: FastifyReply, token: ConsistencyToken): void | Promise<void>
+  /** Whether `request` carries nothing, told without waiting: then its reads start at once. */
+  isEmpty?(request: FastifyRequest): boolean
+}

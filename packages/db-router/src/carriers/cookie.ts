@@ -1,0 +1,50 @@
+import type { ConsistencyToken } from '@flotilla/core'
+import { parseCookie, stringifySetCookie } from 'cookie'
+import type { FastifyRequest } from 'fastify'
+import type { Carrier } from './carrier.js'
+
+export interface CookieSettings {
+  name: string
+  path: string
+  domain: string | undefined
+  sameSite: 'lax' | 'strict' | 'none'
+  secure: boolean | 'auto'
+  /** Milliseconds. */
+  maxAge: number
+}
+
+/** More of ours than this in one request is not our doing. */
+const MAX_TOKENS = 16
+
+/**
+ * A signed cookie. Each instance sets one of its own (`name-<instance>`): answers to parallel requests, through
+ * two instances, would otherwise overwrite the newer token with the older, and a browser can not take the maximum.
+ */
+export function cookieCarrier(settings: CookieSettings, instance: string): Carrier {
+  const prefix = `${settings.name}-`
+  const mentions = (request: FastifyRequest): boolean => request.headers.cookie?.includes(prefix) === true
+  return {
+    isEmpty: (request) => !mentions(request),
+    load(request) {
+      if (!mentions(request)) return []
+      const tokens: ConsistencyToken[] = []
+      for (const [name, value] of Object.entries(parseCookie(request.headers.cookie!))) {
+        if (name.startsWith(prefix) && value !== undefined && tokens.length < MAX_TOKENS) tokens.push(value)
+      }
+      return tokens
+    },
+    store(request, reply, token) {
+      const cookie = stringifySetCookie({
+        name: prefix + instance,
+        value: token,
+        path: settings.path,
+        ...(settings.domain !== undefined && { domain: settings.domain }),
+        sameSite: settings.sameSite,
+        httpOnly: true,
+        secure: settings.secure === 'auto' ? request.protocol === 'https' : settings.secure,
+        maxAge: Math.ceil(settings.maxAge / 1000)
+      })
+      reply.header('set-cookie', cookie)
+    }
+  }
+}

@@ -1,0 +1,36 @@
+import type { ConsistencyToken } from '@flotilla/core'
+import type { FastifyRequest } from 'fastify'
+import type { Carrier } from './carrier.js'
+
+/** What is used of a session plugin's `request.session`; `update` is atomic where it exists. */
+interface SessionLike {
+  get?(key: string): unknown
+  set?(key: string, value: unknown): unknown
+  update?(key: string, change: (value: unknown) => unknown): Promise<unknown>
+}
+
+const KEY = 'flotilla.db'
+
+/**
+ * In the user's session.
+ * @param merge the later of two tokens
+ */
+export function sessionCarrier(
+  merge: (a: ConsistencyToken, b: ConsistencyToken) => ConsistencyToken
+): Carrier {
+  const sessionOf = (request: FastifyRequest): SessionLike | undefined =>
+    (request as unknown as { session?: SessionLike }).session
+  const merged = (old: unknown, token: ConsistencyToken): ConsistencyToken =>
+    typeof old === 'string' ? merge(old, token) : token
+  return {
+    load(request) {
+      const token = sessionOf(request)?.get?.(KEY)
+      return typeof token === 'string' ? [token] : []
+    },
+    async store(request, _reply, token) {
+      const session = sessionOf(request)
+      if (session?.update) await session.update(KEY, (old) => merged(old, token))
+      else session?.set?.(KEY, merged(session.get?.(KEY), token))
+    }
+  }
+}

@@ -1,0 +1,116 @@
+import { laterOf, type Position } from './token.js'
+
+/** What one author has written and must therefore read: the writes of one request, job, or app. */
+export class CausalSession {
+  /** Reads must see everything up to here. */
+  position: Position | undefined
+  /** Whether a write of this session moved `position`, so that its carrier has something to store. */
+  advanced = false
+  /** Until when only the primary is safe, because a write's position could not be learnt. */
+  #pinnedUntil = 0
+  readonly #pinFor: number
+  /** Writes whose position is still on its way. */
+  settling: Promise<unknown> | undefined
+  /** Fetches what an earlier request wrote; run before the first read, once. */
+  #load: (() => Promise<Position | undefined>) | undefined
+  #loading: Promise<void> | undefined
+  #aborts: Set<() => void> | undefined
+  #aborted = false
+  #parent: CausalSession | undefined
+
+  /**
+   * @param pinFor milliseconds after which a replica that is still in use has caught up in any case
+   * @param load fetches what an earlier request of the same author wrote
+   */
+  constructor(pinFor: number, position?: Position, load?: () => Promise<Position | undefined>) {
+    this.#pinFor = pinFor
+    this.position = position
+    this.#load = load
+  }
+
+  /** Whether a read can be placed without waiting for anything. */
+  get ready(): boolean {
+    return this.#load === undefined && this.settling === undefined
+  }
+
+  async prepare(): Promise<void> {
+    if (this.#load) {
+      this.#loading ??= this.#fetch(this.#load)
+      await this.#loading
+    }
+    while (this.settling) await this.settling
+  }
+
+  async #fetch(load: () => Promise<Position | undefined>): Promise<void> {
+    try {
+      const position = await load()
+      if (position) this.require(position)
+    } catch {
+      // What the author wrote before is unknown: the primary has it in any case.
+      this.pin()
+    }
+    this.#load = undefined
+  }
+
+  /** A write of this session ended at `position`. */
+  wrote(position: Position): void {
+    this.position = laterOf(this.position, position)
+    this.advanced = true
+    this.#pinnedUntil = 0
+  }
+
+  get pinned(): boolean {
+    return this.#pinnedUntil !== 0 && performance.now() < this.#pinnedUntil
+  }
+
+  pin(): void {
+    this.#pinnedUntil = performance.now() + this.#pinFor
+  }
+
+  /** Something at `position` was seen or announced: reads must not be older. */
+  require(position: Position): void {
+    this.position = laterOf(this.position, position)
+  }
+
+  /** Reads wait until `work`, which learns a write's position, is over. */
+  settle(work: Promise<void>): void {
+    const all = Promise.allSettled([this.settling, work]).finally(() => {
+      if (this.settling === all) this.settling = undefined
+    })
+    this.settling = all
+  }
+
+  /** A session that must see what this one must, and more; it ends with this one. */
+  derive(): CausalSession {
+    const derived = new CausalSession(this.#pinFor, this.position, async () => {
+      await this.prepare()
+      if (this.pinned) derived.pin()
+      return this.position
+    })
+    if (this.ready) derived.#load = undefined
+    if (this.pinned) derived.pin()
+    derived.#parent = this
+    return derived
+  }
+
+  get aborted(): boolean {
+    return this.#aborted || this.#parent?.aborted === true
+  }
+
+  /** Cancels what runs; what is asked for later fails at once. */
+  abort(): void {
+    this.#aborted = true
+    for (const cancel of this.#aborts ?? []) cancel()
+    this.#aborts = undefined
+  }
+
+  onAbort(cancel: () => void): void {
+    if (this.#parent) this.#parent.onAbort(cancel)
+    else (this.#aborts ??= new Set()).add(cancel)
+  }
+
+  offAbort(cancel: () => void): void {
+    if (this.#parent) this.#parent.offAbort(cancel)
+    else this.#aborts?.delete(cancel)
+  }
+}

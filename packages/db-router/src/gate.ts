@@ -1,0 +1,167 @@
+import type { CausalSession } from './causal-session.js'
+import { gateChannel } from './channels.js'
+import type { Server } from './server.js'
+import type { Requirement, Topology } from './topology.js'
+
+export interface GateSettings {
+  /** How long a read may wait for a replica to catch up, in milliseconds. */
+  maxWait: number
+  /** False turns read-your-writes off: any replica answers any read. */
+  enabled: boolean
+}
+
+/** Time between two questions to a replica that others wait for, in milliseconds: the first, and the longest. */
+const FIRST_STEP = 1
+const LONGEST_STEP = 8
+/** A replica that nobody waits for is asked at most this often, in milliseconds. */
+const BACKGROUND_STEP = 20
+
+/** Decides which replica may answer a read: one that has replayed what the reader must see. */
+export class Gate {
+  readonly #topology: Topology
+  readonly #settings: GateSettings
+  readonly #asked = new Map<Server, number>()
+  readonly #loops = new Map<Server, { until: number }>()
+  #waiters: {
+    requirement: Exclude<Requirement, 'primary' | undefined>
+    excluded: ReadonlySet<Server>
+    found: (server: Server) => void
+  }[] = []
+
+  constructor(topology: Topology, settings: GateSettings) {
+    this.#topology = topology
+    this.#settings = settings
+  }
+
+  /** What a read of this session must have seen. */
+  requirementOf(session: CausalSession): Requirement {
+    if (!this.#settings.enabled) return undefined
+    if (session.pinned) return 'primary'
+    return session.position ? this.#topology.requirementOf(session.position) : undefined
+  }
+
+  /** A replica known to be far enough, without asking any. */
+  chooseNow(requirement: Requirement, excluded?: ReadonlySet<Server>): Server | undefined {
+    if (requirement === 'primary') return undefined
+    const now = performance.now()
+    let fit: Server[] | undefined
+    let single: Server | undefined
+    for (const server of this.#topology.servers) {
+      if (!this.#topology.readable(server, now) || excluded?.has(server) || !hasReached(server, requirement))
+        continue
+      if (!single) single = server
+      else if (fit) fit.push(server)
+      else fit = [single, server]
+    }
+    if (!fit) {
+      if (single && requirement) gateChannel.publish({ outcome: 'fresh', waited: 0 })
+      return single
+    }
+    if (requirement) gateChannel.publish({ outcome: 'fresh', waited: 0 })
+    return cheaperOfTwo(fit)
+  }
+
+  /** Asks the replicas that should get there within the bound, and waits for the first that does. */
+  async waitForReplica(requirement: Requirement, excluded: ReadonlySet<Server>): Promise<Server | undefined> {
+    if (requirement === 'primary' || requirement === undefined) return undefined
+    const started = performance.now()
+    const { history, servers } = this.#topology
+    const age = history.age(started, requirement.timeline, requirement.lsn)
+    let worthwhile = false
+    const deadline = started + this.#settings.maxWait
+    for (const server of servers) {
+      if (!this.#topology.readable(server, started) || excluded.has(server)) continue
+      if (server.observed!.timeline < requirement.timeline) continue
+      if (server.delay - age <= this.#settings.maxWait) {
+        worthwhile = true
+        this.#ask(server, deadline)
+      } else {
+        // It will not make it for this read; find out for later ones.
+        this.#askInBackground(server, started)
+      }
+    }
+    if (!worthwhile) return undefined
+    const server = await this.#firstToReach(requirement, excluded, this.#settings.maxWait)
+    if (server) gateChannel.publish({ outcome: 'waited', waited: performance.now() - started })
+    return server
+  }
+
+  #firstToReach(
+    requirement: Exclude<Requirement, 'primary' | undefined>,
+    excluded: ReadonlySet<Server>,
+    maxWait: number
+  ): Promise<Server | undefined> {
+    return new Promise((resolve) => {
+      const waiter = {
+        requirement,
+        excluded,
+        found: (server: Server) => {
+          clearTimeout(timer)
+          resolve(server)
+        }
+      }
+      const timer = setTimeout(() => {
+        this.#waiters = this.#waiters.filter((one) => one !== waiter)
+        resolve(undefined)
+      }, maxWait)
+      this.#waiters.push(waiter)
+    })
+  }
+
+  /** Keeps asking a replica while somebody waits for it. */
+  #ask(server: Server, until: number): void {
+    const running = this.#loops.get(server)
+    if (running) {
+      running.until = Math.max(running.until, until)
+      return
+    }
+    const loop = { until }
+    this.#loops.set(server, loop)
+    void this.#run(server, loop).finally(() => this.#loops.delete(server))
+  }
+
+  async #run(server: Server, loop: { until: number }): Promise<void> {
+    let step = FIRST_STEP
+    for (;;) {
+      const lsn = await server.monitor.probe()
+      if (lsn === undefined) return
+      this.#topology.replayed(server, lsn)
+      this.#wake(server)
+      if (this.#waiters.length === 0 || performance.now() >= loop.until) return
+      await new Promise<void>((resolve) => setTimeout(resolve, step))
+      step = Math.min(step * 2, LONGEST_STEP)
+    }
+  }
+
+  #askInBackground(server: Server, now: number): void {
+    if (now - (this.#asked.get(server) ?? 0) < BACKGROUND_STEP) return
+    this.#asked.set(server, now)
+    this.#ask(server, now)
+  }
+
+  #wake(server: Server): void {
+    if (this.#waiters.length === 0 || !this.#topology.readable(server, performance.now())) return
+    const waiting = this.#waiters
+    this.#waiters = []
+    for (const waiter of waiting) {
+      if (!waiter.excluded.has(server) && hasReached(server, waiter.requirement)) waiter.found(server)
+      else this.#waiters.push(waiter)
+    }
+  }
+}
+
+/** Whether the last seen replay position covers it; it can only have grown since. */
+function hasReached(server: Server, requirement: Requirement): boolean {
+  if (requirement === undefined) return true
+  if (requirement === 'primary') return false
+  return server.observed!.timeline >= requirement.timeline && server.replayed >= requirement.lsn
+}
+
+/** Power of two choices: nearly as even as asking all, without all callers rushing to the same best one. */
+function cheaperOfTwo(servers: readonly Server[]): Server {
+  const first = Math.floor(Math.random() * servers.length)
+  const step = 1 + Math.floor(Math.random() * (servers.length - 1))
+  const one = servers[first]!
+  const other = servers[(first + step) % servers.length]!
+  return other.cost < one.cost ? other : one
+}

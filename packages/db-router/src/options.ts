@@ -1,0 +1,250 @@
+import { optionReader, type Duration, type OptionReader, type Secret } from '@flotilla/core'
+import type { RedisClient } from '@flotilla/redis'
+import type { FastifyRequest } from 'fastify'
+import type pg from 'pg'
+import type { BudgetSettings } from './budget.js'
+import type { Carrier } from './carriers/carrier.js'
+import type { CookieSettings } from './carriers/cookie.js'
+import type { PoolSettings } from './connection-pool.js'
+import { OptionError } from './errors.js'
+import type { MonitorSettings } from './monitor.js'
+import { parseServer, type ServerAddress } from './server-address.js'
+
+/** Where a server is: a `postgres://` URL, or what `pg` takes. */
+export type ServerOption = string | pg.ClientConfig
+
+export interface DbRouterOptions {
+  /** The server that takes writes, or several of which one does: roles are observed. */
+  primary: ServerOption | readonly ServerOption[]
+  /** Streaming replicas that answer reads. Default none. */
+  replicas?: readonly ServerOption[]
+  /** Signs the tokens that clients carry, 32 bytes or more; several for rotation, the newest first. */
+  secret?: Secret
+  /**
+   * How an author's token gets to the author's next request. Default `'cookie'` where there are replicas. `'redis'`
+   * needs `redis` or a registered client; `false` keeps it within the request.
+   */
+  carrier?: 'cookie' | 'header' | 'session' | 'redis' | false | Carrier
+  cookie?: Partial<Omit<CookieSettings, 'maxAge'>>
+  /** Name of the header. Default `'x-db-token'`. */
+  header?: string
+  /** The Redis client of `carrier: 'redis'`. */
+  redis?: string | RedisClient | false
+  /** Whose token `carrier: 'redis'` keeps. Default `request.session.userId`. */
+  user?: (request: FastifyRequest) => string | undefined
+  /** How long a token is kept; above `maxLag`, after which no replica in use is older. Default 60 s. */
+  tokenTtl?: Duration
+  /** False: no tokens, and any replica answers any read. Default true where there are replicas. */
+  consistency?: boolean
+  /** `'auto'`: `db.query` sends what is provably a pure SELECT to a replica. Default `'explicit'`: the primary. */
+  route?: 'explicit' | 'auto'
+  /** How long a read waits for a replica to catch up before it goes to the primary. Default 50 ms. */
+  maxWait?: Duration
+  /** A replica further behind is not read from. Default 10 s. */
+  maxLag?: Duration
+  /** How long a write waits for a primary to appear. Default 10 s. */
+  primaryWait?: Duration
+  /** The primary's share for reads that no replica can answer. */
+  fallback?: {
+    /** Reads at a time. Default half of `pool.max`. */
+    concurrency?: number
+    /** Reads that may wait. Default 100 for each at a time. */
+    maxWaiting?: number
+    /** How long. Default 2 s. */
+    wait?: Duration
+  }
+  /** Connections to each server. */
+  pool?: {
+    /** Default 10. */
+    max?: number
+    /** Callers that may wait for one. Default 1,000. */
+    maxWaiting?: number
+    /** How long they wait. Default 5 s. */
+    acquireTimeout?: Duration
+    /** How long connecting may take. Default 5 s. */
+    connectTimeout?: Duration
+    /** Default 30 s. */
+    idleTimeout?: Duration
+    /** Default 30 min. */
+    maxLifetime?: Duration
+  }
+  /** How servers are looked at. */
+  monitor?: {
+    /** Default 500 ms. */
+    interval?: Duration
+    /** Default 1 s. */
+    timeout?: Duration
+  }
+  /** A statement is cancelled after this. Default 30 s, 0 never. */
+  timeout?: Duration
+  transaction?: {
+    /** Runs again after a serialization failure or deadlock. Default 3. */
+    retries?: number
+    /** Rolled back after this. Default 60 s, 0 never. */
+    timeout?: Duration
+  }
+  /** How long `app.close()` waits for what runs. Default 10 s. */
+  closeTimeout?: Duration
+}
+
+/** The options as checked, in milliseconds. */
+export interface Settings {
+  primaries: ServerAddress[]
+  replicas: ServerAddress[]
+  secret: Secret | undefined
+  carrier: 'cookie' | 'header' | 'session' | 'redis' | false | Carrier
+  cookie: CookieSettings
+  header: string
+  redis: string | RedisClient | false | undefined
+  user: (request: FastifyRequest) => string | undefined
+  tokenTtl: number
+  consistency: boolean
+  route: 'explicit' | 'auto'
+  maxWait: number
+  maxLag: number
+  primaryWait: number
+  fallback: BudgetSettings
+  pool: PoolSettings
+  monitor: MonitorSettings
+  timeout: number
+  transaction: { retries: number; timeout: number }
+  closeTimeout: number
+}
+
+/** @throws {OptionError} naming the first option that is wrong */
+export function readOptions(input: unknown): Settings {
+  const options = optionReader('@flotilla/db-router', input, OptionError)
+  const primaries = readServers(options, 'primary')
+  const replicas = options.has('replicas') ? readServers(options, 'replicas') : []
+  if (primaries.length === 0)
+    options.fail('primary', 'a postgres:// URL, a connection object, or a list of them')
+  const all = [...primaries, ...replicas].map((one) => one.name)
+  const twice = all.find((name, index) => all.indexOf(name) !== index)
+  if (twice !== undefined) {
+    throw new OptionError(
+      `@flotilla/db-router: the server ${twice} is listed twice in 'primary' and 'replicas'`
+    )
+  }
+
+  const consistency = options.boolean('consistency', replicas.length > 0)
+  const carrier = readCarrier(options, consistency)
+  const secret = options.has('secret') ? options.secret('secret', 32) : undefined
+  if (secret === undefined) options.raw('secret')
+  if (secret === undefined && (carrier === 'cookie' || carrier === 'header')) {
+    throw new OptionError(
+      `@flotilla/db-router: the ${carrier} that carries read-your-writes to the next request is signed and needs option ` +
+        `'secret' (make one with: node -p "crypto.randomBytes(32).toString('base64url')"), or set carrier: false`
+    )
+  }
+  const maxLag = options.duration('maxLag', { default: 10_000, min: 1 })
+  const monitor = {
+    interval: 500,
+    timeout: 1_000,
+    ...options.group('monitor', (group) => ({
+      interval: group.duration('interval', { default: 500, min: 10 }),
+      timeout: group.duration('timeout', { default: 1_000, min: 10 })
+    }))
+  }
+  const tokenTtl = options.duration('tokenTtl', { default: Math.max(60_000, maxLag * 2), min: 1_000 })
+  if (tokenTtl < maxLag + 2 * (monitor.interval + monitor.timeout)) {
+    throw new OptionError(
+      "@flotilla/db-router: option 'tokenTtl' must be longer than 'maxLag' and two looks of the monitor together: " +
+        'a token may only be forgotten once no replica in use can be older'
+    )
+  }
+  const transaction = {
+    retries: 3,
+    timeout: 60_000,
+    ...options.group('transaction', (group) => ({
+      retries: group.integer('retries', { default: 3, max: 100 }),
+      timeout: group.duration('timeout', { default: 60_000 })
+    }))
+  }
+  const timeout = options.duration('timeout', { default: 30_000, max: 2_147_483_647 })
+  const pool = readPool(options, timeout, transaction.timeout)
+  const settings: Settings = {
+    primaries,
+    replicas,
+    secret,
+    carrier,
+    consistency,
+    tokenTtl,
+    maxLag,
+    monitor,
+    transaction,
+    timeout,
+    pool,
+    cookie: readCookie(options, tokenTtl),
+    header: options.string('header', 'x-db-token').toLowerCase(),
+    redis: options.raw('redis'),
+    user: options.func('user', sessionUser),
+    route: options.oneOf('route', ['explicit', 'auto'], 'explicit'),
+    maxWait: options.duration('maxWait', { default: 50, max: 10_000 }),
+    primaryWait: options.duration('primaryWait', { default: 10_000 }),
+    fallback: readFallback(options, pool.max),
+    closeTimeout: options.duration('closeTimeout', { default: 10_000 })
+  }
+  options.done()
+  return settings
+}
+
+function sessionUser(request: FastifyRequest): string | undefined {
+  return (request as unknown as { session?: { userId?: string } }).session?.userId
+}
+
+function readServers(options: OptionReader, name: string): ServerAddress[] {
+  const value = options.raw(name)
+  return (Array.isArray(value) ? value : [value]).map(
+    (one) => parseServer(one) ?? options.fail(name, 'postgres:// URLs or connection objects with a host')
+  )
+}
+
+function readCarrier(options: OptionReader, consistency: boolean): Settings['carrier'] {
+  const value = options.raw<Settings['carrier']>('carrier')
+  if (!consistency) return false
+  if (value === undefined) return 'cookie'
+  if (typeof value === 'object' && value !== null) {
+    if (typeof value.load === 'function' && typeof value.store === 'function') return value
+    return options.fail('carrier', 'an object with load and store')
+  }
+  return options.oneOf('carrier', ['cookie', 'header', 'session', 'redis', false], 'cookie')
+}
+
+function readCookie(options: OptionReader, maxAge: number): CookieSettings {
+  const read = (group: OptionReader | undefined): CookieSettings => ({
+    name: group?.string('name', 'flotilla-db') ?? 'flotilla-db',
+    path: group?.string('path', '/') ?? '/',
+    domain: group?.string('domain', undefined),
+    sameSite: group?.oneOf('sameSite', ['lax', 'strict', 'none'], 'lax') ?? 'lax',
+    secure: group?.oneOf('secure', [true, false, 'auto'], 'auto') ?? 'auto',
+    maxAge
+  })
+  return options.group('cookie', read) ?? read(undefined)
+}
+
+function readPool(options: OptionReader, statementTimeout: number, idleInTransaction: number): PoolSettings {
+  const read = (group: OptionReader | undefined): PoolSettings => ({
+    max: group?.integer('max', { default: 10, min: 1, max: 10_000 }) ?? 10,
+    maxWaiting: group?.integer('maxWaiting', { default: 1_000 }) ?? 1_000,
+    acquireTimeout: group?.duration('acquireTimeout', { default: 5_000, min: 1 }) ?? 5_000,
+    connectTimeout: group?.duration('connectTimeout', { default: 5_000, min: 1 }) ?? 5_000,
+    idleTimeout: group?.duration('idleTimeout', { default: 30_000, min: 1 }) ?? 30_000,
+    maxLifetime: group?.duration('maxLifetime', { default: 1_800_000, min: 1_000 }) ?? 1_800_000,
+    statementTimeout,
+    idleInTransaction
+  })
+  return options.group('pool', read) ?? read(undefined)
+}
+
+function readFallback(options: OptionReader, max: number): BudgetSettings {
+  const half = Math.max(1, Math.floor(max / 2))
+  const read = (group: OptionReader | undefined): BudgetSettings => {
+    const concurrency = group?.integer('concurrency', { default: half, min: 1 }) ?? half
+    return {
+      concurrency,
+      maxWaiting: group?.integer('maxWaiting', { default: concurrency * 100 }) ?? concurrency * 100,
+      wait: group?.duration('wait', { default: 2_000 }) ?? 2_000
+    }
+  }
+  return options.group('fallback', read) ?? read(undefined)
+}

@@ -1,0 +1,100 @@
+import type { ConsistencyToken } from '@flotilla/core'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { CausalSession } from './causal-session.js'
+import type { Carrier } from './carriers/carrier.js'
+import { createDatabase, type Database, type DatabaseParts } from './database.js'
+import { laterOf, type Position } from './token.js'
+
+const kReply = Symbol('flotilla.db.reply')
+const kAuthor = Symbol('flotilla.db.author')
+
+interface Author {
+  readonly session: CausalSession
+  readonly database: Database
+}
+
+type OurRequest = FastifyRequest & { [kReply]?: FastifyReply; [kAuthor]?: Author }
+
+/** Gives each request a database of its own: bound to its author's writes, and cancelled with it. */
+export function bindToRequests(
+  fastify: FastifyInstance,
+  parts: DatabaseParts,
+  carrier: Carrier | undefined
+): void {
+  fastify.decorateRequest('db', {
+    getter(this: FastifyRequest): Database {
+      return ((this as OurRequest)[kAuthor] ??= createAuthor(this as OurRequest, parts, carrier)).database
+    }
+  })
+  fastify.addHook('onRequest', (request, reply, done) => {
+    ;(request as OurRequest)[kReply] = reply
+    done()
+  })
+  if (!carrier) return
+  fastify.addHook('onSend', (request, reply, payload, done) => {
+    const session = (request as OurRequest)[kAuthor]?.session
+    if (!session || (!session.advanced && !session.settling)) return done(null, payload)
+    void keep(request, reply, session, parts, carrier, () => done(null, payload))
+  })
+}
+
+async function keep(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  session: CausalSession,
+  parts: DatabaseParts,
+  carrier: Carrier,
+  done: () => void
+): Promise<void> {
+  try {
+    await store(request, reply, session, parts, carrier)
+  } catch (error) {
+    // The write stands; only its author's next request may miss it. Failing the response would hide the write.
+    request.log.error(
+      { err: error, plugin: '@flotilla/db-router' },
+      'The position of a write could not be kept'
+    )
+  }
+  done()
+}
+
+function createAuthor(request: OurRequest, parts: DatabaseParts, carrier: Carrier | undefined): Author {
+  const load =
+    carrier && !carrier.isEmpty?.(request) ? () => loadPosition(request, parts, carrier) : undefined
+  const session = new CausalSession(parts.settings.tokenTtl, undefined, load)
+  const response = request[kReply]?.raw
+  response?.once('close', () => {
+    if (!response.writableFinished) session.abort()
+  })
+  return { session, database: createDatabase(parts, session) }
+}
+
+async function loadPosition(
+  request: FastifyRequest,
+  parts: DatabaseParts,
+  carrier: Carrier
+): Promise<Position | undefined> {
+  const tokens = await carrier.load(request)
+  let latest: Position | undefined
+  for (const token of tokens) {
+    const position = parts.codec.decode(token)
+    if (position) latest = laterOf(latest, position)
+  }
+  return latest
+}
+
+async function store(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  session: CausalSession,
+  parts: DatabaseParts,
+  carrier: Carrier
+): Promise<void> {
+  while (session.settling) await session.settling
+  if (!session.advanced || !session.position) return
+  // Answers to one browser may overtake each other; the instance's newest position covers all it has answered.
+  const { newest } = parts.router.topology
+  const position = newest ? laterOf(session.position, newest) : session.position
+  const token: ConsistencyToken = parts.codec.encode(position)
+  await carrier.store(request, reply, token)
+}

@@ -1,0 +1,143 @@
+import { Client, Query, type ClientConfig, type QueryConfig, type QueryResult } from 'pg'
+
+/** A statement as `pg` takes it. */
+export type Statement = QueryConfig & { rowMode?: 'array'; queryMode?: 'extended' }
+
+export type StatementCallback = (error: Error | undefined, result: QueryResult) => void
+
+/**
+ * A connection that knows which server process answers it. It pipelines: several statements go out at once and
+ * are answered in order, which is what lets a write carry the question for its own position with it.
+ */
+export class RouterClient extends Client {
+  declare pipeline: boolean
+  declare release: (error?: Error | boolean) => void
+  /** The pool's own `release`, whatever a borrower has in its place. */
+  giveBack: (error?: Error | boolean) => void = () => {}
+  /** When the answering server was started, as text: a restart or another server shows another. */
+  identity = ''
+  /** Whether a transaction pooler stands between: no session state, and another server at any time. */
+  pooled = false
+  /** The `statement_timeout` set on this session, in milliseconds. */
+  statementTimeout = 0
+
+  constructor(config: ClientConfig) {
+    super({ ...config, pipeline: true })
+    // Without a listener, an error between two statements ends the process.
+    this.on('error', () => {})
+  }
+
+  /** The backend's process id and key as told at connect; a pooler makes up its own. */
+  get backend(): { processId: number; secretKey: number } {
+    const { processID, secretKey } = this as unknown as { processID: number; secretKey: number }
+    return { processId: processID, secretKey }
+  }
+
+  /** Whether it can not take another statement. */
+  get broken(): boolean {
+    const { _queryable, _ending } = this as unknown as { _queryable: boolean; _ending: boolean }
+    return !_queryable || _ending
+  }
+
+  /** Sends a statement without a promise of its own. */
+  send(statement: Statement, callback: StatementCallback): void {
+    const done = callback as (error: Error | undefined, result: QueryResult) => void
+    try {
+      if (isPlain(statement)) {
+        // The driver clones objects, property by property; a query object of its own it takes as it is.
+        const query = new Query(statement.text, statement.values as unknown[], done) as Query & {
+          name?: string
+        }
+        if (statement.name !== undefined) query.name = statement.name
+        super.query(query)
+      } else {
+        super.query(statement, done as (error: Error, result: QueryResult) => void)
+      }
+    } catch (error) {
+      process.nextTick(callback, error, undefined)
+    }
+  }
+
+  /** What `work` sends goes out as one packet. */
+  together(work: () => void): void {
+    const { stream } = this.connection
+    stream.cork()
+    try {
+      work()
+    } finally {
+      stream.uncork()
+    }
+  }
+
+  /** Has the server itself give up after this many milliseconds; sent along with what comes next. */
+  limit(timeout: number): void {
+    const wanted = serverTimeout(timeout)
+    // A pooled session is not ours to set; there the router's own timer has to do.
+    if (this.pooled || wanted === this.statementTimeout) return
+    this.statementTimeout = wanted
+    this.send({ text: `set statement_timeout = ${wanted}` }, () => {})
+  }
+
+  /** Drops the connection at once; whatever it was doing fails with `error`. */
+  destroy(error: Error): void {
+    this.connection.stream.destroy(error)
+  }
+}
+
+/** The server's limit is the second line, for when this process can not cancel: a little later than its own. */
+const serverTimeout = (timeout: number): number => (timeout > 0 ? Math.ceil(timeout) + 1_000 : 0)
+
+/** What a new session is set up with, where sessions are ours to set up. */
+export interface SessionSettings {
+  statementTimeout: number
+  idleInTransaction: number
+}
+
+/**
+ * Learns who answers, in one round trip. A pooler gives clients process ids of its own, so a backend that does
+ * not know itself by ours tells of one; then nothing may be set that outlives a transaction.
+ */
+export function greet(client: RouterClient, settings: SessionSettings, timeout: number): Promise<void> {
+  const { processId } = client.backend
+  const own = `pg_backend_pid() = ${processId}`
+  const statementTimeout = serverTimeout(settings.statementTimeout)
+  const text =
+    `select ${own}, extract(epoch from pg_postmaster_start_time())::text, case when ${own} then ` +
+    `set_config('statement_timeout', '${statementTimeout}', false) || ` +
+    `set_config('idle_in_transaction_session_timeout', '${Math.ceil(settings.idleInTransaction)}', false) end`
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => client.destroy(new Error('The server did not answer')), timeout)
+    timer.unref()
+    client.send({ text, rowMode: 'array' }, (error, result) => {
+      clearTimeout(timer)
+      if (error) return reject(error)
+      const [direct, identity] = result.rows[0] as unknown as [boolean, string]
+      client.identity = identity
+      client.pooled = !direct
+      client.statementTimeout = direct ? statementTimeout : 0
+      resolve()
+    })
+  })
+}
+
+/** A pooler may hand a named statement to a session that never prepared it. */
+export function withoutName(statement: Statement, client: RouterClient): Statement {
+  if (!client.pooled || statement.name === undefined) return statement
+  const { name: _, ...unnamed } = statement
+  return unnamed
+}
+
+/** Whether a statement asks for nothing but text, values and a name. */
+function isPlain(
+  statement: Statement & { rows?: unknown; binary?: unknown; portal?: unknown; query_timeout?: unknown }
+): boolean {
+  return (
+    statement.rowMode === undefined &&
+    statement.types === undefined &&
+    statement.queryMode === undefined &&
+    statement.rows === undefined &&
+    statement.binary === undefined &&
+    statement.portal === undefined &&
+    statement.query_timeout === undefined
+  )
+}

@@ -1,0 +1,95 @@
+import type pg from 'pg'
+import { Breaker } from './breaker.js'
+import { ConnectionPool, type PoolSettings } from './connection-pool.js'
+import type { Lsn } from './lsn.js'
+import { Monitor, type MonitorSettings } from './monitor.js'
+import type { Observation } from './observation.js'
+import type { RouterClient } from './router-client.js'
+import { isConnectionError, isServerError } from './sqlstate.js'
+
+export type ServerState = 'unknown' | 'up' | 'down' | 'foreign'
+
+const BREAKER_THRESHOLD = 3
+/** Half-life of a latency measurement, in milliseconds. */
+const LATENCY_HALF_LIFE = 2_000
+
+/** One server: its connections, what was last seen of it, and how fast it answers. */
+export class Server {
+  readonly name: string
+  /** Which option listed it; the role it has is observed. */
+  readonly listed: 'primary' | 'replica'
+  readonly pool: ConnectionPool
+  readonly monitor: Monitor
+  readonly breaker = new Breaker(BREAKER_THRESHOLD)
+  state: ServerState = 'unknown'
+  reason: string | undefined
+  /** What the last look failed with. */
+  error: Error | undefined
+  /** It would take writes, but another server is the primary now. */
+  fenced = false
+  observed: Observation | undefined
+  /** The timelines of the cluster's servers seen at this address, by identity: more than one behind a pooler or a VIP. */
+  readonly known = new Map<string, number>()
+  /** A replica's last seen replay position: it never goes back, so what was seen is a lower bound. */
+  replayed: Lsn = 0n
+  /** Milliseconds behind the primary; meaningful for a replica. */
+  lag = 0
+  ejected = false
+  /** How long after the primary this replica replays, estimated, in milliseconds. */
+  delay = 0
+  inFlight = 0
+  #latency = 0
+  #measuredAt = 0
+
+  constructor(
+    name: string,
+    listed: 'primary' | 'replica',
+    config: pg.ClientConfig,
+    pool: PoolSettings,
+    monitor: MonitorSettings,
+    report: (server: Server, observation: Observation | undefined, error?: Error) => void
+  ) {
+    this.name = name
+    this.listed = listed
+    this.pool = new ConnectionPool(name, config, pool)
+    this.monitor = new Monitor(config, monitor, (observation, error) => report(this, observation, error))
+  }
+
+  /** Milliseconds a statement takes, recent ones counting most. */
+  get latency(): number {
+    return this.#latency
+  }
+
+  /** What a further statement would cost here: the load balancer picks the lower of two. */
+  get cost(): number {
+    return (this.inFlight + 1) * (this.#latency + 0.05)
+  }
+
+  began(): void {
+    this.inFlight++
+    this.breaker.begin()
+  }
+
+  /** A statement ended; `error` is what the driver said, if anything. */
+  ended(now: number, duration: number, error: Error | undefined): void {
+    this.inFlight--
+    if (error && isConnectionError(error)) return this.breaker.failed(now)
+    if (error && !isServerError(error)) return this.breaker.undecided()
+    this.breaker.succeeded()
+    // A rise counts at once, a fall is averaged in over time: a server that turns slow is left quickly.
+    const weight = duration > this.#latency ? 0.5 : 1 - 2 ** (-(now - this.#measuredAt) / LATENCY_HALF_LIFE)
+    this.#latency += (duration - this.#latency) * Math.max(weight, 0.02)
+    this.#measuredAt = now
+  }
+
+  /** A statement ended because its caller gave up: that says nothing about the server. */
+  gaveUp(): void {
+    this.inFlight--
+    this.breaker.undecided()
+  }
+
+  /** Whether this very connection leads to the server that the monitor looks at. */
+  identifies(client: RouterClient): boolean {
+    return !client.pooled && client.identity === this.observed?.identity
+  }
+}

@@ -1,0 +1,60 @@
+import { formatLsn } from './lsn.js'
+import type { Router } from './router.js'
+import type { Server } from './server.js'
+
+export interface ServerStatus {
+  /** `host:port/database`. */
+  readonly name: string
+  readonly role: 'primary' | 'replica' | 'unknown'
+  /** `fenced`: it would take writes but another server was promoted; `ejected`: too far behind; `foreign`: another cluster. */
+  readonly state: 'up' | 'down' | 'unknown' | 'fenced' | 'ejected' | 'foreign'
+  readonly reason: string | undefined
+  /** Milliseconds behind the primary; of a replica. */
+  readonly lag: number | undefined
+  readonly lsn: string | undefined
+  readonly timeline: number | undefined
+  /** Whether a transaction pooler stands between. */
+  readonly pooled: boolean
+  /** Milliseconds a statement takes, recent ones counting most. */
+  readonly latency: number
+  readonly inFlight: number
+  readonly breaker: 'closed' | 'open' | 'half-open'
+  readonly connections: { readonly total: number; readonly idle: number; readonly waiting: number }
+}
+
+export interface DatabaseStatus {
+  /** Name of the server that takes writes, where one is known. */
+  readonly primary: string | undefined
+  readonly servers: readonly ServerStatus[]
+  /** Reads at the primary for want of a replica. */
+  readonly fallback: { readonly running: number; readonly waiting: number }
+}
+
+export function describe(router: Router): DatabaseStatus {
+  const { primary, servers } = router.topology
+  return {
+    primary: primary?.name,
+    servers: servers.map((server) => describeServer(server, server === primary)),
+    fallback: { running: router.budget.running, waiting: router.budget.waiting }
+  }
+}
+
+function describeServer(server: Server, isPrimary: boolean): ServerStatus {
+  const { observed } = server
+  const recovery = observed?.recovery
+  return {
+    name: server.name,
+    role: isPrimary ? 'primary' : recovery ? 'replica' : 'unknown',
+    state:
+      server.state !== 'up' ? server.state : server.fenced ? 'fenced' : server.ejected ? 'ejected' : 'up',
+    reason: server.reason,
+    lag: recovery ? server.lag : undefined,
+    lsn: observed && formatLsn(recovery && server.replayed > observed.lsn ? server.replayed : observed.lsn),
+    timeline: observed?.timeline,
+    pooled: observed?.pooled === true,
+    latency: server.latency,
+    inFlight: server.inFlight,
+    breaker: server.breaker.state,
+    connections: { total: server.pool.total, idle: server.pool.idle, waiting: server.pool.waiting }
+  }
+}

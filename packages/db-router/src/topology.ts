@@ -1,0 +1,280 @@
+import { because, NoPrimaryError, retryAfter } from './errors.js'
+import { serverChannel, type ServerMessage } from './channels.js'
+import type { PositionSink } from './capture.js'
+import { endOfRecord, type Lsn, type WalLayout } from './lsn.js'
+import type { Observation } from './observation.js'
+import type { Server } from './server.js'
+import { codeOf, isMisconfigured, isServerError } from './sqlstate.js'
+import type { Position } from './token.js'
+import { WalHistory } from './wal-history.js'
+
+/** What a read must have seen, in terms of the cluster as it is now. */
+export type Requirement = { readonly timeline: number; readonly lsn: Lsn } | 'primary' | undefined
+
+interface Log {
+  info(details: object, message: string): void
+  warn(details: object, message: string): void
+  error(details: object, message: string): void
+}
+
+interface TopologySettings {
+  /** A replica further behind is not read from, in milliseconds. */
+  maxLag: number
+  /** How long a write waits for a primary, in milliseconds. */
+  primaryWait: number
+}
+
+/** Failed looks in a row before the primary is taken for gone: one may be a hiccup. */
+const PRIMARY_FAILURES = 2
+/** How long a look that found the fenced server to be the primary after all is believed, in milliseconds. */
+const CONFIRMED_FOR = 5_000
+
+/** The servers and their roles, as observed: which one takes writes, which ones may answer reads. */
+export class Topology implements PositionSink {
+  readonly history = new WalHistory()
+  readonly servers: Server[] = []
+  systemId: bigint | undefined
+  layout: WalLayout | undefined
+  /** The newest position this instance knows to be committed. */
+  newest: Position | undefined
+  readonly #settings: TopologySettings
+  readonly #log: Log
+  readonly #failures = new Map<Server, number>()
+  #primary: Server | undefined
+  #waiters: (() => void)[] = []
+  /** The server that was fenced for refusing a write, until it has been looked at. */
+  #suspect: Server | undefined
+  #confirmedUntil = 0
+
+  constructor(settings: TopologySettings, log: Log) {
+    this.#settings = settings
+    this.#log = log
+  }
+
+  get primary(): Server | undefined {
+    return this.#primary
+  }
+
+  /** Whether reads may go to this server as a replica. */
+  readable(server: Server, now: number): boolean {
+    return (
+      server.state === 'up' &&
+      server.observed?.recovery === true &&
+      !server.ejected &&
+      server.breaker.allows(now)
+    )
+  }
+
+  /** How long a write waits for a primary, in milliseconds. */
+  get primaryWait(): number {
+    return this.#settings.primaryWait
+  }
+
+  /** The primary, waiting for one for a bounded time. */
+  async waitForPrimary(): Promise<Server> {
+    if (this.#primary) return this.#primary
+    const deadline = performance.now() + this.#settings.primaryWait
+    for (const server of this.servers) void server.monitor.look()
+    while (!this.#primary) {
+      const left = deadline - performance.now()
+      if (left <= 0) throw this.#noPrimary()
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, left)
+        this.#waiters.push(() => {
+          clearTimeout(timer)
+          resolve()
+        })
+      })
+    }
+    return this.#primary
+  }
+
+  #noPrimary(): Error {
+    const states = this.servers.map((one) => `${one.name}: ${one.observed?.recovery ? 'replica' : one.state}`)
+    return retryAfter(new NoPrimaryError(states.join(', ')), this.#settings.primaryWait)
+  }
+
+  /** A write was refused as read-only: nothing goes there until a look shows a primary again. */
+  fence(server: Server, reason: string): void {
+    // A look just said it is no replica: then it is a setting that refuses the write, and fencing would not help.
+    if (server !== this.#primary || performance.now() < this.#confirmedUntil) return
+    server.state = 'unknown'
+    server.reason = reason
+    this.#primary = undefined
+    this.#suspect = server
+    this.#tell(server, 'fenced', reason)
+    // Statements under way could still be accepted by a primary that was replaced.
+    server.pool.destroyAll(new Error(`${server.name} is fenced: ${reason}`))
+    for (const one of this.servers) void one.monitor.look()
+  }
+
+  /** Takes in what a monitor saw. */
+  report(server: Server, observation: Observation | undefined, error?: Error): void {
+    if (!observation) return this.#lost(server, error)
+    const now = performance.now()
+    const before = server.observed
+    server.observed = observation
+    this.#failures.delete(server)
+    server.breaker.reachable()
+    if (before && before.identity !== observation.identity) this.#replaced(server, observation)
+    this.#learnCluster(server, observation)
+    if (this.systemId !== undefined && observation.systemId !== this.systemId) return this.#foreign(server)
+    remember(server, observation)
+    if (server.state !== 'up') this.#tell(server, 'up')
+    server.state = 'up'
+    server.reason = undefined
+    server.error = undefined
+    if (observation.recovery) this.#sawReplica(server, observation, before, now)
+    this.#elect()
+    if (server !== this.#primary) return
+    if (this.#suspect === server) this.#confirmedUntil = now + CONFIRMED_FOR
+    this.#suspect = undefined
+    this.history.add(now, observation.timeline, endOfRecord(observation.lsn, this.layout))
+  }
+
+  /** A position the primary has just reported to a write. */
+  reached(position: Position): void {
+    if (!this.newest || position.timeline > this.newest.timeline || position.lsn > this.newest.lsn) {
+      this.newest = position
+    }
+    this.history.add(performance.now(), position.timeline, position.lsn)
+    if (position.timeline > (this.#primary?.observed?.timeline ?? 0)) void this.#primary?.monitor.look()
+  }
+
+  /** A replica's replay position, newly seen. */
+  replayed(server: Server, lsn: Lsn): void {
+    const { observed } = server
+    if (!observed?.recovery) return
+    if (lsn > server.replayed) server.replayed = lsn
+    const now = performance.now()
+    const lag = this.history.lag(now, observed.timeline, server.replayed)
+    // Behind: it takes at least that long. Not behind: it takes no longer than the newest sample is old.
+    server.delay =
+      lag > 0 ? Math.max(lag, server.delay * 0.9) : Math.min(server.delay, this.history.sinceLast(now))
+  }
+
+  /** What `position` asks of a replica now. */
+  requirementOf(position: Position | undefined): Requirement {
+    if (!position) return undefined
+    const current = this.history.timeline
+    if (this.systemId === undefined || position.systemId !== this.systemId) return 'primary'
+    if (position.timeline === current) return position
+    if (position.timeline > current) {
+      // News of a promotion this instance has not seen.
+      for (const server of this.servers) void server.monitor.look()
+      return 'primary'
+    }
+    const lsn = this.history.firstOf(current)
+    return lsn === undefined ? 'primary' : { timeline: current, lsn }
+  }
+
+  #lost(server: Server, error: Error | undefined): void {
+    const failures = (this.#failures.get(server) ?? 0) + 1
+    this.#failures.set(server, failures)
+    server.reason = error?.message ?? 'not reachable'
+    server.error = error
+    if (server === this.#primary) {
+      // Open connections outlive a password change; and one late answer is not yet an outage.
+      if (isMisconfigured(error) || (codeOf(error) !== 'ECONNREFUSED' && failures < PRIMARY_FAILURES)) {
+        this.#log.warn({ server: server.name, err: error }, `${server.name}: ${server.reason}`)
+        return
+      }
+    }
+    if (server.state === 'down') return
+    server.state = 'down'
+    server.breaker.failed(performance.now())
+    this.#tell(server, 'down', server.reason)
+    // Statements waiting for a server that no longer answers fail now, and reads go elsewhere.
+    if (!isServerError(error))
+      server.pool.destroyAll(because(new Error(`${server.name} does not answer`), error))
+    if (server === this.#primary) this.#elect()
+  }
+
+  #replaced(server: Server, observation: Observation): void {
+    server.replayed = 0n
+    server.pool.destroyWhere(
+      (client) => !client.pooled && client.identity !== '' && client.identity !== observation.identity,
+      new Error(`${server.name} is another server than before`)
+    )
+  }
+
+  #foreign(server: Server): void {
+    const known = server.state === 'foreign'
+    server.state = 'foreign'
+    server.reason = 'it belongs to another cluster: its system identifier differs'
+    if (!known) this.#tell(server, 'foreign', server.reason)
+    if (server === this.#primary) this.#elect()
+  }
+
+  #learnCluster(server: Server, observation: Observation): void {
+    this.layout ??= observation.layout
+    if (this.systemId !== undefined) return
+    this.systemId = this.#referenceSystem(server, observation)
+    if (this.systemId === undefined) return
+    for (const one of this.servers) {
+      if (one.observed && one !== server && one.observed.systemId !== this.systemId) this.#foreign(one)
+    }
+  }
+
+  /** The first server listed as primary that is seen names the cluster, a real primary before others. */
+  #referenceSystem(server: Server, observation: Observation): bigint | undefined {
+    if (server.listed === 'primary' && !observation.recovery) return observation.systemId
+    const listed = this.servers.filter((one) => one.listed === 'primary')
+    if (listed.some((one) => one.state === 'unknown' && one !== server)) return undefined
+    return listed.find((one) => one.observed)?.observed?.systemId ?? observation.systemId
+  }
+
+  #sawReplica(server: Server, observation: Observation, before: Observation | undefined, now: number): void {
+    if (before && before.timeline !== observation.timeline) server.replayed = 0n
+    this.replayed(server, observation.lsn)
+    const { history } = this
+    // Further back than the history reaches, only the replica itself can say how far.
+    const known = history.lsn === undefined || history.knows(observation.timeline, observation.lsn)
+    const lag = history.lag(now, observation.timeline, observation.lsn)
+    server.lag = known || lag === 0 ? lag : Math.max(lag, (observation.sinceReplay ?? 0) * 1000)
+    const ejected = server.lag > this.#settings.maxLag
+    if (ejected && !server.ejected) this.#tell(server, 'ejected', `${Math.round(server.lag)} ms behind`)
+    server.ejected = ejected
+  }
+
+  /** The server that takes writes: not in recovery, and on the latest timeline. */
+  #elect(): void {
+    const able = this.servers.filter((one) => one.state === 'up' && one.observed?.recovery === false)
+    const latest = Math.max(0, ...able.map((one) => one.observed!.timeline))
+    const best = able.filter((one) => one.observed!.timeline === latest)
+    const chosen = this.#primary && best.includes(this.#primary) ? this.#primary : best[0]
+    for (const one of able) {
+      if (one !== chosen && !one.fenced) {
+        one.reason = `${chosen!.name} was promoted`
+        this.#tell(one, 'fenced', one.reason)
+        one.pool.destroyAll(new Error(`${one.name} is fenced: ${one.reason}`))
+      }
+      one.fenced = one !== chosen
+    }
+    const before = this.#primary
+    if (chosen === before) return
+    this.#primary = chosen
+    if (!chosen) return
+    if (before || (this.history.timeline > 0 && latest > this.history.timeline))
+      this.#tell(chosen, 'promoted')
+    this.history.add(performance.now(), latest, endOfRecord(chosen.observed!.lsn, this.layout))
+    const waiters = this.#waiters
+    this.#waiters = []
+    for (const wake of waiters) wake()
+  }
+
+  #tell(server: Server, event: ServerMessage['event'], reason?: string): void {
+    serverChannel.publish({ server: server.name, event, ...(reason !== undefined && { reason }) })
+    const level = event === 'foreign' ? 'error' : event === 'up' || event === 'promoted' ? 'info' : 'warn'
+    this.#log[level]({ server: server.name, event, reason }, `${server.name} is ${event}`)
+  }
+}
+
+/** Servers behind one address, at most; restarts make new ones of the same. */
+const MAX_KNOWN = 16
+
+function remember(server: Server, { identity, timeline }: Observation): void {
+  server.known.delete(identity)
+  server.known.set(identity, timeline)
+  if (server.known.size > MAX_KNOWN) server.known.delete(server.known.keys().next().value!)
+}

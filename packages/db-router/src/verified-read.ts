@@ -1,0 +1,56 @@
+import type { RouterClient, Statement, StatementCallback } from './router-client.js'
+import type { Server } from './server.js'
+import { parseLsn, type Lsn } from './lsn.js'
+import type { Requirement } from './topology.js'
+
+// READ COMMITTED by name: each statement then sees at least what the one before it found replayed. A snapshot kept
+// for the whole transaction could be older than the position read in it.
+const OPEN =
+  'begin isolation level read committed read only; select pg_last_wal_replay_lsn()::text, ' +
+  'extract(epoch from pg_postmaster_start_time())::text, pg_is_in_recovery() /* flotilla: verify */'
+
+/** Whoever answered had not replayed what the read must see, or is not known. */
+export class NotFreshError extends Error {}
+
+/**
+ * A read that brings its proof along, for connections that may lead to any of several servers (a transaction pooler,
+ * an address that moves): the answering server's own position is asked for in the same transaction and the same
+ * flight, so it costs no round trip, and a late server's rows are thrown away.
+ *
+ * @param replayed gets the position where the server is the one that the monitor looks at
+ */
+export function sendVerified(
+  client: RouterClient,
+  server: Server,
+  statement: Statement,
+  requirement: Exclude<Requirement, 'primary' | undefined>,
+  replayed: (lsn: Lsn) => void,
+  callback: StatementCallback
+): void {
+  let failure: Error | undefined
+  let answer: Parameters<StatementCallback> | undefined
+  client.together(() => {
+    client.send({ text: OPEN, rowMode: 'array' }, (error, results) => {
+      if (error) {
+        failure = error
+        return
+      }
+      const [, select] = results as unknown as { rows: [string | null, string, boolean][] }[]
+      const [text, identity, recovery] = select!.rows[0]!
+      const lsn = parseLsn(text)
+      const timeline = server.known.get(identity)
+      if (lsn !== undefined && recovery && identity === server.observed?.identity) replayed(lsn)
+      const fresh =
+        recovery && lsn !== undefined && lsn >= requirement.lsn && (timeline ?? 0) >= requirement.timeline
+      if (!fresh) failure = new NotFreshError(`${server.name} has not replayed what the read must see`)
+    })
+    client.send(statement, (error, result) => {
+      answer = [error, result]
+    })
+    client.send({ text: 'commit' }, (error) => {
+      const [failed, result] = answer!
+      // The statement's own error counts only if the server was entitled to answer it.
+      callback(failure ?? failed ?? error, result)
+    })
+  })
+}

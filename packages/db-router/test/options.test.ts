@@ -1,0 +1,179 @@
+import { startPostgres, startProxy } from '@flotilla/testbed'
+import Fastify from 'fastify'
+import { createServer } from 'node:net'
+import { once } from 'node:events'
+import type { AddressInfo } from 'node:net'
+import t from 'tap'
+import flotillaDbRouter, { flotillaDbRouter as named, type DbRouterOptions } from '../src/index.js'
+import { codeOf, createApp, secret } from './fixtures/app-in-process.js'
+
+const url = 'postgres://user:secret-password@127.0.0.1:1/app'
+
+const registering = async (options: unknown): Promise<string | undefined> => {
+  const app = Fastify()
+  try {
+    await app.register(flotillaDbRouter, options as DbRouterOptions)
+    await app.ready()
+    return undefined
+  } catch (error) {
+    const { code, message } = error as Error & { code?: string }
+    return `${code} ${message}`
+  } finally {
+    await app.close()
+  }
+}
+
+t.test('a wrong option fails register before anything is opened, and is named', async (sub) => {
+  const wrong: [unknown, RegExp][] = [
+    [{}, /'primary'/],
+    [{ primary: 'mysql://a/b' }, /'primary'/],
+    [{ primary: [] }, /'primary'/],
+    [{ primary: 'not a url' }, /'primary'/],
+    [{ primary: url, replicas: [undefined] }, /'replicas'/],
+    [{ primary: url, replicas: [url], secret }, /listed twice/],
+    [{ primary: url, replicas: ['postgres://other@127.0.0.1:2/app'] }, /'secret'/],
+    [{ primary: url, secret: 'short' }, /'secret'/],
+    [{ primary: url, maxLagg: 5 }, /maxLagg/],
+    [{ primary: url, pool: { maxx: 5 } }, /pool\.maxx/],
+    [{ primary: url, pool: { max: 0 } }, /pool\.max/],
+    [{ primary: url, maxLag: '10' }, /maxLag/],
+    [{ primary: url, maxLag: '2m', tokenTtl: '1m' }, /tokenTtl/],
+    [{ primary: url, consistency: true, carrier: 'pigeon' }, /carrier/],
+    [{ primary: url, route: 'guess' }, /route/],
+    [{ primary: url, timeout: -1 }, /timeout/]
+  ]
+  for (const [options, expected] of wrong) {
+    const message = await registering(options)
+    sub.match(message, expected)
+    sub.match(message, /^FLOTILLA_DB_ERR_OPTION/)
+    sub.notMatch(message, /secret-password/)
+  }
+  sub.match(
+    await registering({ primary: url, consistency: true, carrier: 'redis' }),
+    /^FLOTILLA_REDIS_ERR_NO_CLIENT/,
+    'a carrier without its Redis'
+  )
+})
+
+t.test('default and named export are the same', async (sub) => {
+  sub.equal(flotillaDbRouter, named)
+})
+
+const postgres = await startPostgres({ replicas: 1, password: true })
+t.teardown(() => postgres.stop())
+const { primary, replicas } = postgres
+const replica = replicas[0]!
+const fast = { monitor: { interval: 50, timeout: 2_000 }, primaryWait: 200, secret }
+
+t.test('twice in one scope is refused; two apps share nothing', async (sub) => {
+  const app = await createApp(sub, { primary: primary.url })
+  const other = await createApp(sub, { primary: primary.url, replicas: [replica.url] })
+  await app.db.write.query('select 1')
+  sub.equal(other.db.token(), undefined)
+  sub.equal(app.db.token(), undefined, 'without replicas nothing is asked for')
+  const twice = Fastify()
+  sub.teardown(() => twice.close())
+  await twice.register(flotillaDbRouter, { primary: primary.url })
+  sub.equal(
+    await codeOf(Promise.resolve(twice.register(flotillaDbRouter, { primary: primary.url }))),
+    'FLOTILLA_DB_ERR_ALREADY_REGISTERED'
+  )
+})
+
+t.test('swapped URLs work all the same: roles are observed', async (sub) => {
+  const app = await createApp(sub, { primary: replica.url, replicas: [primary.url], ...fast })
+  sub.equal(app.db.status().primary, `127.0.0.1:${primary.port}/app`)
+  sub.equal((await app.db.write.query('select inet_server_port() as port')).rows[0]!['port'], primary.port)
+  sub.equal((await app.db.read.query('select inet_server_port() as port')).rows[0]!['port'], replica.port)
+})
+
+t.test('a primary that is a replica: reads work, writes say why not', async (sub) => {
+  const app = await createApp(sub, { primary: replica.url, ...fast, replicas: [] })
+  sub.equal(await codeOf(app.db.write.query('select 1')), 'FLOTILLA_DB_ERR_NO_PRIMARY')
+  sub.equal(await codeOf(app.db.read.query('select 1')), undefined)
+})
+
+t.test(
+  'a wrong password for the primary fails register; for a replica it is that replica’s loss',
+  async (sub) => {
+    const wrong = new URL(primary.url)
+    wrong.password = 'wrong'
+    const message = await registering({ primary: wrong.href })
+    sub.match(message, /^FLOTILLA_DB_ERR_START .*password/)
+    const wrongReplica = new URL(replica.url)
+    wrongReplica.password = 'wrong'
+    const app = await createApp(sub, { primary: primary.url, replicas: [wrongReplica.href], ...fast })
+    sub.match(app.db.status().servers[1], { state: 'down', reason: /password/ })
+    sub.equal(await codeOf(app.db.read.query('select 1')), undefined)
+  }
+)
+
+t.test('unreachable servers, and one that accepts and never answers', async (sub) => {
+  const silent = createServer(() => {}).listen(0, '127.0.0.1')
+  await once(silent, 'listening')
+  sub.teardown(() => silent.close())
+  const mute = `postgres://postgres@127.0.0.1:${(silent.address() as AddressInfo).port}/app`
+  const started = performance.now()
+  const app = await createApp(sub, {
+    primary: primary.url,
+    replicas: ['postgres://postgres@127.0.0.1:1/app', mute],
+    ...fast
+  })
+  sub.ok(performance.now() - started < 15_000, 'the start is bounded')
+  sub.strictSame(
+    app.db.status().servers.map((one) => one.state),
+    ['up', 'down', 'down']
+  )
+  sub.equal(await codeOf(app.db.read.query('select 1')), undefined)
+  const none = await createApp(sub, { primary: mute, ...fast })
+  sub.equal(await codeOf(none.db.write.query('select 1')), 'FLOTILLA_DB_ERR_NO_PRIMARY')
+  sub.equal(await codeOf(none.db.read.query('select 1')), 'FLOTILLA_DB_ERR_NO_PRIMARY')
+})
+
+t.test('credentials that stop working: what is connected goes on', async (sub) => {
+  await primary.query(
+    'create role clerk login password $$one$$; grant all on schema public to clerk'.replaceAll('$$', "'")
+  )
+  await postgres.waitForCatchUp()
+  const asClerk = new URL(primary.url)
+  asClerk.username = 'clerk'
+  asClerk.password = 'one'
+  const app = await createApp(sub, { primary: asClerk.href, ...fast })
+  await app.db.write.query('select 1')
+  await primary.query("alter role clerk password 'two'")
+  for (let n = 0; n < 10; n++) sub.equal(await codeOf(app.db.write.query('select 1')), undefined)
+})
+
+t.test('another server behind the same address', async (sub) => {
+  // A virtual address that moves from the primary to the replica: what was seen of one is not believed of the other.
+  const proxy = await startProxy(replica)
+  sub.teardown(() => proxy.stop())
+  const app = await createApp(sub, { primary: primary.url, replicas: [proxy.through(replica.url)], ...fast })
+  await primary.query('create table if not exists moved (n int)')
+  for (let n = 1; n <= 20; n++) {
+    const job = app.db.session()
+    await job.write.query('insert into moved values ($1)', [n])
+    if (n === 10) {
+      ;(proxy as { target: { host: string; port: number } }).target = primary
+      proxy.cut()
+    }
+    sub.equal((await job.read.query('select max(n)::int as n from moved')).rows[0]!['n'], n)
+  }
+})
+
+t.test('health: checks that look at what was seen', async (sub) => {
+  const checks = new Map<string, () => unknown>()
+  const app = Fastify({ forceCloseConnections: true })
+  sub.teardown(() => app.close())
+  app.decorate('health', {
+    state: 'ready',
+    addCheck: (name: string, check: () => unknown) => checks.set(name, check),
+    onDrain: () => {}
+  })
+  await app.register(flotillaDbRouter, { primary: primary.url, replicas: [replica.url], ...fast })
+  await app.ready()
+  sub.strictSame([...checks.keys()].sort(), ['db', 'db-primary', 'db-replicas'])
+  sub.match(checks.get('db')!(), { ok: true })
+  sub.match(checks.get('db-primary')!(), { details: { inFlight: 0 } })
+  sub.match(checks.get('db-replicas')!(), { ok: true, details: { usable: 1, listed: 1 } })
+})

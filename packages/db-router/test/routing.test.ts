@@ -1,0 +1,97 @@
+import { startPostgres, until } from '@flotilla/testbed'
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import t from 'tap'
+import { codeOf, createApp } from './fixtures/app-in-process.js'
+
+const postgres = await startPostgres({ replicas: 2 })
+t.teardown(() => postgres.stop())
+const { primary, replicas } = postgres
+const servers = { primary: primary.url, replicas: replicas.map((one) => one.url) }
+await primary.query('create table items (id serial primary key, name text)')
+await primary.query(
+  "create function sneaky() returns bigint language sql as $$ select nextval('items_id_seq') $$"
+)
+await primary.query('create view sneaky_view as select sneaky() as n')
+await postgres.waitForCatchUp()
+
+t.test("route 'auto': reads to a replica, the rest to the primary", async (sub) => {
+  const app = await createApp(sub, { ...servers, route: 'auto' })
+  const replica = async (text: string, values: unknown[] = []): Promise<unknown> =>
+    (await app.db.query(text, values)).rows[0]!['replica']
+  // The one function that tells where it ran is not on the list, so it is asked through a setting the replica has.
+  sub.equal(await codeOf(app.db.query('select name from items where id = $1', [1])), undefined)
+  sub.equal(
+    await replica('select pg_is_in_recovery() as replica'),
+    false,
+    'not known to be pure: the primary'
+  )
+  const seen: string[] = []
+  const listen = (message: unknown): void => void seen.push((message as { role: string }).role)
+  subscribe('flotilla:db:query', listen)
+  sub.teardown(() => unsubscribe('flotilla:db:query', listen))
+  await app.db.query('select count(*) from items')
+  await app.db.query("insert into items (name) values ('one')")
+  await app.db.query('select * from items for update')
+  sub.strictSame(seen, ['replica', 'primary', 'primary'])
+  sub.equal(
+    (await app.db.query('select count(*)::int as n from items')).rows[0]!['n'],
+    1,
+    'and reads its writes'
+  )
+
+  seen.length = 0
+  sub.ok(
+    (await app.db.query('select * from sneaky_view')).rows[0]!['n'],
+    'a view that writes runs on the primary'
+  )
+  sub.strictSame(seen, ['replica', 'primary'])
+  await app.db.query('select * from sneaky_view')
+  sub.strictSame(seen, ['replica', 'primary', 'primary'], 'which is remembered')
+})
+
+t.test('reads are spread, and away from a slow replica', async (sub) => {
+  const app = await createApp(sub, servers)
+  const count = new Map<number, number>()
+  const read = async (): Promise<void> => {
+    const { rows } = await app.db.read.query<{ port: number }>('select inet_server_port() as port')
+    count.set(rows[0]!.port, (count.get(rows[0]!.port) ?? 0) + 1)
+  }
+  for (let n = 0; n < 25; n++) await Promise.all([read(), read(), read(), read()])
+  sub.strictSame(new Set(count.keys()), new Set(replicas.map((one) => one.port)))
+  for (const share of count.values()) sub.ok(share > 10, `${share} of 100`)
+})
+
+t.test('messages tell what happened', async (sub) => {
+  const seen: Record<string, unknown[]> = { query: [], gate: [], server: [], retry: [] }
+  for (const [name, messages] of Object.entries(seen)) {
+    const listen = (message: unknown): void => void messages.push(message)
+    subscribe(`flotilla:db:${name}`, listen)
+    sub.teardown(() => unsubscribe(`flotilla:db:${name}`, listen))
+  }
+  const app = await createApp(sub, servers)
+  await app.db.write.query('select 1')
+  await app.db.read.query('select 1')
+  await codeOf(app.db.read.query('selec'))
+  sub.match(seen['server'], [{ event: 'up' }, { event: 'up' }, { event: 'up' }])
+  sub.match(seen['query'], [
+    { kind: 'write', role: 'primary', duration: Number },
+    { kind: 'read', duration: Number },
+    { kind: 'read', error: { code: '42601' } }
+  ])
+  sub.ok(seen['gate']!.length >= 2)
+  const reading = app.db.session().read.query('select pg_sleep(1) /* moved */')
+  await until(
+    async () => {
+      for (const one of replicas) {
+        const { rows } = await one.query(
+          "select pg_terminate_backend(pid) as ended from pg_stat_activity where query like '%/* moved */%' and state = 'active' and pid <> pg_backend_pid()"
+        )
+        if (rows.length > 0) return true
+      }
+      return false
+    },
+    { message: 'the backend is terminated' }
+  )
+  sub.equal(await codeOf(reading), undefined)
+  sub.match(seen['retry'], [{ kind: 'read', code: '57P01' }])
+})

@@ -1,0 +1,191 @@
+import { startPostgres, until } from '@flotilla/testbed'
+import { setTimeout as after } from 'node:timers/promises'
+import { request } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import t from 'tap'
+import { codeOf, createApp } from './fixtures/app-in-process.js'
+
+const postgres = await startPostgres({ replicas: 1 })
+t.teardown(() => postgres.stop())
+const { primary, replicas } = postgres
+const replica = replicas[0]!
+const servers = { primary: primary.url, replicas: [replica.url] }
+await primary.query('create table items (id int primary key, name text unique)')
+await primary.query("insert into items values (1, 'one'), (2, 'two')")
+await postgres.waitForCatchUp()
+
+const running = async (mark: string, server: { query: typeof primary.query } = primary): Promise<number> => {
+  const { rows } = await server.query<{ n: number }>(
+    `select count(*)::int as n from pg_stat_activity where query like '%' || $1 || '%' and state = 'active' and pid <> pg_backend_pid()`,
+    [mark]
+  )
+  return rows[0]!.n
+}
+
+t.test('reads run on the replica, writes and query on the primary', async (sub) => {
+  const app = await createApp(sub, servers)
+  const where = 'select inet_server_port() as port'
+  sub.equal((await app.db.read.query(where)).rows[0]!['port'], replica.port)
+  sub.equal((await app.db.write.query(where)).rows[0]!['port'], primary.port)
+  sub.equal((await app.db.query(where)).rows[0]!['port'], primary.port)
+  sub.equal((await app.db.query({ text: 'select $1::int as n', values: [3] })).rows[0]!['n'], 3)
+  sub.strictSame((await app.db.read.query({ text: 'select 1, 2', rowMode: 'array' })).rows, [[1, 2]])
+})
+
+t.test('an SQL error keeps its connection, and says what the server said', async (sub) => {
+  const app = await createApp(sub, { ...servers, pool: { max: 1 } })
+  const pid = async (): Promise<unknown> =>
+    (await app.db.write.query('select pg_backend_pid() as pid')).rows[0]!['pid']
+  const before = await pid()
+  sub.equal(await codeOf(app.db.write.query('selec')), '42601')
+  sub.equal(await codeOf(app.db.write.query("insert into items values (1, 'x')")), '23505')
+  sub.equal(await codeOf(app.db.write.query('select $1::int', ['x'])), '22P02')
+  sub.ok(
+    await codeOf(app.db.write.query({ text: 'select 1', values: 5 as never })),
+    'values that are no list'
+  )
+  sub.equal(await pid(), before, 'the same connection')
+})
+
+t.test('a read that writes is refused by name', async (sub) => {
+  const app = await createApp(sub, servers)
+  sub.equal(
+    await codeOf(app.db.read.query("insert into items values (9, 'nine')")),
+    'FLOTILLA_DB_ERR_NOT_A_READ'
+  )
+  sub.equal(await codeOf(app.db.read.query('select * from items for update')), 'FLOTILLA_DB_ERR_NOT_A_READ')
+})
+
+t.test('abort: the statement is gone from the server within 100 ms', async (sub) => {
+  const app = await createApp(sub, { ...servers, pool: { max: 1 } })
+  const controller = new AbortController()
+  const sleeping = codeOf(
+    app.db.write.query('select pg_sleep(30) /* abort-me */', [], { signal: controller.signal })
+  )
+  await until(() => running('abort-me'), { message: 'it runs' })
+  const started = performance.now()
+  controller.abort()
+  sub.equal(await sleeping, 'FLOTILLA_DB_ERR_ABORTED')
+  await until(async () => (await running('abort-me')) === 0, { message: 'it is gone' })
+  const gone = performance.now() - started
+  sub.comment(`gone after ${gone.toFixed(0)} ms, the question included`)
+  sub.ok(gone < 1_000, 'gone, on a loaded machine')
+  // The connection comes back sound, the only one there is, and no late cancel hits the next statement.
+  for (let n = 0; n < 20; n++) sub.equal((await app.db.write.query('select 1 as one')).rows[0]!['one'], 1)
+  sub.equal(app.db.status().servers[0]!.connections.total, 1)
+  sub.equal(
+    await codeOf(app.db.write.query('select 1', [], { signal: AbortSignal.abort() })),
+    'FLOTILLA_DB_ERR_ABORTED'
+  )
+})
+
+t.test('a client that goes away takes its statements along', async (sub) => {
+  const app = await createApp(sub, servers, (one) => {
+    one.get('/slow', async (req) => (await req.db.read.query('select pg_sleep(30) /* left-alone */')).rows)
+    one.get('/tx', async (req) =>
+      req.db.transaction(async (tx) => (await tx.query('select pg_sleep(30) /* left-alone */')).rows)
+    )
+  })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as AddressInfo
+  for (const [path, server] of [
+    ['/slow', replica],
+    ['/tx', primary]
+  ] as const) {
+    const call = request({ port, path, host: '127.0.0.1' })
+    call.on('error', () => {})
+    call.end()
+    await until(() => running('left-alone', server), { message: 'it runs' })
+    call.destroy()
+    await until(async () => (await running('left-alone', server)) === 0, { message: `${path} is cancelled` })
+  }
+  sub.pass('cancelled')
+})
+
+t.test('a timeout cancels on the server too', async (sub) => {
+  const app = await createApp(sub, { ...servers, timeout: 150 })
+  sub.equal(await codeOf(app.db.read.query('select pg_sleep(30) /* too-slow */')), 'FLOTILLA_DB_ERR_TIMEOUT')
+  await until(async () => (await running('too-slow', replica)) === 0, { message: 'it is gone' })
+  sub.equal(
+    await codeOf(app.db.query('select pg_sleep(0.3)', [], { timeout: '5s' })),
+    undefined,
+    'one of its own'
+  )
+  sub.equal(
+    await codeOf((async () => app.db.query('select 1', [], { timeout: 'soon' as never }))()),
+    'FLOTILLA_DB_ERR_OPTION'
+  )
+})
+
+t.test('the wait for a connection is bounded in number and time', async (sub) => {
+  const app = await createApp(sub, { ...servers, pool: { max: 1, maxWaiting: 1, acquireTimeout: 200 } })
+  const held = await app.db.write.pool.connect()
+  const waiting = codeOf(app.db.write.query('select 1'))
+  sub.equal(app.db.write.pool.waitingCount, 1)
+  const refused = app.db.write.query('select 1')
+  sub.equal(await codeOf(refused), 'FLOTILLA_DB_ERR_POOL_EXHAUSTED', 'no room to wait')
+  const error = (await refused.catch((one: unknown) => one)) as {
+    statusCode: number
+    headers: Record<string, string>
+  }
+  sub.equal(error.statusCode, 503)
+  sub.match(error.headers['retry-after'], /^\d+$/)
+  sub.equal(await waiting, 'FLOTILLA_DB_ERR_POOL_EXHAUSTED', 'waited long enough')
+  held.release()
+  sub.equal(await codeOf(app.db.write.query('select 1')), undefined)
+})
+
+t.test('a client released twice, or with a transaction left open', async (sub) => {
+  const app = await createApp(sub, { ...servers, pool: { max: 1 } })
+  const client = await app.db.write.pool.connect()
+  await client.query('begin')
+  await client.query("insert into items values (77, 'left open')")
+  client.release()
+  sub.throws(() => client.release(), { code: 'FLOTILLA_DB_ERR_RELEASED' })
+  const { rows } = await app.db.write.query('select count(*)::int as n from items where id = 77')
+  sub.equal(rows[0]!['n'], 0, 'rolled back')
+  await app.db.write.query('begin')
+  await app.db.write.query("insert into items values (78, 'begun by query')")
+  sub.equal(
+    (await app.db.write.query('select txid_current_if_assigned() as tx')).rows[0]!['tx'],
+    null,
+    'no transaction is open'
+  )
+  await app.db.write.query('delete from items where id = 78')
+})
+
+t.test('an idle backend that is terminated ends nothing but itself', async (sub) => {
+  const app = await createApp(sub, servers)
+  await app.db.write.query('select 1')
+  await app.db.read.query('select 1')
+  await primary.terminateConnections()
+  await replica.terminateConnections()
+  sub.equal(await codeOf(app.db.read.query('select 1')), undefined)
+  sub.equal(await codeOf(app.db.write.query('select 1')), undefined)
+})
+
+t.test('a terminated backend: a read goes elsewhere, a write says that it does not know', async (sub) => {
+  const app = await createApp(sub, servers)
+  const reading = codeOf(app.db.read.query('select pg_sleep(0.5) /* shot */'))
+  await until(() => running('shot', replica), { message: 'it runs' })
+  await replica.terminateConnections()
+  sub.equal(await reading, undefined, 'answered by the primary')
+  await until(() => app.db.status().primary, { message: 'the primary is known' })
+  const writing = codeOf(app.db.write.query('select pg_sleep(5) /* shot-too */'))
+  await until(() => running('shot-too'), { message: 'it runs' })
+  await primary.terminateConnections()
+  sub.equal(await writing, 'FLOTILLA_DB_ERR_OUTCOME_UNKNOWN')
+})
+
+t.test('close waits for what runs, up to a deadline', async (sub) => {
+  const app = await createApp(sub, { ...servers, closeTimeout: 400 })
+  const short = codeOf(app.db.write.query('select pg_sleep(0.2)'))
+  const long = codeOf(app.db.write.query('select pg_sleep(30)'))
+  await after(50)
+  const started = performance.now()
+  await app.close()
+  sub.ok(performance.now() - started < 5_000)
+  sub.equal(await short, undefined)
+  sub.equal(await long, 'FLOTILLA_DB_ERR_OUTCOME_UNKNOWN')
+  sub.equal(await codeOf(app.db.write.query('select 1')), 'FLOTILLA_DB_ERR_CLOSED')
+})

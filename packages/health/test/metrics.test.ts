@@ -1,0 +1,176 @@
+import { readFile } from 'node:fs/promises'
+import { channel } from 'node:diagnostics_channel'
+import { createChannel } from '@flotilla/core'
+import Fastify, { type FastifyInstance } from 'fastify'
+import { Counter, Registry } from 'prom-client'
+import { test, type Test } from 'tap'
+import { until } from '@flotilla/testbed'
+import health, { type HealthOptions } from '../src/index.js'
+
+async function start(t: Test, options: HealthOptions = {}): Promise<FastifyInstance> {
+  const app = Fastify()
+  await app.register(health, {
+    instance: 'm-1',
+    version: '7',
+    metrics: { public: true },
+    drain: { signals: false },
+    ...options
+  })
+  t.teardown(() => app.close())
+  return app
+}
+
+const scrape = async (app: FastifyInstance): Promise<string> => (await app.inject('/metrics')).body
+const line = (text: string, begin: string): string | undefined =>
+  text.split('\n').find((one) => one.startsWith(begin))
+
+test('requests are measured by route pattern, method and status', async (t) => {
+  const app = await start(t)
+  app.get('/users/:id', async () => 'x')
+  app.route({
+    method: ['PUT', 'POST'],
+    url: '/users',
+    handler: async (_request, reply) => reply.code(201).send('y')
+  })
+  const url = await app.listen({ port: 0, host: '127.0.0.1' })
+  const ask = async (path: string, method = 'GET'): Promise<unknown> =>
+    (await fetch(url + path, { method })).text()
+  for (const id of [1, 2, 3]) await ask(`/users/${id}`)
+  await ask('/users', 'POST')
+  await ask('/users', 'PUT')
+  for (const nowhere of ['/a', '/b?x=1']) await ask(nowhere)
+  const text = await scrape(app)
+  const count = (method: string, route: string, status: number): string =>
+    `http_request_duration_seconds_count{method="${method}",route="${route}",status_code="${status}",instance="m-1"}`
+  t.match(line(text, count('GET', '/users/:id', 200)), / 3$/)
+  t.match(line(text, count('POST', '/users', 201)), / 1$/)
+  t.match(line(text, count('PUT', '/users', 201)), / 1$/)
+  t.match(line(text, count('GET', 'unmatched', 404)), / 2$/)
+  const buckets = text.split('\n').filter((one) => one.includes('_bucket') && one.includes('/users/:id'))
+  const values = buckets.map((one) => Number(one.split(' ').at(-1)))
+  t.strictSame(
+    values,
+    values.toSorted((a, b) => a - b),
+    'buckets are cumulative'
+  )
+  t.equal(values.at(-1), 3)
+  t.match(buckets.at(-1), /le="\+Inf"/)
+})
+
+test('state, checks, load and process', async (t) => {
+  const app = await start(t)
+  app.health.addCheck('db', () => ({ ok: false }), { level: 'degraded', scope: 'shared' })
+  await app.ready()
+  await until(() => app.health.state === 'degraded')
+  const text = await scrape(app)
+  t.match(line(text, 'flotilla_health_state{instance="m-1",state="degraded"}'), / 1$/)
+  t.match(line(text, 'flotilla_health_state{instance="m-1",state="ready"}'), / 0$/)
+  t.match(
+    line(text, 'flotilla_health_check{instance="m-1",check="db",level="degraded",scope="shared"}'),
+    / 0$/
+  )
+  t.match(line(text, 'flotilla_health_info{instance="m-1",version="7"}'), / 1$/)
+  for (const name of [
+    'flotilla_event_loop_utilization',
+    'process_resident_memory_bytes',
+    'nodejs_heap_size_used_bytes'
+  ]) {
+    t.ok(line(text, `${name}{`), name)
+  }
+})
+
+test('every flotilla:* channel becomes metrics, whenever it is created', async (t) => {
+  const early = createChannel<Record<string, unknown>>('metrics-test', 'earlyBird')
+  const app = await start(t)
+  const late = createChannel<Record<string, unknown>>('metrics-test', 'late')
+  await app.ready()
+  t.ok(early.active && late.active)
+  early.publish({ layer: 'memory', key: 'user:17', durationMs: 20, bytes: 100, depth: 4, stale: true })
+  early.publish({ layer: 'memory', key: 'user:18', durationMs: 30, bytes: 50, depth: 9, stale: true })
+  early.publish({ layer: 'redis', key: 'user:18', ms: 2, stale: false })
+  late.publish({ outcome: 'ok', error: undefined })
+  late.publish({ outcome: 'no words, as spaces do not make one', error: new Error('x') })
+  const prefix = 'flotilla_metrics_test_early_bird'
+  const text = await scrape(app)
+  const memory = '{instance="m-1",layer="memory",stale="true"}'
+  t.match(line(text, `${prefix}_total${memory}`), / 2$/)
+  t.match(line(text, `${prefix}_total{instance="m-1",layer="redis",stale="false"}`), / 1$/)
+  t.match(line(text, `${prefix}_duration_seconds_sum${memory}`), / 0\.05$/)
+  t.match(line(text, `${prefix}_bytes_total${memory}`), / 150$/)
+  t.match(line(text, `${prefix}_depth${memory}`), / 9$/)
+  t.match(line(text, 'flotilla_metrics_test_late_total{instance="m-1",outcome="ok"}'), / 1$/)
+  t.match(line(text, 'flotilla_metrics_test_late_total{instance="m-1",error="true"}'), / 1$/)
+  t.notMatch(text, /user:1/, 'keys are no labels')
+  await app.close()
+  t.notOk(early.active, 'close ends the listening')
+})
+
+test('junk in a channel and endless label values do no harm', async (t) => {
+  const source = createChannel<Record<string, unknown>>('metrics-test', 'flood')
+  const app = await start(t)
+  await app.ready()
+  for (let n = 0; n < 1000; n++) source.publish({ reason: `r${n}`, ms: Number.NaN })
+  for (const junk of [null, 7, 'text', undefined]) channel(source.name).publish(junk)
+  const series = (await scrape(app))
+    .split('\n')
+    .filter((one) => one.startsWith('flotilla_metrics_test_flood_total{'))
+  t.ok(series.length <= 201, `${series.length} series`)
+  t.match(series.at(-1), /reason="other"} 800$/)
+})
+
+test('a registry of the app: its own metrics stay, ours go at close', async (t) => {
+  const registry = new Registry()
+  const mine = new Counter({ name: 'orders_total', help: 'x', registers: [registry] })
+  const app = await start(t, { metrics: { registry, public: true, path: '/internal/metrics' } })
+  await app.ready()
+  mine.inc(3)
+  const text = (await app.inject('/internal/metrics')).body
+  t.match(text, /orders_total 3/)
+  t.match(text, /flotilla_health_state/)
+  t.equal(app.health.metrics, registry)
+  await app.close()
+  t.strictSame(
+    registry.getMetricsAsArray().map(({ name }) => name),
+    ['orders_total']
+  )
+  const next = await start(t, { metrics: { registry, public: true } })
+  await next.ready()
+  t.match(await scrape(next), /flotilla_health_state/)
+})
+
+test('dashboard and alert rules ask for metrics that exist', async (t) => {
+  const sent: [string, string, object][] = [
+    ['cache', 'hit', { layer: 'memory' }],
+    ['cache', 'miss', {}],
+    ['cache', 'fill', { duration: 1 }],
+    ['session', 'loaded', { source: 'redis' }],
+    ['session', 'revoked', {}],
+    ['db', 'query', { role: 'replica', server: 'a:5432/app', duration: 1 }],
+    ['db', 'gate', { outcome: 'fresh' }],
+    ['ws', 'deliver', { sockets: 3 }],
+    ['ws', 'gap', { reason: 'trimmed' }],
+    ['ws', 'connect', {}],
+    ['redis', 'gap', { reason: 'lost' }],
+    ['health', 'heartbeat', { outcome: 'renewed', durationMs: 1 }],
+    ['health', 'eviction', {}],
+    ['health', 'drain', { phase: 'linger', outcome: 'done', durationMs: 1 }]
+  ]
+  const channels = sent.map(([pkg, event]) => createChannel<object>(pkg, event))
+  const app = await start(t)
+  app.health.addCheck('db', () => undefined)
+  await app.ready()
+  await until(() => app.health.state === 'ready')
+  for (const [index, one] of channels.entries()) one.publish(sent[index]![2])
+  const url = await app.listen({ port: 0, host: '127.0.0.1' })
+  await (await fetch(`${url}/health`)).text()
+  const known = new Set((await scrape(app)).match(/^[a-z]\w+/gm))
+  for (const file of ['grafana/flotilla.json', 'prometheus/alerts.yaml']) {
+    const text = await readFile(new URL(`../${file}`, import.meta.url), 'utf8')
+    const asked = new Set(text.match(/\b(?:flotilla_[a-z]+_\w+|http_request\w+|process_\w+)/g))
+    t.ok(asked.size > 5, file)
+    for (const name of asked) t.ok(known.has(name), `${file}: ${name}`)
+  }
+  t.doesNotThrow(async () =>
+    JSON.parse(await readFile(new URL('../grafana/flotilla.json', import.meta.url), 'utf8'))
+  )
+})

@@ -1,0 +1,59 @@
+import { once } from 'node:events'
+import { Agent } from 'node:http'
+import { test } from 'tap'
+import { until } from '@flotilla/testbed'
+import { ask, ended, start } from './one-process.js'
+
+test('SIGTERM: readiness falls first, routes keep serving, responses end their connections, exit 0', async (t) => {
+  const app = await start(t, { drain: { delay: 600, quiet: 0, timeout: 5000 } })
+  const agent = new Agent({ keepAlive: true })
+  t.teardown(() => agent.destroy())
+  t.equal((await ask(app.url, agent)).connection, 'keep-alive')
+  const slow = ask(`${app.url}/slow?ms=1000`)
+  const stream = ask(`${app.url}/stream?ms=1000`)
+  const silent = ask(`${app.url}/`, agent)
+  await silent
+  app.signal('SIGTERM')
+  const signalled = performance.now()
+  await until(async () => (await ask(`${app.url}/health/ready`)).status === 503)
+  t.match(JSON.parse((await ask(`${app.url}/health`)).body), { status: 'draining' })
+  t.equal((await ask(`${app.url}/health/live`)).status, 200, 'a draining process is alive')
+  const during = await ask(app.url, agent)
+  t.equal(during.status, 200, 'routes keep serving')
+  t.ok(during.reused, 'on a connection of before')
+  t.equal(during.connection, 'close')
+  t.match(await slow, { status: 200, body: '{"slept":1000}' }, 'a request in flight is answered')
+  t.equal((await stream).body, '0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n', 'a stream in flight is complete')
+  const { code } = await ended(app)
+  const took = performance.now() - signalled
+  t.equal(code, 0)
+  t.ok(took >= 600, 'not before the delay')
+  t.ok(took < 3000, `idle connections do not hold it up: ${Math.round(took)} ms`)
+  t.match(app.output(), /drain step with \d+ ms/)
+  t.match(app.output(), /onClose ran/)
+})
+
+test('an idle keep-alive connection and a silent one do not hold up the close', async (t) => {
+  const app = await start(t, { drain: { delay: 0, timeout: 10_000 } })
+  const agent = new Agent({ keepAlive: true })
+  t.teardown(() => agent.destroy())
+  await ask(app.url, agent)
+  const { connect } = await import('node:net')
+  const silent = connect(Number(new URL(app.url).port), '127.0.0.1')
+  await once(silent, 'connect')
+  silent.on('error', () => undefined)
+  const signalled = performance.now()
+  app.signal('SIGTERM')
+  t.equal((await ended(app)).code, 0)
+  t.ok(performance.now() - signalled < 3000)
+})
+
+test('the delay ends early once it has been quiet', async (t) => {
+  const app = await start(t, { drain: { delay: '20s', quiet: 300, timeout: '30s' } })
+  const signalled = performance.now()
+  app.signal('SIGTERM')
+  for (let sent = 0; sent < 5; sent++) await ask(`${app.url}/slow?ms=100`)
+  t.equal((await ended(app)).code, 0)
+  const took = performance.now() - signalled
+  t.ok(took >= 700 && took < 5000, `${Math.round(took)} ms`)
+})

@@ -1,0 +1,110 @@
+import { Cluster, type ChainableCommander, type ClusterOptions, type Command } from 'ioredis'
+import { Outage } from './outage.js'
+
+type SendArguments = Parameters<Cluster['sendCommand']>
+type Results = [error: Error | null, result: unknown][]
+
+/**
+ * The same for a Cluster, whose commands also wait for redirections and for the slot map, and whose automatic
+ * pipelines break where the slot map changes under them.
+ */
+export class BoundedCluster extends Cluster {
+  readonly #outage: Outage
+  readonly #limit: number
+  readonly #redirected = new WeakSet<Command>()
+  readonly #deadlines = new WeakMap<Command, number>()
+
+  constructor(nodes: { host: string; port: number }[], options: ClusterOptions, commandTimeout: number) {
+    super(nodes, options as ClusterOptions & { redisOptions: { replyMapping: 'legacy' } })
+    this.#limit = commandTimeout
+    this.#outage = new Outage(this)
+  }
+
+  override sendCommand(...args: SendArguments): unknown {
+    const [command, stream, node] = args
+    if (command.isSettled || this.#outage.refuse(command, this.#limit)) return command.promise
+    if (command.name !== 'cluster' && !this.#limitTime(command)) return command.promise
+    if (stream && node && !command.inTransaction) this.#followRedirection(command)
+    return super.sendCommand(...args)
+  }
+
+  /** One limit for all attempts: ioredis starts anew with each time that it repeats a pipeline. */
+  #limitTime(command: Command): boolean {
+    const now = performance.now()
+    const deadline = this.#deadlines.get(command) ?? now + this.#limit
+    this.#deadlines.set(command, deadline)
+    if (deadline <= now) command.reject(new Error('Command timed out'))
+    else command.setTimeout(deadline - now)
+    return deadline > now
+  }
+
+  /**
+   * A pipeline goes to one node. While a slot moves, some of its commands are redirected and others are not; ioredis repeats a
+   * pipeline only if all failed alike, and hands the redirections to the caller otherwise, of automatic pipelines
+   * too. Each redirected command is sent again by itself instead.
+   */
+  #followRedirection(command: Command): void {
+    if (this.#redirected.has(command)) return
+    this.#redirected.add(command)
+    const { reject } = command
+    command.reject = (error: Error) => {
+      command.reject = reject
+      this.#redirected.delete(command)
+      if (!/^(MOVED|ASK|TRYAGAIN) /.test(error.message)) return reject.call(command, error)
+      // It no longer has a place in a pipeline, by which a lost connection would abort it.
+      delete command.pipelineIndex
+      void super.sendCommand(command)
+    }
+  }
+
+  /**
+   * ioredis refuses a pipeline, before it sends anything, if its keys are not all on one node. An automatic pipeline may come
+   * to that through no fault of its callers: the slot map was refreshed while it was collected, or one of them
+   * used keys of several slots. Then each command is sent by itself.
+   */
+  override pipeline(commands?: unknown[][]): ChainableCommander {
+    const pipeline = super.pipeline(commands)
+    const exec = pipeline.exec.bind(pipeline)
+    pipeline.exec = (callback) => {
+      // ioredis itself executes a pipeline again when it tries again.
+      pipeline.exec = exec
+      const results = exec().catch((error: Error) => {
+        if (!error.message.includes('belong to the same slot')) throw error
+        return this.#sendSingly(pipeline, error)
+      })
+      if (callback) void report(results, callback)
+      return results
+    }
+    return pipeline
+  }
+
+  #sendSingly(pipeline: ChainableCommander, refusal: Error): Promise<Results> {
+    const queue = (pipeline as unknown as { _queue: Command[] })._queue
+    if (queue.some(({ inTransaction }) => inTransaction)) throw refusal
+    return Promise.all(
+      queue.map(async (command): Promise<Results[number]> => {
+        delete command.pipelineIndex
+        void this.sendCommand(command)
+        try {
+          return [null, await command.promise]
+        } catch (error) {
+          return [error as Error, undefined]
+        }
+      })
+    )
+  }
+}
+
+async function report(
+  results: Promise<Results | null>,
+  callback: (error: Error | null, results?: Results | null) => unknown
+): Promise<void> {
+  let done: Results | null
+  try {
+    done = await results
+  } catch (error) {
+    callback(error as Error)
+    return
+  }
+  callback(null, done)
+}

@@ -1,0 +1,30 @@
+// Brings `fastify.redis` into the types of apps that do not depend on @fastify/redis themselves.
+export type { FastifyRedis } from '@fastify/redis'
+export type { FleetBus, FleetBusMeta, FleetBusStatus } from './bus.js'
+export { waitForReplicas, type WaitForReplicasOptions } from './durability.js'
+export { runGrouped } from './grouped.js'
+export type { RedisPluginOptions } from './options.js'
+export { default, flotillaRedis } from './plugin.js'
+export { isCluster, type RedisClient } from './redis-client.js'
+export { resolveBus, resolveRedis } from './resolve.js'
+export { defineScript, type RedisScript, type ScriptArgument, type ScriptDefinition } from './script.js'
+export { groupBySlot, hashTag, slotOf } from './slots.js'
+export {
+  publishTo,
+  resolveSubscriber,
+  type Gap,
+  type SubscribeOptions,
+  type Subscriber
+} from './subscriber.js'
+export {
+  RedisAlreadyRegisteredError,
+  RedisClosedError,
+  RedisConnectError,
+  RedisKeysError,
+  RedisNoClientError,
+  RedisNotDurableError,
+  RedisOptionsError,
+  RedisPublishError,
+  RedisSubscribeError,
+  RedisUnavailableError
+} from './errors.js'

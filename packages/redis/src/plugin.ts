@@ -1,0 +1,97 @@
+import fastifyRedis from '@fastify/redis'
+import type { FastifyInstance } from 'fastify'
+import fp from 'fastify-plugin'
+import { createBus, type FleetBus } from './bus.js'
+import { connectionState } from './channels.js'
+import { closeClient, createClient } from './client.js'
+import { connect } from './connect.js'
+import { RedisAlreadyRegisteredError } from './errors.js'
+import { addChecks } from './health.js'
+import { readOptions, type RedisPluginOptions, type Settings } from './options.js'
+import { isCluster, type RedisClient } from './redis-client.js'
+import { registerBus } from './resolve.js'
+import { formatAddress } from './topology.js'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** Small control messages between the instances of the fleet. */
+    bus: FleetBus
+  }
+}
+
+/**
+ * Decorates `fastify.redis` with one client for a single server, Sentinel or Cluster, through
+ * `@fastify/redis`, and `fastify.bus` with the fleet bus.
+ *
+ * @throws FLOTILLA_REDIS_ERR_OPTIONS, FLOTILLA_REDIS_ERR_ALREADY_REGISTERED, FLOTILLA_REDIS_ERR_CONNECT
+ */
+async function register(fastify: FastifyInstance, input: RedisPluginOptions): Promise<void> {
+  const settings = readOptions(input)
+  if (fastify.hasDecorator('redis')) throw new RedisAlreadyRegisteredError()
+
+  const client = settings.client ?? (await open(fastify, settings))
+  if (settings.client) {
+    await connect(client, {
+      address: 'the address of the given client',
+      timeout: startupTime(fastify, settings)
+    })
+  }
+
+  await fastify.register(fastifyRedis, { client, closeClient: false })
+  fastify.decorate('bus', registerBus(fastify, client, createBus(fastify, client, settings.bus)))
+  addChecks(fastify, client, fastify.bus, settings.bus)
+}
+
+/** The client that this plugin opens, and so closes. */
+async function open(fastify: FastifyInstance, settings: Settings): Promise<RedisClient> {
+  const target = settings.target!
+  const client = createClient(target, settings)
+  observe(fastify, client, target.topology)
+  try {
+    await connect(client, {
+      address: target.nodes.map(formatAddress).join(','),
+      timeout: startupTime(fastify, settings),
+      nodes: target.nodes
+    })
+  } catch (error) {
+    await closeClient(client, 0)
+    throw error
+  }
+  fastify.addHook('onClose', () => closeClient(client, settings.commandTimeout))
+  return client
+}
+
+/** Fastify's own limit must not strike first: its error would not say what is wrong. */
+function startupTime(fastify: FastifyInstance, { connectTimeout }: Settings): number {
+  const { pluginTimeout } = fastify.initialConfig
+  return pluginTimeout ? Math.min(connectTimeout, Math.max(100, pluginTimeout - 1_000)) : connectTimeout
+}
+
+/** Logs the first error of an outage and its end, not each attempt; ioredis prints errors that nobody listens to. */
+function observe(fastify: FastifyInstance, client: RedisClient, topology: string): void {
+  const log = fastify.log.child({ plugin: '@flotilla/redis' })
+  let served = false
+  let lost = false
+  const losing = (error?: unknown): void => {
+    if (!served || lost) return
+    lost = true
+    connectionState.publish({ state: 'lost', topology, error })
+    log.warn({ err: error }, 'lost the connection to Redis; trying again')
+  }
+  client.on('error', losing)
+  client.on('close', () => losing())
+  client.on('ready', () => {
+    if (lost) log.info('Redis is back')
+    served = true
+    lost = false
+    connectionState.publish({ state: 'ready', topology })
+  })
+  fastify.addHook('preClose', async () => {
+    served = false
+  })
+  if (isCluster(client))
+    client.on('node error', (error: unknown) => log.debug({ err: error }, 'a node of the Cluster failed'))
+}
+
+export const flotillaRedis = fp<RedisPluginOptions>(register, { name: '@flotilla/redis', fastify: '5.x' })
+export default flotillaRedis

@@ -1,0 +1,32 @@
+import type { Cluster, Redis } from 'ioredis'
+
+/** An ioredis client, of version 5 or 6, for one server, Sentinel or Cluster. */
+export type RedisClient = Redis | Cluster
+
+/** Whether a client speaks to a Redis Cluster. Told by its shape: it may come from another copy of ioredis. */
+export function isCluster(client: RedisClient): client is Cluster {
+  return client.isCluster
+}
+
+/** Whether a value can serve as a client; a map of namespaced clients cannot. */
+export function isRedisClient(value: unknown): value is RedisClient {
+  const one = value as Partial<Redis> | null | undefined
+  return (
+    typeof one === 'object' &&
+    one !== null &&
+    typeof one.duplicate === 'function' &&
+    typeof one.sendCommand === 'function' &&
+    typeof one.status === 'string'
+  )
+}
+
+/** The prefix that a client puts before its keys, or the empty string. */
+export function keyPrefixOf(client: RedisClient): string {
+  return client.options.keyPrefix ?? ''
+}
+
+/** How long a command of this client may take, in milliseconds; for a client without a limit, one second. */
+export function commandTimeoutOf(client: RedisClient): number {
+  const { commandTimeout } = isCluster(client) ? (client.options.redisOptions ?? {}) : client.options
+  return typeof commandTimeout === 'number' && commandTimeout > 0 ? commandTimeout : 1_000
+}

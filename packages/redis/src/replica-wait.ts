@@ -1,0 +1,180 @@
+import type { Redis } from 'ioredis'
+import { durability } from './channels.js'
+import { within } from './deadline.js'
+import { dedicatedConnection, drop } from './dedicated-connection.js'
+import { RedisNotDurableError } from './errors.js'
+import { isCluster, type RedisClient } from './redis-client.js'
+import { slotOf } from './slots.js'
+
+interface Waiter {
+  /** The key of the write, as Redis knows it. */
+  readonly wire: string
+  readonly replicas: number
+  readonly deadline: number
+  acknowledged: number
+  readonly settle: (outcome: { error: unknown } | { next: string | undefined }) => void
+}
+
+/** Longest single WAIT: those who come meanwhile wait for its end. */
+const ROUND = 200
+/** The connection ends when nobody has waited for this long. */
+const IDLE = 10_000
+/** A node that owns one slot of 16,384 is found by then. */
+const MAX_TRIES = 200_000
+
+/**
+ * WAIT counts what its own connection wrote last. This one writes a mark and removes it: the stream to the
+ * replicas is ordered, so a replica that has the mark has all that was written before it, by whomever.
+ *
+ * KEYS[1] the mark. Replies nothing.
+ */
+const MARK = `redis.call('SET', KEYS[1], '') redis.call('DEL', KEYS[1])`
+
+/** Waits for replicas of one master, over a connection of its own, for all who ask at the same time. */
+export class ReplicaWait {
+  readonly #client: RedisClient
+  readonly #node: string
+  readonly #onIdle: () => void
+  readonly #waiting = new Set<Waiter>()
+  #connection: Redis | undefined
+  #mark = ''
+  #running = false
+  #idle: NodeJS.Timeout | undefined
+  readonly #close = (): void => this.#end(new Error('the client has been closed'))
+
+  constructor(client: RedisClient, node: string, onIdle: () => void) {
+    this.#client = client
+    this.#node = node
+    this.#onIdle = onIdle
+    client.once('end', this.#close)
+  }
+
+  /** @returns another node that has to be asked as well, where the slot of the key is moving there. */
+  async join(asked: { wire: string; replicas: number; timeout: number }): Promise<string | undefined> {
+    const { wire, replicas, timeout } = asked
+    clearTimeout(this.#idle)
+    const started = performance.now()
+    let waiter: Waiter | undefined
+    const done = new Promise<string | undefined>((resolve, reject) => {
+      waiter = {
+        wire,
+        replicas,
+        deadline: started + timeout,
+        acknowledged: 0,
+        settle: (outcome) => ('error' in outcome ? reject(outcome.error) : resolve(outcome.next))
+      }
+      this.#waiting.add(waiter)
+    })
+    if (!this.#running) void this.#run()
+    try {
+      return await within(done, timeout, () => new Error(`not within ${Math.ceil(timeout)} ms`))
+    } catch (error) {
+      throw new RedisNotDurableError(
+        `@flotilla/redis: ${waiter?.acknowledged ?? 0} of ${replicas} replicas confirmed the write: ${(error as Error).message}`,
+        { cause: error }
+      )
+    } finally {
+      if (waiter) this.#waiting.delete(waiter)
+      durability.publish({
+        replicas,
+        acknowledged: waiter?.acknowledged ?? 0,
+        ms: performance.now() - started
+      })
+    }
+  }
+
+  async #run(): Promise<void> {
+    this.#running = true
+    while (this.#waiting.size > 0) {
+      // Those who join while a round is on its way wrote after its mark: they are for the next.
+      const round = [...this.#waiting]
+      try {
+        const connection = await this.#open()
+        await this.#round(connection, round)
+      } catch (error) {
+        // The master may have been replaced, and then the new one says nothing about these writes.
+        this.#drop()
+        for (const waiter of round) this.#settle(waiter, { error })
+      }
+    }
+    this.#running = false
+    this.#idle = setTimeout(() => this.#end(new Error('idle')), IDLE).unref()
+  }
+
+  async #round(connection: Redis, round: readonly Waiter[]): Promise<void> {
+    const left = Math.max(...round.map(({ deadline }) => deadline)) - performance.now()
+    const ms = Math.max(1, Math.min(ROUND, Math.ceil(left)))
+    const counts = [...new Set(round.map(({ replicas }) => replicas))].sort((a, b) => a - b)
+    const wires = isCluster(this.#client) ? [...new Set(round.map(({ wire }) => wire))] : []
+    const pipeline = connection.pipeline()
+    // A node that is giving a slot away, or has, says so where it does not have the key.
+    for (const wire of wires) pipeline.exists(wire)
+    pipeline.eval(MARK, 1, (this.#mark ||= this.#findMark()))
+    for (const count of counts) pipeline.wait(count, ms)
+    const results = (await pipeline.exec()) ?? []
+
+    const mark = results[wires.length]?.[0]
+    if (mark && redirection(mark)) {
+      // The mark's own slot is moving: the next round takes another.
+      this.#mark = ''
+      return
+    }
+    const waits = results.slice(wires.length + 1)
+    const failure = mark ?? waits.find(([error]) => error)?.[0]
+    if (failure) throw failure
+    const reached = Math.max(...waits.map(([, count]) => Number(count)))
+    const redirections = new Map(wires.map((wire, n) => [wire, redirection(results[n]?.[0])]))
+    for (const waiter of round) {
+      waiter.acknowledged = reached
+      const { moved = false, node } = redirections.get(waiter.wire) ?? {}
+      if (moved || reached >= waiter.replicas) this.#settle(waiter, { next: node })
+    }
+  }
+
+  async #open(): Promise<Redis> {
+    if (this.#connection?.status === 'ready') return this.#connection
+    this.#drop()
+    // WAIT takes as long as it is told to; the waiters have limits of their own.
+    const connection = dedicatedConnection(this.#client, this.#node, {
+      connectionName: 'flotilla-durability'
+    })
+    connection.on('error', () => {})
+    this.#connection = connection
+    await connection.connect()
+    return connection
+  }
+
+  #settle(waiter: Waiter, outcome: Parameters<Waiter['settle']>[0]): void {
+    if (this.#waiting.delete(waiter)) waiter.settle(outcome)
+  }
+
+  /** A key that this node serves: any will do. */
+  #findMark(): string {
+    const client = this.#client
+    if (!isCluster(client)) return 'flotilla:durable'
+    for (let tries = 0; tries < MAX_TRIES; tries++) {
+      const name = `flotilla:durable:{${Math.floor(Math.random() * 1e9)}}`
+      if (client.slots[slotOf(name)]?.[0] === this.#node) return name
+    }
+    throw new Error(`the node ${this.#node} owns no slots`)
+  }
+
+  #drop(): void {
+    if (this.#connection) drop(this.#connection)
+    this.#connection = undefined
+    this.#mark = ''
+  }
+
+  #end(error: Error): void {
+    clearTimeout(this.#idle)
+    this.#client.off('end', this.#close)
+    this.#drop()
+    for (const waiter of this.#waiting) this.#settle(waiter, { error })
+    this.#onIdle()
+  }
+}
+
+function redirection(error: Error | null | undefined): { moved: boolean; node: string } | undefined {
+  const match = /^(MOVED|ASK) \d+ (\S+)/.exec(error?.message ?? '')
+  return match ? { moved: match[1] === 'MOVED', node: match[2]! } : undefined
+}

@@ -1,0 +1,224 @@
+import type { Cluster } from 'ioredis'
+import { ANY_NODE, dedicatedConnection } from './dedicated-connection.js'
+import { commandTimeoutOf, isCluster, type RedisClient } from './redis-client.js'
+import { slotOf } from './slots.js'
+import { SubscriberLink, type GapReason, type LinkChannel } from './subscriber-link.js'
+
+interface Entry extends LinkChannel {
+  readonly handlers: Set<(message: Buffer) => void>
+  link: SubscriberLink<Entry> | undefined
+  live: boolean
+  /** Why messages may have been missed since it was last live. */
+  suspect: GapReason | undefined
+  /** Those who wait for it to be live. */
+  waiting: (() => void)[]
+}
+
+export interface Held {
+  /** Resolves when Redis has acknowledged the channel; for ever pending while Redis is away. */
+  readonly acknowledged: Promise<void>
+  release(): void
+}
+
+export interface WireGap {
+  readonly reason: GapReason
+  readonly recovered: boolean
+  readonly wires: readonly string[]
+}
+
+const HEARTBEAT = 3_000
+const REFRESH_PAUSE = 200
+
+/**
+ * The subscriptions of one client, counted, on as few connections as the topology allows: one, and on a Cluster
+ * one more for each master that owns sharded channels. Routes those by slot, again after each change of the slot
+ * map, and tells of gaps.
+ */
+export class SharedSubscriber {
+  readonly #client: RedisClient
+  readonly #cluster: Cluster | undefined
+  readonly #entries = new Map<string, Entry>()
+  readonly #links = new Map<string, SubscriberLink<Entry>>()
+  readonly #gapHandlers = new Set<(gap: WireGap) => void>()
+  #recovered: Entry[] = []
+  #refreshing: NodeJS.Timeout | undefined
+  readonly #reroute = (): void => {
+    for (const entry of this.#entries.values()) if (entry.sharded) this.#place(entry)
+  }
+  /** Of the last failed attempt to connect. */
+  lastError: unknown
+
+  constructor(client: RedisClient) {
+    this.#client = client
+    this.#cluster = isCluster(client) ? client : undefined
+  }
+
+  hold(wire: string, sharded: boolean, handler: (message: Buffer) => void): Held {
+    const id = idOf(wire, sharded)
+    const entry = this.#entries.get(id) ?? this.#create(id, wire, sharded)
+    // A handler given twice counts twice.
+    const own = (message: Buffer): void => handler(message)
+    entry.handlers.add(own)
+    return {
+      acknowledged: entry.live ? Promise.resolve() : new Promise((resolve) => entry.waiting.push(resolve)),
+      release: () => {
+        if (!entry.handlers.delete(own) || entry.handlers.size > 0) return
+        this.#entries.delete(id)
+        this.#detach(entry)
+        if (this.#entries.size === 0) this.#stop()
+      }
+    }
+  }
+
+  onGap(handler: (gap: WireGap) => void): () => void {
+    const own = (gap: WireGap): void => handler(gap)
+    this.#gapHandlers.add(own)
+    return () => void this.#gapHandlers.delete(own)
+  }
+
+  isLive(wire: string, sharded: boolean): boolean {
+    return this.#entries.get(idOf(wire, sharded))?.live === true
+  }
+
+  /** Replaces the connection that carries a channel. */
+  restart(wire: string, sharded: boolean, reason: GapReason): void {
+    this.#entries.get(idOf(wire, sharded))?.link?.restart(reason)
+  }
+
+  #create(id: string, wire: string, sharded: boolean): Entry {
+    const entry: Entry = {
+      wire,
+      sharded,
+      handlers: new Set(),
+      link: undefined,
+      live: false,
+      suspect: undefined,
+      waiting: []
+    }
+    if (this.#entries.size === 0) this.#cluster?.on('refresh', this.#reroute)
+    this.#entries.set(id, entry)
+    this.#place(entry)
+    return entry
+  }
+
+  #stop(): void {
+    this.#cluster?.off('refresh', this.#reroute)
+    clearTimeout(this.#refreshing)
+    this.#refreshing = undefined
+    this.#recovered = []
+  }
+
+  /** Puts an entry on the link of the node that serves it, and subscribes it there unless it is. */
+  #place(entry: Entry): void {
+    const node = this.#nodeOf(entry)
+    // The slot map is not known: the next refresh of it comes here again.
+    if (node === undefined) return this.#refreshSoon()
+    const link = this.#links.get(node) ?? this.#createLink(node)
+    if (entry.link !== link) {
+      this.#suspect([entry], 'slot-moved')
+      this.#detach(entry)
+      entry.link = link
+    }
+    this.#links.set(node, link)
+    if (!entry.live) link.add(entry)
+  }
+
+  #detach(entry: Entry): void {
+    const { link } = entry
+    entry.link = undefined
+    entry.live = false
+    if (!link) return
+    link.remove(entry)
+    if (link.size > 0) return
+    link.close()
+    for (const [node, one] of this.#links) if (one === link) this.#links.delete(node)
+  }
+
+  #nodeOf(entry: Entry): string | undefined {
+    if (!this.#cluster || !entry.sharded) return ANY_NODE
+    return this.#cluster.slots[slotOf(entry.wire)]?.[0]
+  }
+
+  #createLink(node: string): SubscriberLink<Entry> {
+    const on = (link: SubscriberLink<Entry>): Entry[] =>
+      [...this.#entries.values()].filter((entry) => entry.link === link)
+    const link: SubscriberLink<Entry> = new SubscriberLink<Entry>({
+      create: () => dedicatedConnection(this.#client, node, { connectionName: 'flotilla-subscriber' }),
+      bySlot: this.#cluster !== undefined,
+      heartbeat: HEARTBEAT,
+      heartbeatTimeout: Math.max(1_000, commandTimeoutOf(this.#client)),
+      listener: {
+        message: (wire, sharded, message) => {
+          for (const handler of this.#entries.get(idOf(wire, sharded))?.handlers ?? []) handler(message)
+        },
+        acknowledged: (entries) => this.#acknowledged(entries.filter((entry) => entry.link === link)),
+        lost: (reason) => {
+          this.#suspect(on(link), reason)
+          this.#refreshSoon()
+        },
+        misplaced: (entries) => {
+          const slots = new Set(entries.map(({ wire }) => slotOf(wire)))
+          this.#suspect(
+            on(link).filter(({ sharded, wire }) => sharded && slots.has(slotOf(wire))),
+            'slot-moved'
+          )
+          this.#refreshSoon()
+        },
+        failed: (error) => {
+          this.lastError = error
+          this.#refreshSoon()
+        }
+      }
+    })
+    return link
+  }
+
+  #acknowledged(entries: Entry[]): void {
+    for (const entry of entries) {
+      entry.live = true
+      for (const resolve of entry.waiting.splice(0)) resolve()
+      if (entry.suspect === undefined) continue
+      // One announcement for all that come back together.
+      if (this.#recovered.length === 0) setImmediate(() => this.#announceRecovered())
+      this.#recovered.push(entry)
+    }
+  }
+
+  #announceRecovered(): void {
+    const byReason = new Map<GapReason, string[]>()
+    for (const entry of this.#recovered.splice(0)) {
+      if (!entry.live || entry.suspect === undefined) continue
+      byReason.set(entry.suspect, [...(byReason.get(entry.suspect) ?? []), entry.wire])
+      entry.suspect = undefined
+    }
+    for (const [reason, wires] of byReason) this.#announce({ reason, recovered: true, wires })
+  }
+
+  #suspect(entries: Entry[], reason: GapReason): void {
+    const lost = entries.filter((entry) => entry.live)
+    for (const entry of lost) {
+      entry.live = false
+      entry.suspect ??= reason
+    }
+    if (lost.length > 0) this.#announce({ reason, recovered: false, wires: lost.map(({ wire }) => wire) })
+  }
+
+  #announce(gap: WireGap): void {
+    for (const handler of this.#gapHandlers) handler(gap)
+  }
+
+  /** Asks for the slot map, at most a few times a second; its arrival routes the sharded channels again. */
+  #refreshSoon(): void {
+    const cluster = this.#cluster
+    if (!cluster || this.#refreshing) return
+    this.#refreshing = setTimeout(() => {
+      this.#refreshing = undefined
+      if (this.#entries.size > 0 && cluster.status === 'ready') cluster.refreshSlotsCache()
+    }, REFRESH_PAUSE)
+    this.#refreshing.unref()
+  }
+}
+
+function idOf(wire: string, sharded: boolean): string {
+  return `${sharded ? 's' : 'c'}:${wire}`
+}

@@ -1,0 +1,250 @@
+import type { Redis } from 'ioredis'
+import { within } from './deadline.js'
+import { drop } from './dedicated-connection.js'
+import { groupBySlot } from './slots.js'
+
+/** Why messages may have been missed. */
+export type GapReason = 'connection-lost' | 'silent' | 'slot-moved' | 'probe-lost'
+
+/** A channel by its name on the wire. */
+export interface LinkChannel {
+  readonly wire: string
+  readonly sharded: boolean
+  /** Kept by the owner: acknowledged, and not lost since. */
+  readonly live: boolean
+}
+
+/** What a link tells its owner. */
+export interface LinkListener<Channel extends LinkChannel> {
+  message(wire: string, sharded: boolean, message: Buffer): void
+  /** Redis has acknowledged these channels, for the first time or again. */
+  acknowledged(channels: Channel[]): void
+  /** Nothing arrives any more; the link goes on trying by itself. */
+  lost(reason: GapReason): void
+  /** The node does not serve these sharded channels, or no longer. */
+  misplaced(channels: Channel[]): void
+  /** One attempt to connect has failed. */
+  failed(error: unknown): void
+}
+
+export interface LinkOptions<Channel extends LinkChannel> {
+  /** A connection that is not open yet and does not reconnect by itself; throws while no node is known. */
+  create: () => Redis
+  listener: LinkListener<Channel>
+  /** On a Cluster a multi-channel SSUBSCRIBE must stay within one slot. */
+  bySlot: boolean
+  /** Time between the signs of life asked of the connection, and how long one may take, in milliseconds. */
+  heartbeat: number
+  heartbeatTimeout: number
+}
+
+const CHUNK = 256
+const CONNECT_TIMEOUT = 3_000
+const MAX_BACKOFF = 1_000
+
+/**
+ * One connection that only subscribes. It holds a set of channels, keeps it subscribed through every loss of the
+ * connection, and finds a connection that died without a word by asking it for a sign of life. ioredis would
+ * resubscribe too, but does not say when, nor notice silence.
+ */
+export class SubscriberLink<Channel extends LinkChannel> {
+  readonly #options: LinkOptions<Channel>
+  readonly #channels = new Set<Channel>()
+  #connection: Redis | undefined
+  #ready = false
+  #closed = false
+  #running = false
+  #verifying = false
+  #end: (() => void) | undefined
+  #wake: (() => void) | undefined
+  #heartbeat: NodeJS.Timeout | undefined
+
+  constructor(options: LinkOptions<Channel>) {
+    this.#options = options
+  }
+
+  get size(): number {
+    return this.#channels.size
+  }
+
+  /** Subscribes now, or as soon as there is a connection; again if it is held already. */
+  add(channel: Channel): void {
+    this.#channels.add(channel)
+    if (this.#ready && this.#connection) {
+      this.#subscribe(this.#connection, [channel]).catch(() => this.restart('silent'))
+    } else if (!this.#running && !this.#closed) {
+      this.#running = true
+      void this.#run()
+    }
+  }
+
+  remove(channel: Channel): void {
+    if (!this.#channels.delete(channel) || !this.#ready || !this.#connection) return
+    const { wire, sharded } = channel
+    const done = sharded ? this.#connection.sunsubscribe(wire) : this.#connection.unsubscribe(wire)
+    // Redirected: the node no longer had it.
+    done.catch((error: unknown) => void (isRedirection(error) || this.restart('silent')))
+  }
+
+  /** Drops the connection and makes a new one, for when it is known to be dead though it looks alive. */
+  restart(reason: GapReason): void {
+    if (!this.#ready) return
+    this.#down(reason)
+    this.#end?.()
+  }
+
+  close(): void {
+    this.#closed = true
+    this.#ready = false
+    this.#channels.clear()
+    clearInterval(this.#heartbeat)
+    this.#wake?.()
+    this.#end?.()
+  }
+
+  async #run(): Promise<void> {
+    let failures = 0
+    while (!this.#closed) {
+      let connection: Redis | undefined
+      try {
+        connection = this.#options.create()
+        const ended = this.#watch(connection)
+        await Promise.race([
+          this.#establish(connection),
+          ended.then(() => Promise.reject(new Error('closed')))
+        ])
+        failures = 0
+        await ended
+      } catch (error) {
+        failures++
+        if (!this.#closed) this.#options.listener.failed(error)
+      }
+      this.#connection = undefined
+      if (connection) drop(connection)
+      if (this.#closed) return
+      this.#down('connection-lost')
+      await this.#pause(failures)
+    }
+  }
+
+  /** Resolves once the connection is over, for whatever cause. */
+  #watch(connection: Redis): Promise<void> {
+    const { listener } = this.#options
+    connection.on('messageBuffer', (wire: Buffer, message: Buffer) =>
+      listener.message(wire.toString(), false, message)
+    )
+    connection.on('smessageBuffer', (wire: Buffer, message: Buffer) =>
+      listener.message(wire.toString(), true, message)
+    )
+    // A shard channel that the server took away: ioredis 6 says `moved`, 5 takes it for an error of its queue.
+    connection.on('moved', () => void this.#verify('all'))
+    connection.on('error', (error: Error) => {
+      if (error.message.startsWith('Command queue state error')) void this.#verify('all')
+    })
+    return new Promise((resolve) => {
+      this.#end = resolve
+      connection.once('close', resolve)
+      connection.once('end', resolve)
+    })
+  }
+
+  async #establish(connection: Redis): Promise<void> {
+    await within(
+      connection.connect(),
+      CONNECT_TIMEOUT,
+      () => new Error('the subscriber did not connect in time')
+    )
+    const done = new Set<Channel>()
+    // Channels may be added while the first ones are on their way.
+    for (;;) {
+      const open = [...this.#channels].filter((channel) => !done.has(channel))
+      if (open.length === 0) break
+      for (const channel of open) done.add(channel)
+      await this.#subscribe(connection, open)
+    }
+    if (this.#closed) return
+    this.#connection = connection
+    this.#ready = true
+    this.#heartbeat = setInterval(() => void this.#verify('sample'), this.#options.heartbeat).unref()
+  }
+
+  async #subscribe(connection: Redis, channels: readonly Channel[]): Promise<void> {
+    const { listener, bySlot } = this.#options
+    const sharded = channels.filter((channel) => channel.sharded)
+    const classic = channels.filter((channel) => !channel.sharded)
+    const groups = bySlot ? [...groupBySlot(sharded, ({ wire }) => wire).values()] : [sharded]
+    await Promise.all([
+      ...chunks(classic).map(async (chunk) => {
+        await connection.subscribe(...chunk.map(({ wire }) => wire))
+        listener.acknowledged(chunk)
+      }),
+      ...groups
+        .flatMap((group) => chunks(group))
+        .map(async (chunk) => {
+          try {
+            await connection.ssubscribe(...chunk.map(({ wire }) => wire))
+          } catch (error) {
+            if (!isRedirection(error)) throw error
+            listener.misplaced(chunk)
+            return
+          }
+          listener.acknowledged(chunk)
+        })
+    ])
+  }
+
+  /**
+   * Asks for a sign of life, and whether this node still serves its sharded channels: subscribing again to one that is held
+   * changes nothing. One channel stands for its slot, except for those that wait for an acknowledgement.
+   */
+  async #verify(which: 'sample' | 'all'): Promise<void> {
+    const connection = this.#connection
+    if (!this.#ready || !connection || this.#verifying) return
+    const sharded = [...this.#channels].filter((channel) => channel.sharded)
+    const slots = this.#options.bySlot ? groupBySlot(sharded, ({ wire }) => wire).values() : []
+    const asked =
+      which === 'all'
+        ? sharded
+        : [...slots].flatMap(([first, ...rest]) => [first!, ...rest.filter((one) => !one.live)])
+    this.#verifying = true
+    try {
+      await within(
+        Promise.all([connection.ping(), this.#subscribe(connection, asked)]),
+        this.#options.heartbeatTimeout,
+        () => new Error('no sign of life')
+      )
+    } catch {
+      if (this.#connection === connection) this.restart('silent')
+    } finally {
+      this.#verifying = false
+    }
+  }
+
+  #down(reason: GapReason): void {
+    clearInterval(this.#heartbeat)
+    if (!this.#ready) return
+    this.#ready = false
+    this.#options.listener.lost(reason)
+  }
+
+  #pause(failures: number): Promise<void> {
+    const longest = failures === 0 ? 0 : Math.min(MAX_BACKOFF, 25 * 2 ** Math.min(failures, 10))
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, longest * (0.5 + Math.random() / 2))
+      this.#wake = () => {
+        clearTimeout(timer)
+        resolve()
+      }
+    })
+  }
+}
+
+function chunks<T>(items: readonly T[]): T[][] {
+  const result: T[][] = []
+  for (let at = 0; at < items.length; at += CHUNK) result.push(items.slice(at, at + CHUNK))
+  return result
+}
+
+function isRedirection(error: unknown): boolean {
+  return error instanceof Error && /^(MOVED|ASK|CLUSTERDOWN|TRYAGAIN)\b/.test(error.message)
+}

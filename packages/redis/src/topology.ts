@@ -1,0 +1,100 @@
+/** How the servers behind a URL work together. */
+export type Topology = 'single' | 'sentinel' | 'cluster'
+
+export interface RedisAddress {
+  readonly host: string
+  readonly port: number
+}
+
+/** What a Redis URL says. */
+export interface RedisTarget {
+  readonly topology: Topology
+  /** The server; the sentinels; or nodes of the Cluster, of which one reachable is enough. */
+  readonly nodes: readonly [RedisAddress, ...RedisAddress[]]
+  /** Sentinel: the name of the group. */
+  readonly master: string | undefined
+  readonly username: string | undefined
+  readonly password: string | undefined
+  readonly db: number | undefined
+  readonly tls: boolean
+}
+
+const URL_SHAPE = /^(rediss?)(?:\+(sentinel|cluster))?:\/\/(?:([^@/]*)@)?([^@/?#]*)(\/[^?#]*)?(?:\?([^#]*))?$/
+const HOST_SHAPE = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]\s]+))(?::(\d{1,5}))?$/
+
+/**
+ * Reads `redis://`, `rediss://`, `redis+sentinel://` and `redis+cluster://` URLs. The URL class of the
+ * platform cannot: it knows no lists of hosts.
+ *
+ * @throws an `Error` that says what is wrong, without the password.
+ */
+export function parseRedisUrl(url: string, cluster = false): RedisTarget {
+  const match = URL_SHAPE.exec(url)
+  if (!match) {
+    throw new Error(
+      "a Redis URL begins with redis://, rediss://, redis+sentinel:// or redis+cluster://; special characters of a password are percent-encoded ('@' is %40, '/' is %2F)"
+    )
+  }
+  const [, scheme, suffix, auth, hosts = '', path = '', query = ''] = match
+  if (cluster && suffix === 'sentinel') throw new Error("'cluster: true' contradicts redis+sentinel://")
+  const topology = (suffix as Topology | undefined) ?? (cluster ? 'cluster' : 'single')
+  const nodes = hosts.split(',').map((host) => parseHost(host, topology === 'sentinel' ? 26379 : 6379))
+  if (topology === 'single' && nodes.length > 1) {
+    throw new Error('several hosts need redis+cluster:// or redis+sentinel://')
+  }
+  return {
+    topology,
+    nodes: nodes as [RedisAddress, ...RedisAddress[]],
+    tls: scheme === 'rediss',
+    ...parseAuth(auth),
+    ...parsePath(topology, path, query)
+  }
+}
+
+/** `host:port`, as a person writes it. */
+export function formatAddress({ host, port }: RedisAddress): string {
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
+}
+
+function parseHost(text: string, defaultPort: number): RedisAddress {
+  if (text === '') throw new Error('the host is missing')
+  const match = HOST_SHAPE.exec(text)
+  const port = match?.[3] === undefined ? defaultPort : Number(match[3])
+  const host = match?.[1] ?? match?.[2]
+  if (host === undefined || port < 1 || port > 65_535) throw new Error(`'${text}' is not host:port`)
+  return { host, port }
+}
+
+function parseAuth(auth: string | undefined): Pick<RedisTarget, 'username' | 'password'> {
+  if (auth === undefined || auth === '') return { username: undefined, password: undefined }
+  const colon = auth.indexOf(':')
+  const decode = (text: string): string | undefined => {
+    try {
+      return text === '' ? undefined : decodeURIComponent(text)
+    } catch {
+      throw new Error('the user or password is not percent-encoded correctly')
+    }
+  }
+  if (colon === -1) return { username: decode(auth), password: undefined }
+  return { username: decode(auth.slice(0, colon)), password: decode(auth.slice(colon + 1)) }
+}
+
+function parsePath(topology: Topology, path: string, query: string): Pick<RedisTarget, 'master' | 'db'> {
+  const parts = path.split('/').filter((part) => part !== '')
+  const master = topology === 'sentinel' ? parts.shift() : undefined
+  if (topology === 'sentinel' && master === undefined) {
+    throw new Error('redis+sentinel:// needs the name of the master group as its path, such as /mymaster')
+  }
+  const parameters = new URLSearchParams(query)
+  const fromPath = parts.shift()
+  const text = fromPath ?? parameters.get('db') ?? undefined
+  parameters.delete('db')
+  const [unknown] = parameters.keys()
+  if (unknown !== undefined) throw new Error(`unknown parameter '${unknown}'; pass it as an option instead`)
+  if (parts.length > 0 || (text !== undefined && !/^\d{1,5}$/.test(text))) {
+    throw new Error(`'${path}' is not the number of a database`)
+  }
+  const db = text === undefined ? undefined : Number(text)
+  if (topology === 'cluster' && db) throw new Error('a Redis Cluster has database 0 only')
+  return { master: master === undefined ? undefined : decodeURIComponent(master), db }
+}

@@ -1,0 +1,81 @@
+import { startCluster, startSentinel, until } from '@flotilla/testbed'
+import { test } from 'tap'
+import { defineScript, publishTo, resolveSubscriber, runGrouped } from '../src/index.js'
+import { record, startApp, timed } from './fixtures/app.js'
+import { startTraffic } from './fixtures/traffic.js'
+
+const commandTimeout = 500
+const bus = { probeInterval: 200, probeTimeout: 500 }
+const increment = defineScript<number>({
+  name: 'increment',
+  keys: 1,
+  lua: `return redis.call('INCR', KEYS[1])`
+})
+
+void test('Sentinel: the master dies, commands end in bounded time, the client and the bus come back', async (t) => {
+  const group = await startSentinel()
+  t.teardown(() => group.stop())
+  const app = await startApp(t, { url: group.url, commandTimeout, bus })
+  const other = await startApp(t, { url: group.url, commandTimeout, bus })
+  await app.ready()
+  const heard = record(app.bus)
+  await app.bus.ready()
+  const traffic = startTraffic((n) => (n % 2 ? app.redis.set('k', n) : increment.run(app.redis, ['i'])))
+
+  const old = await group.master()
+  await until(() => traffic.succeeded > 20)
+  await old.kill()
+  await until(() => traffic.errors.length > 0)
+  const before = traffic.succeeded
+  await until(() => traffic.succeeded > before + 20, { timeout: 15_000, message: 'commands succeed again' })
+  await until(() => heard.includes('recovered'), { message: 'the bus announces the end of the gap' })
+  await until(async () => {
+    await other.bus.publish('news', 'after')
+    return heard.includes('after')
+  })
+  await traffic.stop()
+  t.match(heard.slice(0, 2), ['lost', 'recovered'])
+  t.ok(traffic.slowest < 2 * commandTimeout + 1_000, `the slowest command took ${traffic.slowest} ms`)
+  t.ok(app.bus.status().connected)
+})
+
+void test('Cluster: a master dies, its slots and shard channels move to the replica', async (t) => {
+  const cluster = await startCluster()
+  t.teardown(() => cluster.stop())
+  const app = await startApp(t, { url: cluster.url, commandTimeout, bus })
+  const other = await startApp(t, { url: cluster.url, commandTimeout, bus })
+  const subscriber = resolveSubscriber(app, app.redis)
+  await app.ready()
+  const heard: string[] = []
+  const gaps: string[] = []
+  await subscriber.subscribe('room', (message) => heard.push(message.toString()), { sharded: true })
+  subscriber.onGap(({ channels, recovered }) => {
+    if (channels.includes('room')) gaps.push(recovered ? 'recovered' : 'lost')
+  })
+  const news = record(app.bus)
+  await Promise.all([app.bus.ready(), other.bus.ready()])
+  const keys = Array.from({ length: 30 }, (_none, n) => `key:${n}`)
+  const traffic = startTraffic((n) => increment.run(app.redis, [keys[n % keys.length]!]))
+
+  const old = await cluster.masterOf('room')
+  await until(() => traffic.succeeded > 30)
+  await old.kill()
+  await until(() => gaps.includes('lost'), { message: 'the loss is announced' })
+  await cluster.waitForFailover(old)
+  await until(() => gaps.includes('recovered'), { message: 'the shard channel is back' })
+  await publishTo(other.redis, 'room', 'after', { sharded: true })
+  await until(() => heard.includes('after'))
+  await until(
+    async () =>
+      (await runGrouped(app.redis, keys, (pipeline, key) => pipeline.get(key))).length === keys.length
+  )
+  await until(async () => {
+    await other.bus.publish('news', 'after')
+    return news.includes('after')
+  })
+  await traffic.stop()
+  // ioredis tries again for as long as a failover lasts; the timeout ends that.
+  t.ok(traffic.slowest < 2 * commandTimeout + 1_000, `the slowest command took ${traffic.slowest} ms`)
+  const { ms } = await timed(() => app.close())
+  t.ok(ms < commandTimeout + 1_000, `closing took ${ms} ms`)
+})

@@ -1,0 +1,192 @@
+import fastifyRedis from '@fastify/redis'
+import { startCluster, startProxy, startRedis, startSentinel } from '@flotilla/testbed'
+import Fastify, { type FastifyInstance } from 'fastify'
+import { Redis } from 'ioredis'
+import { createServer } from 'node:net'
+import { once } from 'node:events'
+import { test, type Test } from 'tap'
+import redis, { resolveBus, resolveRedis, type RedisPluginOptions } from '../src/index.js'
+import { rejection, startApp, timed } from './fixtures/app.js'
+
+/** The error with which an app fails to start, and that it leaves nothing open. */
+async function failure(t: Test, options: unknown): Promise<{ code?: string; message: string; ms: number }> {
+  const app = Fastify({ pluginTimeout: 3_000 })
+  const { ms, result } = await timed(() =>
+    rejection(Promise.resolve(app.register(redis, options as RedisPluginOptions)).then(() => app.ready()))
+  )
+  await app.close()
+  t.notMatch(result.code, /AVV_ERR|FST_ERR/)
+  return Object.assign(result, { ms })
+}
+
+void test('options that are wrong fail before anything is opened', async (t) => {
+  const url = 'redis://127.0.0.1:1'
+  const cases: [options: unknown, message: RegExp][] = [
+    [undefined, /needs option 'url'.*work without it/],
+    [{}, /needs option 'url'/],
+    [{ url: 7 }, /'url' must be a non-empty string/],
+    [{ url: 'nonsense' }, /'url' is malformed/],
+    [{ url, client: new Redis({ lazyConnect: true }) }, /exclude each other/],
+    [{ client: {} }, /must be an ioredis/],
+    [{ url, connectTimeout: 'soon' }, /'connectTimeout' must be a duration/],
+    [{ url, commandTimeout: 0 }, /'commandTimeout'/],
+    [{ url, cluster: 'yes' }, /'cluster' must be true or false/],
+    [{ url, instance: '' }, /'instance'/],
+    [{ url, bus: { probe: 1 } }, /unknown option 'bus.probe'/],
+    [{ url, sentinels: [] }, /'sentinels' is refused.*redis\+sentinel/],
+    [{ url, namespace: 'x' }, /'namespace' is refused/],
+    [{ url, closeClient: true }, /'closeClient' is refused/],
+    [{ client: new Redis({ lazyConnect: true }), keyPrefix: 'x' }, /'keyPrefix' has no effect/]
+  ]
+  for (const [options, message] of cases) {
+    const error = await failure(t, options)
+    t.match(error, { code: 'FLOTILLA_REDIS_ERR_OPTIONS', message })
+  }
+})
+
+void test('Redis that cannot be used: one coded error with address and cause, in time', async (t) => {
+  const plain = await startRedis()
+  const locked = await startRedis({ password: 'open sesame' })
+  const secure = await startRedis({ tls: true })
+  const lone = await startRedis({ cluster: true })
+  t.teardown(() => Promise.all([plain.stop(), locked.stop(), secure.stop(), lone.stop()]))
+  const proxy = await startProxy(plain)
+  t.teardown(() => proxy.stop())
+  proxy.blackhole()
+  const hangUp = createServer((socket) => socket.destroy()).listen(0, '127.0.0.1')
+  await once(hangUp, 'listening')
+  t.teardown(() => hangUp.close())
+  const hangUpPort = (hangUp.address() as { port: number }).port
+  const at = (server: { host: string; port: number }): string => `${server.host}:${server.port}`
+  const connectTimeout = 700
+
+  const cases: [name: string, options: RedisPluginOptions, message: RegExp][] = [
+    ['refused', { url: 'redis://127.0.0.1:1' }, /127\.0\.0\.1:1: connection refused/],
+    [
+      'DNS',
+      { url: 'redis://no-such-host.invalid' },
+      /no-such-host\.invalid:6379: the host name cannot be resolved/
+    ],
+    ['silent', { url: `redis://${at(proxy)}` }, new RegExp(`${at(proxy)}: no answer in time`)],
+    ['hangs up', { url: `redis://127.0.0.1:${hangUpPort}` }, /closes the connection/],
+    [
+      'NOAUTH',
+      { url: `redis://${at(locked)}` },
+      new RegExp(`${at(locked)}: it asks for a password \\(NOAUTH\\)`)
+    ],
+    ['WRONGPASS', { url: `redis://:wrong@${at(locked)}` }, /wrong user or password \(WRONGPASS\)/],
+    ['no such user', { url: `redis://who:wrong@${at(plain)}` }, /wrong user or password/],
+    ['database', { url: `redis://${at(plain)}/99` }, /no database of that number/],
+    ['TLS: unknown CA', { url: secure.url }, /certificate is not accepted/],
+    ['TLS: plain server', { url: `rediss://${at(plain)}` }, /does not speak TLS there/],
+    ['TLS: plain client', { url: secure.url.replace('rediss', 'redis') }, /closes the connection/],
+    ['node as single', { url: `redis://${at(lone)}` }, /node of a Redis Cluster: use redis\+cluster/],
+    ['single as Cluster', { url: plain.url, cluster: true }, /single server, no Redis Cluster/],
+    ['CLUSTERDOWN', { url: lone.url, cluster: true }, /Cluster is down/],
+    [
+      'Cluster refused',
+      { url: 'redis+cluster://127.0.0.1:1,127.0.0.1:2' },
+      /127\.0\.0\.1:1,127\.0\.0\.1:2: connection refused/
+    ],
+    ['Cluster NOAUTH', { url: `redis://${at(locked)}`, cluster: true }, /NOAUTH/],
+    ['no sentinel', { url: 'redis+sentinel://127.0.0.1:1/m' }, /127\.0\.0\.1:1: connection refused/],
+    ['server as sentinel', { url: `redis+sentinel://${at(plain)}/m` }, /not a Sentinel|unknown command/i]
+  ]
+  for (const [name, options, message] of cases) {
+    await t.test(name, async (t: Test) => {
+      const error = await failure(t, { ...options, connectTimeout })
+      t.match(error, { code: 'FLOTILLA_REDIS_ERR_CONNECT', message })
+      t.ok(error.ms < connectTimeout + 1_500, `${error.ms} ms`)
+    })
+  }
+  const late = await failure(t, { url: `redis://${at(proxy)}`, connectTimeout: '30s' })
+  t.match(late, { code: 'FLOTILLA_REDIS_ERR_CONNECT' }, "before Fastify's own limit for plugins")
+})
+
+void test('Sentinel: an unknown master, and a sentinel asked as a server', async (t) => {
+  const group = await startSentinel({ replicas: 0, sentinels: 1 })
+  t.teardown(() => group.stop())
+  const [sentinel] = group.sentinels
+  const unknown = await failure(t, { url: group.url.replace('mymaster', 'another'), connectTimeout: 800 })
+  t.match(unknown, { code: 'FLOTILLA_REDIS_ERR_CONNECT', message: /no master of that name/ })
+  const wrong = await failure(t, { url: `redis://127.0.0.1:${sentinel!.port}`, connectTimeout: 800 })
+  t.match(wrong, { code: 'FLOTILLA_REDIS_ERR_CONNECT', message: /it is a Sentinel/ })
+})
+
+void test('passwords, ACL users, databases and TLS from the URL', async (t) => {
+  const locked = await startRedis({ password: 'p@ss/word' })
+  const secure = await startRedis({ tls: true })
+  const cluster = await startCluster({ replicas: 0, password: 'pw' })
+  t.teardown(() => Promise.all([locked.stop(), secure.stop(), cluster.stop()]))
+  const app = await startApp(t, { url: `${locked.url}/2`, connectionName: 'passed-through' })
+  await app.redis.set('k', 'in two')
+  t.match(await app.redis.client('INFO'), /name=passed-through .*db=2 /)
+  await locked.command('ACL', 'SETUSER', 'app', 'on', '>secret', '~*', '&*', '+@all')
+  const user = await startApp(t, { url: `redis://app:secret@127.0.0.1:${locked.port}` })
+  t.equal(await user.redis.acl('WHOAMI'), 'app')
+  const tls = await startApp(t, { url: secure.url, tls: { ca: secure.ca! } })
+  t.equal(await tls.redis.set('k', 'v'), 'OK')
+  await tls.bus.ready()
+  const sharded = await startApp(t, { url: cluster.url })
+  t.equal(await sharded.redis.set('k', 'v'), 'OK')
+  await sharded.bus.ready()
+})
+
+void test('registered twice', async (t) => {
+  const server = await startRedis()
+  t.teardown(() => server.stop())
+  const app = await startApp(t, { url: server.url })
+  const twice = await rejection(
+    Promise.resolve(app.register(redis, { url: server.url })).then(() => app.ready())
+  )
+  t.match(twice, { code: 'FLOTILLA_REDIS_ERR_ALREADY_REGISTERED', message: /namespace/ })
+})
+
+void test("a client of one's own, plain @fastify/redis, and names", async (t) => {
+  const server = await startRedis()
+  t.teardown(() => server.stop())
+  const client = new Redis(server.url, { lazyConnect: true })
+  t.teardown(() => client.disconnect())
+  const app = await startApp(t, { client })
+  await app.ready()
+  t.equal(app.redis, client)
+  t.equal(resolveRedis(app, undefined, 'x'), client)
+  t.equal(resolveRedis(app, client, 'x'), client)
+  await app.bus.ready()
+  await app.close()
+  t.equal(await client.ping(), 'PONG', 'not ours to close')
+  t.match(await server.command('CLIENT', 'LIST', 'TYPE', 'pubsub'), /^$/, 'but the subscriber was')
+
+  const plain = Fastify()
+  t.teardown(() => plain.close())
+  const missing = (app: FastifyInstance, option?: string | Redis): Error => {
+    try {
+      resolveRedis(app, option, '@flotilla/session')
+    } catch (error) {
+      return error as Error
+    }
+    throw new Error('found one')
+  }
+  t.match(missing(plain), {
+    code: 'FLOTILLA_REDIS_ERR_NO_CLIENT',
+    message: /@flotilla\/session: .*register @flotilla\/redis/
+  })
+  await plain.register(fastifyRedis, { url: server.url, namespace: 'sessions' })
+  t.match(missing(plain), { message: /redis: 'sessions'/ })
+  t.match(missing(plain, 'other'), { message: /named 'other'/ })
+  t.match(missing(plain, {} as Redis), { message: /must be an ioredis client/ })
+  const named = resolveRedis(plain, 'sessions', 'x')
+  let inner: unknown
+  await plain.register(async (child) => {
+    inner = resolveBus(child, named)
+  })
+  const bus = resolveBus(plain, named)
+  t.equal(inner, bus, 'one bus for the app')
+  t.not(bus, app.bus)
+  const heard: unknown[] = []
+  bus.subscribe('news', (payload) => heard.push(payload))
+  await bus.ready()
+  await bus.publish('news', 1)
+  await plain.close()
+  t.match(await server.command('CLIENT', 'LIST', 'TYPE', 'pubsub'), /^$/)
+})

@@ -1,0 +1,76 @@
+import { test } from 'tap'
+import { parseRedisUrl } from '../src/topology.js'
+
+void test('URLs of each topology', async (t) => {
+  t.match(parseRedisUrl('redis://localhost'), {
+    topology: 'single',
+    nodes: [{ host: 'localhost', port: 6379 }],
+    tls: false,
+    username: undefined,
+    password: undefined,
+    db: undefined
+  })
+  t.match(parseRedisUrl('rediss://app:p%40ss%2F@db.example:6390/3'), {
+    nodes: [{ host: 'db.example', port: 6390 }],
+    tls: true,
+    username: 'app',
+    password: 'p@ss/',
+    db: 3
+  })
+  t.match(parseRedisUrl('redis://:secret@[::1]:7000?db=2'), {
+    nodes: [{ host: '::1', port: 7000 }],
+    username: undefined,
+    password: 'secret',
+    db: 2
+  })
+  t.match(parseRedisUrl('redis+sentinel://:pw@h1,h2:26380/mymaster/1'), {
+    topology: 'sentinel',
+    nodes: [
+      { host: 'h1', port: 26379 },
+      { host: 'h2', port: 26380 }
+    ],
+    master: 'mymaster',
+    password: 'pw',
+    db: 1
+  })
+  t.match(parseRedisUrl('rediss+cluster://h1:7000,h2:7001'), {
+    topology: 'cluster',
+    nodes: [
+      { host: 'h1', port: 7000 },
+      { host: 'h2', port: 7001 }
+    ],
+    tls: true
+  })
+  t.match(parseRedisUrl('redis://h1:7000', true), {
+    topology: 'cluster',
+    nodes: [{ host: 'h1', port: 7000 }]
+  })
+})
+
+void test('what is malformed is said, without the password', async (t) => {
+  const cases: [url: string, reason: RegExp, cluster?: boolean][] = [
+    ['localhost:6379', /begins with/],
+    ['http://localhost', /begins with/],
+    ['redis://', /host is missing/],
+    ['redis://h:99999', /not host:port/],
+    ['redis://h:port', /not host:port/],
+    ['redis://a b', /not host:port/],
+    ['redis://u:sec/ret@h', /begins with|not host:port/],
+    ['redis://u:%zz@h', /percent-encoded/],
+    ['redis://h1,h2', /several hosts/],
+    ['redis://h/x', /number of a database/],
+    ['redis://h/1/2', /number of a database/],
+    ['redis://h?tls=true', /unknown parameter 'tls'/],
+    ['redis+sentinel://h', /name of the master/],
+    ['redis+sentinel://h/m', /contradicts/, true],
+    ['redis+cluster://h/1', /database 0 only/]
+  ]
+  for (const [url, reason, cluster] of cases) {
+    t.throws(() => parseRedisUrl(url, cluster), { message: reason }, url)
+    try {
+      parseRedisUrl(url, cluster)
+    } catch (error) {
+      t.notMatch((error as Error).message, /sec\/|zz/)
+    }
+  }
+})

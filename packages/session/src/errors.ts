@@ -1,0 +1,95 @@
+import createError from '@fastify/error'
+
+/** An option of `register` that cannot work. */
+export const ERR_OPTION = createError('FLOTILLA_SESSION_ERR_OPTION', '%s', 500)
+
+/** The plugin, or another one that decorates `request.session`, is already there. */
+export const ERR_REGISTERED = createError(
+  'FLOTILLA_SESSION_ERR_REGISTERED',
+  '@flotilla/session: this scope already has a `session`; register one session plugin in a scope, and a second one in a sibling scope with another cookie name',
+  500
+)
+
+/** Redis could not be asked. Sent with `Retry-After`. */
+export const ERR_UNAVAILABLE = createError(
+  'FLOTILLA_SESSION_ERR_UNAVAILABLE',
+  'The session store cannot be reached; try again in a moment',
+  503
+)
+
+/** A write while the store is away and `onOutage` is `'anonymous'`. Sent with `Retry-After`. */
+export const ERR_READ_ONLY = createError(
+  'FLOTILLA_SESSION_ERR_READ_ONLY',
+  'The session store cannot be reached, so this request has an empty session that cannot be changed (see `session.readOnly`)',
+  503
+)
+
+/** Fewer replicas than `durable.replicas` answered in time: a failover could undo the change. */
+export const ERR_NOT_DURABLE = createError(
+  'FLOTILLA_SESSION_ERR_NOT_DURABLE',
+  'The change was made but too few replicas confirmed it in time; repeat it, or lower `durable.replicas`',
+  503
+)
+
+/** `config: { session: 'lazy' }` and nobody awaited `session.load()`. */
+export const ERR_NOT_LOADED = createError(
+  'FLOTILLA_SESSION_ERR_NOT_LOADED',
+  'This route loads its session on demand: `await request.session.load()` before reading or writing it',
+  500
+)
+
+/** A name that the session object itself uses. */
+export const ERR_RESERVED = createError(
+  'FLOTILLA_SESSION_ERR_RESERVED',
+  "`session.%s` belongs to the session itself and cannot be assigned; use session.set('%s', value) for data of that name, and session.login(userId) for the user",
+  500
+)
+
+/** A data key that cannot be stored. */
+export const ERR_KEY = createError(
+  'FLOTILLA_SESSION_ERR_KEY',
+  'A session key must be a non-empty string other than `__proto__`, got %s',
+  500
+)
+
+/** A field holds what JSON cannot: the message names the field and why. */
+export const ERR_UNSERIALISABLE = createError(
+  'FLOTILLA_SESSION_ERR_UNSERIALISABLE',
+  "Session field '%s' cannot be stored: %s",
+  500
+)
+
+/** The session would exceed `maxSize`: the message names the largest field. */
+export const ERR_TOO_LARGE = createError(
+  'FLOTILLA_SESSION_ERR_TOO_LARGE',
+  'The session would take more than `maxSize` allows: %s',
+  413
+)
+
+/** The data does not satisfy `schema`. */
+export const ERR_INVALID_DATA = createError(
+  'FLOTILLA_SESSION_ERR_INVALID_DATA',
+  'The session data does not satisfy its schema: %s',
+  500
+)
+
+/** The session was revoked, destroyed or expired while this request ran. */
+export const ERR_GONE = createError(
+  'FLOTILLA_SESSION_ERR_GONE',
+  'The session ended while it was in use; nothing was written',
+  409
+)
+
+/** `update` lost the race against other writers too often. */
+export const ERR_CONFLICT = createError(
+  'FLOTILLA_SESSION_ERR_CONFLICT',
+  "Session field '%s' changed %s times while it was being updated; try again",
+  409
+)
+
+/** `login`, `create` or an operation on a user without a usable user id. */
+export const ERR_USER_ID = createError(
+  'FLOTILLA_SESSION_ERR_USER_ID',
+  'A user id must be a non-empty string, got %s; convert numeric ids with String(id)',
+  500
+)

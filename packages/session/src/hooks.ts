@@ -1,0 +1,162 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { markPersonal } from '@flotilla/core'
+import { channels } from './channels.js'
+import type { RedisClock } from './clock.js'
+import type { SessionCookie } from './cookie.js'
+import type { SessionIdentity } from './identity.js'
+import type { Settings } from './options.js'
+import type { SessionReader } from './reader.js'
+import { Session, type SessionParts, withProperties } from './session.js'
+import { SessionState } from './session-state.js'
+import type { Changes } from './store.js'
+import type { Ticketing } from './ticket.js'
+import type { SessionWriter } from './writer.js'
+
+const kState = Symbol('flotilla.session.request-state')
+const kSession = Symbol('flotilla.session.request-session')
+
+interface WithSession extends FastifyRequest {
+  [kState]: SessionState | null
+  [kSession]: Session | null
+}
+
+export interface HookParts extends SessionParts {
+  readonly cookie: SessionCookie
+  readonly reader: SessionReader
+  readonly writer: SessionWriter
+  readonly identity: SessionIdentity
+  readonly ticketing: Ticketing
+  readonly clock: RedisClock
+  readonly settings: Settings
+  /** Work after the response, to be finished before the app closes. */
+  readonly later: (work: Promise<void>) => void
+}
+
+/** `request.session`, read on the way in, saved on the way out. */
+export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): void {
+  const { cookie, reader, writer, identity, ticketing, clock, settings, later } = parts
+  // Most apps configure no route, and then no request needs to look.
+  let configured = false
+  fastify.addHook('onRoute', ({ config }) => {
+    if (config?.session !== undefined) configured = true
+  })
+  const modeOf = (request: FastifyRequest): false | 'lazy' | undefined =>
+    configured ? request.routeOptions.config?.session : undefined
+  const begin = (
+    request: FastifyRequest,
+    phase: 'none' | 'lazy',
+    ticket?: ReturnType<Ticketing['verify']>
+  ): SessionState => {
+    const state = new SessionState(phase, ticket, request)
+    ;(request as WithSession)[kState] = state
+    return state
+  }
+
+  fastify.decorateRequest(kState, null)
+  fastify.decorateRequest(kSession, null)
+  fastify.decorateRequest('session', {
+    getter(this: FastifyRequest): Session {
+      const request = this as WithSession
+      if (request[kSession]) return request[kSession]
+      // Probing for a session, as siblings do, must not throw where there is none.
+      if (modeOf(request) === false) return undefined as unknown as Session
+      markPersonal(request)
+      const session = withProperties(new Session(request[kState] ?? begin(request, 'none'), parts))
+      request[kSession] = session
+      return session
+    }
+  })
+
+  fastify.addHook('onRequest', (request, reply, done) => {
+    const value = cookie.read(request)
+    if (value === undefined) return done()
+    const mode = modeOf(request)
+    if (mode === false) return done()
+    const ticket = ticketing.verify(value)
+    if (!ticket) {
+      channels.rejected.publish({ ip: request.ip })
+      return done()
+    }
+    const state = begin(request, mode === 'lazy' ? 'lazy' : 'none', ticket)
+    if (mode === 'lazy') return done()
+    try {
+      if (reader.openHeld(state)) return done()
+    } catch (error) {
+      return done(reader.drop(state, error) ? undefined : (error as Error))
+    }
+    return reader.open(state).catch((error: unknown) => {
+      tellWhenToRetry(reply, error)
+      throw error
+    })
+  })
+
+  const save = async (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    state: SessionState,
+    changes: Changes | undefined,
+    renews: boolean,
+    payload: unknown
+  ): Promise<void> => {
+    try {
+      if (changes) await writer.commit(state, changes)
+      if (renews && state.phase === 'live') await identity.renew(state, settings.renew!.grace)
+    } catch (error) {
+      if (reader.drop(state, error)) return
+      state.failed = true
+      abandon(payload)
+      tellWhenToRetry(reply, error)
+      throw error
+    }
+    if (state.cookie !== 'keep') cookie.write(state, request, reply)
+  }
+  const renewDue = ({ phase, found }: SessionState): boolean =>
+    settings.renew !== undefined &&
+    phase === 'live' &&
+    clock.now() - found!.meta.renewedAt >= settings.renew.every
+
+  // Before the headers are sent: the browser must not be able to come back, through another instance, to
+  // what is not saved yet.
+  fastify.addHook('onSend', (request, reply, payload, done) => {
+    const state = (request as WithSession)[kState]
+    if (!state) return done()
+    if (state.refusal && reply.statusCode === 503) reply.headers(state.refusal)
+    if (state.failed) return done()
+    let changes: Changes | undefined
+    try {
+      changes = writer.pending(state)
+    } catch (error) {
+      if (reader.drop(state, error)) return done()
+      state.failed = true
+      abandon(payload)
+      return done(error as Error)
+    }
+    const renews = renewDue(state)
+    if (!changes && !renews) {
+      if (state.cookie !== 'keep') cookie.write(state, request, reply)
+      return done()
+    }
+    return save(request, reply, state, changes, renews, payload)
+  })
+
+  fastify.addHook('onResponse', (request: FastifyRequest, _reply: FastifyReply, done) => {
+    const state = (request as WithSession)[kState]
+    if (state) {
+      state.answered = true
+      if (!state.failed && writer.touchDue(state)) later(writer.touch(state))
+    }
+    done()
+  })
+}
+
+/** Retry-After also where an error handler of the user's own does not look at `error.headers`. */
+function tellWhenToRetry(reply: FastifyReply, error: unknown): void {
+  const { headers } = error as { headers?: Record<string, string> }
+  if (headers) reply.headers(headers)
+}
+
+/** A stream that will not be sent, because the session could not be saved, must not stay open. */
+function abandon(payload: unknown): void {
+  const stream = payload as { destroy?: () => void } | null
+  if (typeof stream?.destroy === 'function') stream.destroy()
+}

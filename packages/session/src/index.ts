@@ -1,0 +1,41 @@
+export { default, flotillaSession } from './plugin.js'
+export type {
+  DurableOptions,
+  LocalOptions,
+  RenewOptions,
+  SessionCookieOptions,
+  SessionOptions
+} from './options.js'
+export { Session } from './session.js'
+export type { LoginOptions, SessionData, SessionKey, SessionValue, SessionValues } from './session.js'
+export { StoredSession } from './sessions.js'
+export type { CreateOptions, Sessions } from './sessions.js'
+export type { SessionInfo } from './user-sessions.js'
+export type { SchemaIssue, SchemaResult, SessionDataOf, StandardSchema } from './schema.js'
+export type {
+  CreatedMessage,
+  DroppedMessage,
+  LoadedMessage,
+  OutageMessage,
+  RefusedMessage,
+  RejectedMessage,
+  RenewedMessage,
+  RevokedMessage,
+  SavedMessage
+} from './channels.js'
+export {
+  ERR_CONFLICT as SessionConflictError,
+  ERR_GONE as SessionGoneError,
+  ERR_INVALID_DATA as SessionInvalidDataError,
+  ERR_KEY as SessionKeyError,
+  ERR_NOT_DURABLE as SessionNotDurableError,
+  ERR_NOT_LOADED as SessionNotLoadedError,
+  ERR_OPTION as SessionOptionError,
+  ERR_READ_ONLY as SessionReadOnlyError,
+  ERR_REGISTERED as SessionRegisteredError,
+  ERR_RESERVED as SessionReservedError,
+  ERR_TOO_LARGE as SessionTooLargeError,
+  ERR_UNAVAILABLE as SessionUnavailableError,
+  ERR_UNSERIALISABLE as SessionUnserialisableError,
+  ERR_USER_ID as SessionUserIdError
+} from './errors.js'

@@ -1,0 +1,203 @@
+import type { CookieSerializeOptions } from '@fastify/cookie'
+import { type Duration, optionReader, type Secret, type Size } from '@flotilla/core'
+import type { RedisClient } from '@flotilla/redis'
+import { ERR_OPTION } from './errors.js'
+import type { StandardSchema } from './schema.js'
+
+/** Attributes of the session cookie, besides what the plugin decides itself. */
+export interface SessionCookieOptions extends Omit<
+  CookieSerializeOptions,
+  'signed' | 'encode' | 'expires' | 'maxAge' | 'secure' | 'httpOnly'
+> {
+  /**
+   * Base name, default `sid`. With `secure`, path `/` and no `domain` the browser gets it as `__Host-sid`,
+   * otherwise, where still secure, as `__Secure-sid` (RFC 6265bis §4.1.3).
+   */
+  name?: string
+  /**
+   * `true` (default): always Secure. `'auto'`: Secure on https requests as `request.protocol` says (set
+   * `trustProxy` behind a proxy), the plain name and no Secure on http. `false`: never.
+   */
+  secure?: boolean | 'auto'
+  /** Sends Max-Age, so that the cookie outlives the browser: the rest of `absoluteTimeout`. Default false. */
+  persistent?: boolean
+}
+
+/** Reads are answered from memory; the fleet bus drops what another instance changed or revoked. */
+export interface LocalOptions {
+  /** No entry is used for longer, whatever the bus says. Default `'5s'`. */
+  maxAge?: Duration
+  /** Sessions held at most. Default 10,000. */
+  max?: number
+  /** Their total size at most. Default `'64mb'`. */
+  maxSize?: Size
+}
+
+export interface RenewOptions {
+  /** A session in use gets a new id this often (OWASP Session Management, "Renewal Timeout"). */
+  every: Duration
+  /** How long the old id still leads to the session, for requests already under way. Default `'30s'`. */
+  grace?: Duration
+}
+
+export interface DurableOptions {
+  /** Replicas that must have a login, logout or revoke before it resolves. Default 1. */
+  replicas?: number
+  /** How long to wait for them. Default `'1s'`. */
+  timeout?: Duration
+}
+
+export interface SessionOptions<Data extends object = object> {
+  /** Signs the cookie (and is the root of `encrypt`). At least 32 bytes; a list rotates: the first signs, all verify. */
+  secret: Secret
+  /** The client: a namespace of `@fastify/redis`, an ioredis client, or by default `fastify.redis`. */
+  redis?: string | RedisClient
+  /** Before every key. Default `session:`, and `session:<cookie name>:` where the cookie has another name. */
+  prefix?: string
+  /** A session not used for this long ends. Default `'30m'`. */
+  idleTimeout?: Duration
+  /** A session ends this long after login, however busy. Default `'24h'`. */
+  absoluteTimeout?: Duration
+  /** How stale the idle deadline may get before a request that changed nothing moves it. Default `idleTimeout` / 10. */
+  touchInterval?: Duration
+  cookie?: SessionCookieOptions
+  renew?: RenewOptions
+  local?: LocalOptions
+  /** AES-256-GCM for each field, under a key made from the secret and the id. Default false. */
+  encrypt?: boolean
+  /** While Redis is away: `'fail'` answers 503 with Retry-After; `'anonymous'` gives an empty, read-only session. */
+  onOutage?: 'fail' | 'anonymous'
+  /** Sent as Retry-After with those 503s, in whole seconds. Default `'5s'`. */
+  retryAfter?: Duration
+  durable?: DurableOptions
+  /** What a session's data may take, keys and values. Default `'256kb'`. */
+  maxSize?: Size
+  /** Value of `Clear-Site-Data` at logout; `true` means `"cache", "cookies", "storage"`. Default false. */
+  clearSiteData?: boolean | string
+  /** A Standard Schema (zod, valibot, arktype, …) for the data, checked when loaded and when saved. */
+  schema?: StandardSchema<unknown, Data>
+  /** Version of the data's shape; data of an older one goes through `migrate`. Default 1. */
+  version?: number
+  /** Brings data of an older version up to date; its result is validated and saved. */
+  migrate?: (data: Record<string, unknown>, from: number) => Data | Promise<Data>
+}
+
+/** {@link SessionOptions} after validation: milliseconds, bytes, no gaps. */
+export interface Settings {
+  readonly secret: Secret
+  readonly redis: string | RedisClient | undefined
+  readonly prefix: string
+  readonly idleTimeout: number
+  readonly absoluteTimeout: number
+  readonly touchInterval: number
+  readonly cookie: Omit<SessionCookieOptions, 'name' | 'secure' | 'persistent'> & {
+    readonly name: string
+    readonly secure: boolean | 'auto'
+    readonly persistent: boolean
+  }
+  readonly renew: { readonly every: number; readonly grace: number } | undefined
+  readonly local: { readonly maxAge: number; readonly max: number; readonly maxSize: number } | undefined
+  readonly encrypt: boolean
+  readonly onOutage: 'fail' | 'anonymous'
+  /** Seconds. */
+  readonly retryAfter: number
+  readonly durable: { readonly replicas: number; readonly timeout: number } | undefined
+  readonly maxSize: number
+  readonly clearSiteData: string | undefined
+  readonly schema: StandardSchema | undefined
+  readonly version: number
+  readonly migrate: ((data: Record<string, unknown>, from: number) => object | Promise<object>) | undefined
+}
+
+const COOKIE_NAME = /^[\w!#$%&'*+.^`|~-]+$/
+const YEAR = 365 * 24 * 3_600_000
+
+/**
+ * Checks everything before anything is opened.
+ * @throws FLOTILLA_SESSION_ERR_OPTION naming the option
+ */
+export function readOptions(input: unknown): Settings {
+  const read = optionReader('@flotilla/session', input, ERR_OPTION)
+  const idleTimeout = read.duration('idleTimeout', { default: 30 * 60_000, min: 1_000, max: YEAR })
+  const absoluteTimeout = read.duration('absoluteTimeout', { default: 24 * 3_600_000, min: 1_000, max: YEAR })
+  if (absoluteTimeout < idleTimeout) read.fail('absoluteTimeout', 'at least as long as idleTimeout')
+  const cookie = readCookie(read.raw<SessionCookieOptions>('cookie'), (name, expected) =>
+    read.fail(name, expected)
+  )
+  const clearSiteData = read.raw<boolean | string>('clearSiteData') ?? false
+  if (
+    typeof clearSiteData !== 'boolean' &&
+    (typeof clearSiteData !== 'string' || !clearSiteData.startsWith('"'))
+  ) {
+    read.fail('clearSiteData', 'true, false or a header value such as \'"cookies"\'')
+  }
+  const schema = read.raw<StandardSchema>('schema')
+  if (schema !== undefined && typeof schema?.['~standard']?.validate !== 'function') {
+    read.fail('schema', 'a Standard Schema (an object with `~standard`.validate)')
+  }
+  const settings: Settings = {
+    secret: read.secret('secret', 32),
+    redis: read.raw<string | RedisClient>('redis'),
+    prefix: read.string('prefix', cookie.name === 'sid' ? 'session:' : `session:${cookie.name}:`),
+    idleTimeout,
+    absoluteTimeout,
+    touchInterval: read.duration('touchInterval', { default: idleTimeout / 10, max: idleTimeout / 2 }),
+    cookie,
+    renew: read.group('renew', (group) => ({
+      every: group.has('every')
+        ? group.duration('every', { default: 0, min: 1_000 })
+        : group.fail('every', 'a duration'),
+      grace: group.duration('grace', { default: 30_000, max: 10 * 60_000 })
+    })),
+    local: read.group('local', (group) => ({
+      maxAge: group.duration('maxAge', { default: 5_000, min: 1, max: 10 * 60_000 }),
+      max: group.integer('max', { default: 10_000, min: 1 }),
+      maxSize: group.size('maxSize', { default: 64 * 1024 ** 2, min: 1024 })
+    })),
+    encrypt: read.boolean('encrypt', false),
+    onOutage: read.oneOf('onOutage', ['fail', 'anonymous'], 'fail'),
+    retryAfter: Math.max(1, Math.ceil(read.duration('retryAfter', { default: 5_000 }) / 1_000)),
+    durable: read.group('durable', (group) => ({
+      replicas: group.integer('replicas', { default: 1, min: 1 }),
+      timeout: group.duration('timeout', { default: 1_000, min: 1 })
+    })),
+    maxSize: read.size('maxSize', { default: 256 * 1024, min: 128 }),
+    clearSiteData: clearSiteData === true ? '"cache", "cookies", "storage"' : clearSiteData || undefined,
+    schema,
+    version: read.integer('version', { default: 1, min: 1 }),
+    migrate: read.func<NonNullable<Settings['migrate']>, undefined>('migrate', undefined)
+  }
+  if (/[{}]/.test(settings.prefix)) read.fail('prefix', 'without `{` and `}`, which choose the Cluster slot')
+  read.done()
+  return settings
+}
+
+// Not a group: attributes of later versions of @fastify/cookie pass through.
+function readCookie(input: unknown, fail: (name: string, expected: string) => never): Settings['cookie'] {
+  if (input !== undefined && (typeof input !== 'object' || input === null)) fail('cookie', 'an object')
+  const {
+    name = 'sid',
+    secure = true,
+    persistent = false,
+    ...attributes
+  } = (input ?? {}) as SessionCookieOptions
+  if (typeof name !== 'string' || !COOKIE_NAME.test(name))
+    fail('cookie', 'given a `name` of cookie-name characters')
+  if (/^__(host|secure)-/i.test(name))
+    fail('cookie', 'given a `name` without __Host- or __Secure-, which are added where they apply')
+  if (typeof secure !== 'boolean' && secure !== 'auto')
+    fail('cookie', "given `secure` as true, false or 'auto'")
+  if (typeof persistent !== 'boolean') fail('cookie', 'given `persistent` as true or false')
+  for (const refused of ['signed', 'encode', 'expires', 'maxAge', 'httpOnly']) {
+    if (refused in attributes) {
+      fail(
+        'cookie',
+        `without \`${refused}\`: the plugin signs the value, keeps it from scripts and sets its lifetime (\`persistent\`)`
+      )
+    }
+  }
+  if (secure === false && (attributes.sameSite === 'none' || attributes.partitioned)) {
+    fail('cookie', 'secure where it is SameSite=None or partitioned: browsers refuse it otherwise')
+  }
+  return { ...attributes, name, secure, persistent }
+}

@@ -1,0 +1,135 @@
+import fastifyCookie from '@fastify/cookie'
+import { joinHealth } from '@flotilla/core'
+import { resolveBus, resolveRedis } from '@flotilla/redis'
+import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
+import fp from 'fastify-plugin'
+import { createAnnouncer } from './announcer.js'
+import { createCipher } from './cipher.js'
+import { createClock } from './clock.js'
+import { createCookie } from './cookie.js'
+import { createDevices } from './devices.js'
+import { ERR_REGISTERED } from './errors.js'
+import { plainCodec, sealedCodec } from './field-codec.js'
+import { addSessionHooks } from './hooks.js'
+import { createIdentity } from './identity.js'
+import { createKeys } from './keys.js'
+import { createLocalSessions } from './local-sessions.js'
+import { readOptions, type SessionOptions } from './options.js'
+import { createOutage } from './outage.js'
+import { createReader } from './reader.js'
+import type { Session } from './session.js'
+import { createSessions, type Sessions } from './sessions.js'
+import { createStore } from './store.js'
+import { createTicketing } from './ticket.js'
+import { createUserSessions } from './user-sessions.js'
+import { createWriter } from './writer.js'
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** The session of this request; `undefined` at run time on routes with `config: { session: false }`. */
+    readonly session: Session
+  }
+  interface FastifyInstance {
+    readonly sessions: Sessions
+  }
+  interface FastifyContextConfig {
+    /** `false`: no session on this route, and no Redis. `'lazy'`: read on `await request.session.load()`. */
+    session?: false | 'lazy'
+  }
+}
+
+const NAME = '@flotilla/session'
+
+async function session(fastify: FastifyInstance, options: SessionOptions): Promise<void> {
+  const settings = readOptions(options)
+  if (fastify.hasRequestDecorator('session') || fastify.hasDecorator('sessions')) throw new ERR_REGISTERED()
+  const client = resolveRedis(fastify, settings.redis, NAME)
+  const bus = resolveBus(fastify, client)
+  if (!fastify.hasDecorator('parseCookie')) await fastify.register(fastifyCookie)
+
+  const log = fastify.log.child({ plugin: NAME })
+  const { secret } = settings
+  const clock = createClock()
+  const keys = createKeys(settings.prefix, secret)
+  const ticketing = createTicketing(secret, settings.cookie.name)
+  const aliases = createCipher(secret, 'flotilla:session-alias')
+  const codec = settings.encrypt
+    ? sealedCodec(createCipher(secret, 'flotilla:session-data'), keys)
+    : plainCodec
+  const devices = createDevices(
+    settings.encrypt ? createCipher(secret, 'flotilla:session-devices') : undefined
+  )
+  const outage = createOutage(log, settings.retryAfter)
+  const announcer = createAnnouncer(bus, log, settings.local !== undefined)
+  const local = settings.local && createLocalSessions(bus, clock, settings.local)
+
+  const background = new Set<Promise<unknown>>()
+  const later = (work: Promise<unknown>): void => {
+    const tracked = work.catch((err: unknown) => log.debug({ err }, 'work after the response failed'))
+    background.add(tracked)
+    void tracked.finally(() => background.delete(tracked))
+  }
+
+  const store = createStore({ ...settings, client, keys, codec, aliases, ticketing, clock })
+  const discard = ({ tag, hash }: { tag: string; hash: string }): void =>
+    later(client.del(keys.session(tag, hash)))
+  const reader = createReader({ store, codec, local, outage, settings, log, discard })
+  const identity = createIdentity({
+    client,
+    store,
+    keys,
+    devices,
+    ticketing,
+    reader,
+    local,
+    outage,
+    announcer,
+    settings
+  })
+  const writer = createWriter({
+    store,
+    codec,
+    local,
+    outage,
+    clock,
+    announcer,
+    settings,
+    log,
+    create: (state) => identity.create(state)
+  })
+  const users = createUserSessions({
+    client,
+    keys,
+    devices,
+    local,
+    outage,
+    announcer,
+    settle: (key) => identity.settle(key)
+  })
+  const cookie = createCookie({ settings, ticketing, log, now: () => clock.now() })
+
+  let warned = false
+  const late = (): void => {
+    if (!warned)
+      log.warn(
+        'a session was changed after its response had been sent; only `await session.save()` keeps that'
+      )
+    warned = true
+  }
+  const parts = { reader, writer, identity, ticketing, outage, late }
+  fastify.decorate('sessions', createSessions(parts, users))
+  addSessionHooks(fastify, { ...parts, cookie, clock, settings, later })
+  if (settings.local) fastify.addHook('onReady', async () => await bus.ready())
+  fastify.addHook('onClose', async () => {
+    await Promise.all(background)
+  })
+  joinHealth(fastify, (health) =>
+    health.addCheck('session', async () => void (await client.ping()), { level: 'critical', scope: 'shared' })
+  )
+}
+
+/** Sessions in Redis: `request.session` and `fastify.sessions`. */
+const flotillaSession: FastifyPluginAsync<SessionOptions> = fp(session, { name: NAME, fastify: '5.x' })
+
+export { flotillaSession }
+export default flotillaSession

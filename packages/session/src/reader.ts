@@ -1,0 +1,157 @@
+import type { FastifyBaseLogger } from 'fastify'
+import { channels } from './channels.js'
+import type { FieldCodec } from './field-codec.js'
+import type { LocalSessions } from './local-sessions.js'
+import type { Settings } from './options.js'
+import type { Outage } from './outage.js'
+import { validate } from './schema.js'
+import { SessionFields } from './session-fields.js'
+import type { SessionState } from './session-state.js'
+import { CorruptSession, type Found, type SessionStore } from './store.js'
+import type { Ticket } from './ticket.js'
+
+/** Brings a presented session into a request. */
+export interface SessionReader {
+  /** From memory, at once, where that is possible: then the state is ready. */
+  openHeld(state: SessionState): boolean
+  /**
+   * @param ticket to read that one, from Redis in any case
+   * @throws FLOTILLA_SESSION_ERR_UNAVAILABLE where Redis is away and `onOutage` is `'fail'`
+   */
+  open(state: SessionState, ticket?: Ticket): Promise<void>
+  /**
+   * A session turned out to be unreadable: the request goes on without one, and it is removed.
+   * @returns false where the error says something else
+   */
+  drop(state: SessionState, error: unknown): boolean
+  fieldsOf(found: Found): SessionFields
+}
+
+export interface ReaderParts {
+  readonly store: SessionStore
+  readonly codec: FieldCodec
+  readonly local: LocalSessions | undefined
+  readonly outage: Outage
+  readonly settings: Settings
+  readonly log: FastifyBaseLogger
+  /** Removes what cannot be read, in the background. */
+  readonly discard: (ticket: Ticket) => void
+}
+
+export function createReader({
+  store,
+  codec,
+  local,
+  outage,
+  settings,
+  log,
+  discard
+}: ReaderParts): SessionReader {
+  const { schema, version, migrate } = settings
+
+  const fieldsOf = (found: Found): SessionFields =>
+    codec.sealed
+      ? new SessionFields(found.fields, (field, stored) => codec.decode(found.ticket, field, stored))
+      : new SessionFields(found.fields)
+
+  const giveUp = (state: SessionState, ticket: Ticket, error: CorruptSession): void => {
+    const ref = state.found?.meta.ref ?? ticket.hash
+    log.error({ err: error, ref }, 'a session that cannot be read was dropped')
+    channels.dropped.publish({ ref, reason: error.message })
+    local?.drop(ticket.hash)
+    state.none()
+    discard(ticket)
+  }
+
+  /** Parses what is small, so that nothing unreadable is found half-way through a handler. */
+  const admit = (state: SessionState, found: Found, checked: boolean): void => {
+    const fields = fieldsOf(found)
+    if (!checked) fields.check()
+    state.live(found, fields)
+    // Led here by an alias, or signed by an older secret: the browser is to have the present value.
+    if (found.ticket.value !== state.presented?.value || found.ticket.renew) state.cookie = 'set'
+  }
+
+  /** Brings old data up to date and validates; data of a newer version is left alone for newer instances. */
+  const settle = async (state: SessionState, found: Found): Promise<void> => {
+    const stored = found.meta.version
+    try {
+      let { data } = state.fields
+      if (migrate && stored < version) data = (await migrate({ ...data }, stored)) as Record<string, unknown>
+      if (schema) data = await validate(schema, data)
+      if (data !== state.fields.data) state.fields.replace(data)
+    } catch (cause) {
+      if (stored > version) {
+        log.warn(
+          { err: cause, ref: found.meta.ref, stored, version },
+          'a session of a newer version is not understood here'
+        )
+        state.none()
+        state.phase = 'away'
+        return
+      }
+      throw new CorruptSession(`its data is not valid: ${(cause as Error).message}`, { cause })
+    }
+  }
+  const settles = (found: Found): boolean =>
+    schema !== undefined || (migrate !== undefined && found.meta.version < version)
+
+  return {
+    fieldsOf,
+
+    drop(state, error) {
+      const ticket = state.place?.ticket ?? state.presented
+      if (!(error instanceof CorruptSession) || !ticket) return false
+      giveUp(state, ticket, error)
+      return true
+    },
+
+    openHeld(state) {
+      const found = local?.get(state.presented!.hash)
+      if (!found || settles(found)) return false
+      admit(state, found, true)
+      if (channels.loaded.active) channels.loaded.publish({ source: 'memory', found: true })
+      return true
+    },
+
+    async open(state, again) {
+      const ticket = again ?? state.presented!
+      const held = again ? undefined : local?.get(ticket.hash)
+      const keep = held ? undefined : local?.begin(ticket.hash)
+      let found = held
+      try {
+        if (!held) {
+          const started = channels.loaded.active ? performance.now() : 0
+          found = await outage.ask('load', () => store.load(ticket))
+          if (started)
+            channels.loaded.publish({
+              source: 'redis',
+              found: found !== undefined,
+              ms: performance.now() - started
+            })
+        }
+        if (!found) {
+          state.none()
+        } else {
+          admit(state, found, held !== undefined)
+          if (settles(found)) await settle(state, found)
+        }
+      } catch (error) {
+        found = undefined
+        if (error instanceof CorruptSession) {
+          giveUp(state, ticket, error)
+        } else if (
+          settings.onOutage === 'anonymous' &&
+          (error as { statusCode?: number }).statusCode === 503
+        ) {
+          state.none()
+          state.phase = 'away'
+        } else {
+          throw error
+        }
+      } finally {
+        keep?.(found)
+      }
+    }
+  }
+}

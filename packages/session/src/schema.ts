@@ -1,0 +1,38 @@
+import { ERR_INVALID_DATA } from './errors.js'
+
+/** The part of the Standard Schema interface (https://standardschema.dev, version 1) that is used here. */
+export interface StandardSchema<Input = unknown, Output = Input> {
+  readonly '~standard': {
+    readonly version: 1
+    readonly vendor: string
+    readonly validate: (value: unknown) => SchemaResult<Output> | Promise<SchemaResult<Output>>
+    readonly types?: { readonly input: Input; readonly output: Output } | undefined
+  }
+}
+
+export type SchemaResult<Output> =
+  | { readonly value: Output; readonly issues?: undefined }
+  | { readonly issues: readonly SchemaIssue[] }
+
+export interface SchemaIssue {
+  readonly message: string
+  readonly path?: readonly (PropertyKey | { readonly key: PropertyKey })[] | undefined
+}
+
+/** The data type that a schema describes, for `Session<SessionDataOf<typeof schema>>`. */
+export type SessionDataOf<Schema extends StandardSchema> = NonNullable<Schema['~standard']['types']>['output']
+
+/**
+ * @returns the schema's output
+ * @throws FLOTILLA_SESSION_ERR_INVALID_DATA naming the first paths that are wrong
+ */
+export async function validate(schema: StandardSchema, data: unknown): Promise<Record<string, unknown>> {
+  const result = await schema['~standard'].validate(data)
+  if (result.issues) throw new ERR_INVALID_DATA(result.issues.slice(0, 5).map(describe).join('; '))
+  return result.value as Record<string, unknown>
+}
+
+function describe({ message, path }: SchemaIssue): string {
+  const at = (path ?? []).map((part) => String(typeof part === 'object' ? part.key : part)).join('.')
+  return at ? `${at}: ${message}` : message
+}

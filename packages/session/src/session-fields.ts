@@ -1,0 +1,284 @@
+import { parse } from 'secure-json-parse'
+import { ERR_KEY, ERR_TOO_LARGE, ERR_UNSERIALISABLE } from './errors.js'
+import { fieldOf, keyOf } from './meta.js'
+import { type Changes, CorruptSession } from './store.js'
+
+type Stored = Readonly<Record<string, string>>
+
+/** Below this a session is parsed whole when it is loaded; above, each field when it is first read. */
+const SMALL = 4096
+
+/**
+ * The data of one session during one request. Fields are compared as text with what was loaded, so a
+ * change deep inside an object is seen, and only what was handed out can have changed.
+ */
+export class SessionFields {
+  #stored: Stored
+  readonly #decode: (field: string, stored: string) => string
+  /** JSON of fields whose stored form is sealed. */
+  #texts: Map<string, string> | undefined
+  /** What has been parsed or set. An own `undefined` is a removal. */
+  #values: Record<string, unknown> = {}
+  /** Keys whose value may differ from what is stored. */
+  #open: Set<string> | undefined
+  /** `data` was handed out: any key may differ, and `#values` is complete. */
+  #whole = false
+
+  constructor(stored: Stored, decode?: (field: string, stored: string) => string) {
+    this.#stored = stored
+    if (decode) this.#texts = new Map()
+    this.#decode = decode ?? ((_field, text) => text)
+  }
+
+  /** Data that has moved to another id: what `before` holds parsed and unchanged by others stays the same object. */
+  static from(texts: ReadonlyMap<string, string>, before: SessionFields): SessionFields {
+    const fields = new SessionFields(Object.fromEntries(texts))
+    for (const [key, value] of Object.entries(before.#values)) {
+      const text = texts.get(fieldOf(key))
+      if (value !== undefined && text !== undefined && serialise(key, value) === text)
+        fields.#values[key] = value
+    }
+    fields.#open = new Set(Object.keys(fields.#values))
+    return fields
+  }
+
+  /**
+   * Parses a small session at once, so that one that cannot be read is never half used.
+   * @throws CorruptSession
+   */
+  check(): void {
+    let size = 0
+    for (const field in this.#stored) size += this.#stored[field]!.length
+    if (size > SMALL) return
+    const keys = this.#storedKeys()
+    if (keys.length === 0) return
+    let whole = '['
+    for (const key of keys) whole += `${whole.length === 1 ? '' : ','}${this.#text(fieldOf(key))}`
+    try {
+      // All at once: one call costs much less than one for each field.
+      const values = parse(`${whole}]`) as unknown[]
+      if (values.length === keys.length && !keys.includes('__proto__')) {
+        for (let i = 0; i < keys.length; i++) this.#values[keys[i]!] = values[i]
+        return
+      }
+    } catch {
+      // Below it is found out which field it was.
+    }
+    for (const key of keys) this.#parse(key)
+  }
+
+  get(key: string): unknown {
+    let value: unknown
+    if (Object.hasOwn(this.#values, key)) value = this.#values[key]
+    else if (!this.#whole && Object.hasOwn(this.#stored, fieldOf(key))) value = this.#parse(key)
+    if (typeof value === 'object' && value !== null) (this.#open ??= new Set()).add(key)
+    return value
+  }
+
+  /** `undefined` removes the key. */
+  set(key: string, value: unknown): void {
+    if (typeof key !== 'string' || key === '' || key === '__proto__') {
+      throw new ERR_KEY(typeof key === 'string' ? `'${key}'` : typeof key)
+    }
+    if (value === undefined && this.#whole) delete this.#values[key]
+    else this.#values[key] = value
+    ;(this.#open ??= new Set()).add(key)
+  }
+
+  has(key: string): boolean {
+    if (Object.hasOwn(this.#values, key)) return this.#values[key] !== undefined
+    return !this.#whole && Object.hasOwn(this.#stored, fieldOf(key)) && keyOf(fieldOf(key)) !== undefined
+  }
+
+  keys(): string[] {
+    return Object.keys(this.#values)
+      .concat(this.#whole ? [] : this.#storedKeys().filter((key) => !Object.hasOwn(this.#values, key)))
+      .filter((key) => this.#values[key] !== undefined || !Object.hasOwn(this.#values, key))
+  }
+
+  /** The whole as one plain object; what is done to it is saved. */
+  get data(): Record<string, unknown> {
+    if (!this.#whole) {
+      for (const key of this.#storedKeys()) if (!Object.hasOwn(this.#values, key)) this.#parse(key)
+      for (const key of Object.keys(this.#values))
+        if (this.#values[key] === undefined) delete this.#values[key]
+      this.#whole = true
+    }
+    return this.#values
+  }
+
+  /** Puts other data in place of all there is. */
+  replace(data: Readonly<Record<string, unknown>>): void {
+    const { data: present } = this
+    for (const key of Object.keys(present)) delete present[key]
+    for (const [key, value] of Object.entries(data)) this.set(key, value)
+  }
+
+  /**
+   * What differs from what is stored.
+   * @throws FLOTILLA_SESSION_ERR_UNSERIALISABLE
+   */
+  changes(): Changes | undefined {
+    if (!this.#whole && !this.#open) return undefined
+    const candidates = this.#whole
+      ? new Set([...this.#storedKeys(), ...Object.keys(this.#values)])
+      : (this.#open as Set<string>)
+    let set: [string, string][] | undefined
+    let remove: string[] | undefined
+    for (const key of candidates) {
+      const field = fieldOf(key)
+      const before = this.#text(field)
+      const value = this.#values[key]
+      if (value === undefined || !Object.hasOwn(this.#values, key)) {
+        if (before !== undefined) (remove ??= []).push(field)
+        continue
+      }
+      const text = serialise(key, value)
+      if (text !== before) (set ??= []).push([field, text])
+    }
+    return set || remove ? { set: set ?? [], remove: remove ?? [] } : undefined
+  }
+
+  /** Everything as it would be stored anew, under another id. */
+  snapshot(): [field: string, text: string][] {
+    const changes = this.changes()
+    const texts = new Map<string, string>()
+    for (const key of this.#storedKeys()) texts.set(fieldOf(key), this.#text(fieldOf(key))!)
+    for (const [field, text] of changes?.set ?? []) texts.set(field, text)
+    for (const field of changes?.remove ?? []) texts.delete(field)
+    return [...texts]
+  }
+
+  /**
+   * Refuses to let the session grow past its limit.
+   * @throws FLOTILLA_SESSION_ERR_TOO_LARGE naming the largest field
+   */
+  assertSize(changes: Changes, limit: number): void {
+    const sizes = new Map<string, number>()
+    for (const key of this.#storedKeys()) {
+      const field = fieldOf(key)
+      sizes.set(field, Buffer.byteLength(field) + Buffer.byteLength(this.#stored[field]!))
+    }
+    for (const [field, text] of changes.set)
+      sizes.set(field, Buffer.byteLength(field) + Buffer.byteLength(text))
+    for (const field of changes.remove) sizes.delete(field)
+    let total = 0
+    for (const size of sizes.values()) total += size
+    if (total <= limit) return
+    const [field, size] = [...sizes].reduce((largest, one) => (one[1] > largest[1] ? one : largest))
+    throw new ERR_TOO_LARGE(
+      `${total} of ${limit} bytes; the largest field is '${keyOf(field) ?? field}' (${size} bytes)`
+    )
+  }
+
+  /** The changes have been written: they are what is stored now. */
+  saved(changes: Changes): void {
+    const stored = { ...this.#stored }
+    for (const [field, text] of changes.set) {
+      // Sealed, the stored form is not known here; a compare-and-set finds it out.
+      stored[field] = this.#texts ? '' : text
+      this.#texts?.set(field, text)
+    }
+    for (const field of changes.remove) {
+      delete stored[field]
+      this.#texts?.delete(field)
+    }
+    this.#stored = stored
+  }
+
+  /** One field was written by itself, or found to be different. */
+  adopt(key: string, stored: string | undefined, text: string | undefined): unknown {
+    const field = fieldOf(key)
+    const next = { ...this.#stored }
+    if (stored === undefined || text === undefined) {
+      delete next[field]
+      this.#texts?.delete(field)
+      delete this.#values[key]
+    } else {
+      next[field] = stored
+      this.#texts?.set(field, text)
+      this.#values[key] = deserialise(field, text)
+    }
+    this.#stored = next
+    return this.#values[key]
+  }
+
+  /** A copy of a key's value as stored, apart from what the handler may have done to its own. */
+  fresh(key: string): unknown {
+    const field = fieldOf(key)
+    const text = this.#text(field)
+    return text === undefined ? undefined : deserialise(field, text)
+  }
+
+  /** The text a compare-and-set expects, as stored. */
+  storedText(key: string): string | undefined {
+    return this.#stored[fieldOf(key)]
+  }
+
+  /** Whether this key was changed here and not written yet. */
+  changed(key: string): boolean {
+    if (!this.#whole && !this.#open?.has(key)) return false
+    const value = this.#values[key]
+    return (value === undefined ? undefined : serialise(key, value)) !== this.#text(fieldOf(key))
+  }
+
+  #storedKeys(): string[] {
+    const keys: string[] = []
+    for (const field in this.#stored) {
+      const key = keyOf(field)
+      if (key !== undefined) keys.push(key)
+    }
+    return keys
+  }
+
+  #text(field: string): string | undefined {
+    if (!Object.hasOwn(this.#stored, field)) return undefined
+    if (!this.#texts) return this.#stored[field]
+    let text = this.#texts.get(field)
+    if (text === undefined) {
+      try {
+        text = this.#decode(field, this.#stored[field]!)
+      } catch (cause) {
+        throw new CorruptSession(`field '${field}' cannot be decrypted`, { cause })
+      }
+      this.#texts.set(field, text)
+    }
+    return text
+  }
+
+  #parse(key: string): unknown {
+    if (key === '__proto__' || key === '')
+      throw new CorruptSession('a field has a name that is never written')
+    const field = fieldOf(key)
+    return (this.#values[key] = deserialise(field, this.#text(field)!))
+  }
+}
+
+function deserialise(field: string, text: string): unknown {
+  try {
+    // Refuses `__proto__` and `constructor.prototype`, which would poison whoever merges the value.
+    return parse(text)
+  } catch (cause) {
+    throw new CorruptSession(`field '${field}' is not JSON that may be read`, { cause })
+  }
+}
+
+/** @throws FLOTILLA_SESSION_ERR_UNSERIALISABLE naming the field */
+export function serialise(key: string, value: unknown): string {
+  if (value instanceof Map || value instanceof Set || value instanceof Promise) {
+    throw new ERR_UNSERIALISABLE(key, `JSON has no ${value.constructor.name}, it would be stored as {}`)
+  }
+  let text: string | undefined
+  try {
+    text = JSON.stringify(value)
+  } catch (cause) {
+    const error = new ERR_UNSERIALISABLE(
+      key,
+      (cause as Error).message.split('\n')[0] ?? 'JSON.stringify failed'
+    )
+    error.cause = cause
+    throw error
+  }
+  if (text === undefined) throw new ERR_UNSERIALISABLE(key, `JSON has no ${typeof value}`)
+  return text
+}

@@ -1,0 +1,98 @@
+import type { CookieSerializeOptions } from '@fastify/cookie'
+import { SessionFields } from './session-fields.js'
+import type { Found, Place } from './store.js'
+import type { Ticket } from './ticket.js'
+
+/**
+ * `lazy`: not asked for yet. `none`: no session; the first write opens one. `live`: in Redis.
+ * `away`: Redis could not be asked; empty and read-only.
+ */
+export type Phase = 'lazy' | 'none' | 'live' | 'away'
+
+/** Who is on the other side, for the page of "your devices". */
+export interface Visitor {
+  readonly ip: string | undefined
+  readonly userAgent: string | undefined
+}
+
+/** A request, or what stands for one outside of a request; looked at only at login. */
+export interface VisitorSource {
+  readonly ip: string | undefined
+  readonly headers: { readonly 'user-agent'?: string | undefined }
+}
+
+/** One session as one request (or one caller outside a request) sees it. */
+export class SessionState {
+  phase: Phase
+  /** From a cookie of ours; says nothing about whether that session still exists. */
+  readonly presented: Ticket | undefined
+  readonly #source: VisitorSource | undefined
+  #fields: SessionFields | undefined
+  found: Found | undefined
+  place: Place | undefined
+  userId: string | undefined
+  /** Redis's time of the last write of this request, or 0. */
+  writtenAt = 0
+  /** What the response is to do with the browser's cookie. */
+  cookie: 'keep' | 'set' | 'clear' = 'keep'
+  cookieOptions: CookieSerializeOptions | undefined
+  /** Logged out in this request: the response also clears the site's data, where configured. */
+  loggedOut = false
+  /** Saving failed and the error response is under way: do not try again. */
+  failed = false
+  /** What a refusal of the store told to send, for error handlers that do not look at `error.headers`. */
+  refusal: Readonly<Record<string, string>> | undefined
+  /** The response has been sent: what is written now needs an explicit save. */
+  answered = false
+  /** A ticket handed out before the session exists in Redis. */
+  #reserved: Ticket | undefined
+
+  constructor(phase: Phase, presented: Ticket | undefined, source?: VisitorSource) {
+    this.phase = phase
+    this.presented = presented
+    this.#source = source
+  }
+
+  get visitor(): Visitor {
+    return { ip: this.#source?.ip, userAgent: this.#source?.headers['user-agent'] }
+  }
+
+  get fields(): SessionFields {
+    return (this.#fields ??= new SessionFields({}))
+  }
+
+  set fields(fields: SessionFields) {
+    this.#fields = fields
+  }
+
+  /** False where no data was loaded, read or written: then nothing can have changed. */
+  get hasFields(): boolean {
+    return this.#fields !== undefined
+  }
+
+  /** The ticket a new session will have, so that its reference can be told before it is saved. */
+  reserve(issue: () => Ticket): Ticket {
+    return (this.#reserved ??= issue())
+  }
+
+  /** Takes on a session that was read or has just been written. */
+  live(found: Found, fields: SessionFields): void {
+    this.phase = 'live'
+    this.found = found
+    this.place = { ticket: found.ticket, userHash: found.meta.userHash }
+    this.userId = found.userId
+    this.fields = fields
+    this.#reserved = undefined
+  }
+
+  /** Back to nothing: ended, dropped, or never found. */
+  none(): void {
+    this.phase = 'none'
+    this.#fields = undefined
+    this.found = undefined
+    this.place = undefined
+    this.userId = undefined
+    this.writtenAt = 0
+    this.#reserved = undefined
+  }
+}

@@ -1,0 +1,320 @@
+import type { CookieSerializeOptions } from '@fastify/cookie'
+import { inspect } from 'node:util'
+import { ERR_GONE, ERR_NOT_LOADED, ERR_RESERVED } from './errors.js'
+import type { SessionIdentity } from './identity.js'
+import type { Outage } from './outage.js'
+import type { SessionReader } from './reader.js'
+import type { SessionState } from './session-state.js'
+import type { Ticketing } from './ticket.js'
+import type { SessionWriter } from './writer.js'
+
+/**
+ * The data of a session, for augmentation:
+ * ```ts
+ * declare module '@flotilla/session' { interface SessionData { cart: Item[] } }
+ * ```
+ */
+// oxlint-disable-next-line typescript/no-empty-object-type -- empty until a user adds to it
+export interface SessionData {}
+
+/** The keys of the data: any string until {@link SessionData} is augmented. */
+export type SessionKey<Data> = [keyof Data] extends [never] ? string : keyof Data & string
+export type SessionValue<Data, Key> = Key extends keyof Data ? Data[Key] : unknown
+export type SessionValues<Data> = [keyof Data] extends [never] ? Record<string, unknown> : Partial<Data>
+
+export interface LoginOptions {
+  /** Shown in the list of the user's sessions, such as the name of a device. */
+  label?: string
+}
+
+/** What a session needs of the plugin. */
+export interface SessionParts {
+  readonly reader: SessionReader
+  readonly writer: SessionWriter
+  readonly identity: SessionIdentity
+  readonly ticketing: Ticketing
+  readonly outage: Outage
+  /** Something was changed after the response had been sent. */
+  readonly late: () => void
+}
+
+const kState = Symbol('flotilla.session.state')
+const kParts = Symbol('flotilla.session.parts')
+const NOTHING = Object.freeze({})
+
+/**
+ * A session. Data is read and written by key or through `data`; fields that have changed are saved before
+ * the response is sent. Keys that are no members here can also be read and written as properties, which is
+ * what plugins written for other session plugins do.
+ */
+export class Session<Data extends object = SessionData> {
+  /** @internal */ readonly [kState]: SessionState
+  /** @internal */ readonly [kParts]: SessionParts
+
+  constructor(state: SessionState, parts: SessionParts) {
+    this[kState] = state
+    this[kParts] = parts
+  }
+
+  /** The user that `login` bound the session to. */
+  get userId(): string | undefined {
+    return readable(this).userId
+  }
+
+  /** A public reference: names the session to `sessions.revoke` and in messages on the bus. Not a secret. */
+  get ref(): string {
+    const state = readable(this)
+    return state.found?.meta.ref ?? state.reserve(() => this[kParts].ticketing.issue()).hash
+  }
+
+  /** True while nothing has been saved under this session's id. */
+  get isNew(): boolean {
+    return readable(this).phase !== 'live'
+  }
+
+  /** True where Redis could not be asked and `onOutage` is `'anonymous'`: empty, and writing throws. */
+  get readOnly(): boolean {
+    return this[kState].phase === 'away'
+  }
+
+  /** By Redis's clock; `undefined` while new. */
+  get createdAt(): Date | undefined {
+    const { found } = readable(this)
+    return found && new Date(found.meta.createdAt)
+  }
+
+  /** The absolute timeout; `undefined` while new. Not using the session ends it sooner. */
+  get expiresAt(): Date | undefined {
+    const { found } = readable(this)
+    return found && new Date(found.meta.absoluteAt)
+  }
+
+  /**
+   * All data as one plain object; what is done to it, however deep, is saved.
+   * @throws FLOTILLA_SESSION_ERR_NOT_LOADED
+   */
+  get data(): SessionValues<Data> {
+    const state = readable(this)
+    if (state.phase === 'away') return NOTHING
+    return recover(this, () => state.fields.data, {}) as SessionValues<Data>
+  }
+
+  /** A value, `undefined` where there is none. Objects may be changed in place. */
+  get<Key extends SessionKey<Data>>(key: Key): SessionValue<Data, Key> | undefined {
+    const state = readable(this)
+    return recover(this, () => state.fields.get(key), undefined) as SessionValue<Data, Key> | undefined
+  }
+
+  has(key: SessionKey<Data>): boolean {
+    return readable(this).fields.has(key)
+  }
+
+  keys(): SessionKey<Data>[] {
+    return readable(this).fields.keys() as SessionKey<Data>[]
+  }
+
+  /**
+   * Saved before the response is sent; `undefined` removes the key.
+   * @throws FLOTILLA_SESSION_ERR_KEY, FLOTILLA_SESSION_ERR_READ_ONLY
+   */
+  set<Key extends SessionKey<Data>>(key: Key, value: SessionValue<Data, Key> | undefined): this {
+    writable(this).fields.set(key, value)
+    return this
+  }
+
+  delete(key: SessionKey<Data>): this {
+    writable(this).fields.set(key, undefined)
+    return this
+  }
+
+  /**
+   * Changes one value atomically across the fleet: `change` gets the present value and may run again where
+   * somebody else was faster. Written when the promise resolves (a session that is still new is written with
+   * the response, nobody else can have its id).
+   *
+   * @returns the new value
+   * @throws FLOTILLA_SESSION_ERR_GONE, FLOTILLA_SESSION_ERR_CONFLICT, FLOTILLA_SESSION_ERR_UNAVAILABLE
+   */
+  async update<Key extends SessionKey<Data>>(
+    key: Key,
+    change: (
+      value: SessionValue<Data, Key> | undefined
+    ) => SessionValue<Data, Key> | Promise<SessionValue<Data, Key>>
+  ): Promise<SessionValue<Data, Key>> {
+    await this.load()
+    const state = writable(this)
+    const { writer } = this[kParts]
+    const value = await asking(this, () => writer.update(state, key, change as (value: unknown) => unknown))
+    return value as SessionValue<Data, Key>
+  }
+
+  /**
+   * Binds the session to a user under a new id (OWASP: against session fixation) and lists it among the
+   * user's sessions. Data is kept, unless it belongs to another user. The old id is dead at once.
+   *
+   * @throws FLOTILLA_SESSION_ERR_USER_ID, FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_NOT_DURABLE
+   */
+  async login(userId: string, { label }: LoginOptions = {}): Promise<void> {
+    await this.load()
+    const state = writable(this)
+    await asking(this, () => this[kParts].identity.login(state, userId, label))
+  }
+
+  /** Ends the session on all instances, clears the cookie and, where configured, the site's data. */
+  async logout(): Promise<void> {
+    await this.destroy()
+    this[kState].loggedOut = true
+  }
+
+  /** Ends the session on all instances and clears the cookie. */
+  async destroy(): Promise<void> {
+    await this.load()
+    const state = writable(this)
+    await asking(this, () => this[kParts].identity.end(state))
+  }
+
+  /**
+   * Ends the session and begins a new one without a user. Of the data only the values of `keep` are taken
+   * along; use {@link renew} for a new id and everything else as it was.
+   */
+  async regenerate(keep: readonly string[] = []): Promise<void> {
+    await this.load()
+    const state = writable(this)
+    await asking(this, () => this[kParts].identity.regenerate(state, keep))
+  }
+
+  /** The same session and user under a new id, for instance after a change of rights. The old id is dead at once. */
+  async renew(): Promise<void> {
+    await this.load()
+    const state = writable(this)
+    await this.save()
+    for (let attempt = 0; attempt < 5 && state.phase === 'live'; attempt++) {
+      if (await asking(this, () => this[kParts].identity.renew(state, 0))) return
+      await this.reload()
+    }
+  }
+
+  /** Reads the session where the route's config says `session: 'lazy'`; nothing otherwise. */
+  async load(): Promise<this> {
+    const state = this[kState]
+    if (state.phase === 'lazy') await asking(this, () => this[kParts].reader.open(state))
+    return this
+  }
+
+  /** Reads it again, giving up what was not saved. */
+  async reload(): Promise<this> {
+    const state = this[kState]
+    const ticket = state.place?.ticket ?? state.presented
+    if (ticket) await asking(this, () => this[kParts].reader.open(state, ticket))
+    return this
+  }
+
+  /**
+   * Saves at once what is otherwise saved with the response: for responses that bypass Fastify
+   * (`reply.hijack()`, a WebSocket) and for work after the response.
+   */
+  async save(): Promise<void> {
+    const { writer } = this[kParts]
+    const changes = writer.pending(writable(this))
+    if (changes) await asking(this, () => writer.commit(this[kState], changes))
+  }
+
+  /** Moves the idle deadline, which otherwise happens by itself. */
+  async touch(): Promise<void> {
+    if (readable(this).phase === 'live') await this[kParts].writer.touch(this[kState])
+  }
+
+  /** Attributes for this session's cookie, should this response set it. */
+  options(cookie: CookieSerializeOptions): void {
+    const state = this[kState]
+    state.cookieOptions = { ...state.cookieOptions, ...cookie }
+  }
+
+  /** The data, so that logging or sending a session never tells its id. */
+  toJSON(): SessionValues<Data> {
+    return { ...this.data }
+  }
+
+  [inspect.custom](): unknown {
+    const { phase, userId } = this[kState]
+    return { session: phase, userId }
+  }
+}
+
+/** Any session, whatever its data. */
+interface Inner {
+  readonly [kState]: SessionState
+  readonly [kParts]: SessionParts
+}
+
+type AnySession = Session<Record<string, unknown>>
+
+function readable({ [kState]: state }: Inner): SessionState {
+  if (state.phase === 'lazy') throw new ERR_NOT_LOADED()
+  return state
+}
+
+function writable(session: Inner): SessionState {
+  const state = readable(session)
+  if (state.phase === 'away') throw noted(state, session[kParts].outage.readOnly())
+  if (state.answered) session[kParts].late()
+  return state
+}
+
+async function asking<T>({ [kState]: state, [kParts]: parts }: Inner, run: () => Promise<T>): Promise<T> {
+  try {
+    return await run()
+  } catch (error) {
+    // Unreadable is as good as gone.
+    throw parts.reader.drop(state, error) ? new ERR_GONE() : noted(state, error)
+  }
+}
+
+function noted(state: SessionState, error: unknown): unknown {
+  state.refusal = (error as { headers?: Record<string, string> }).headers
+  return error
+}
+
+/** A field that turns out to be unreadable ends the session, not the request. */
+function recover<T>(session: Inner, read: () => T, otherwise: T): T {
+  const state = session[kState]
+  try {
+    return read()
+  } catch (error) {
+    if (!session[kParts].reader.drop(state, error)) throw error
+    return otherwise
+  }
+}
+
+const properties: ProxyHandler<AnySession> = {
+  get(target, name) {
+    if (name === kState) return target[kState]
+    if (typeof name === 'symbol' || name in target || name === 'then') return Reflect.get(target, name)
+    return target.get(name)
+  },
+  set(target, name, value) {
+    if (name in target || typeof name === 'symbol') throw new ERR_RESERVED(String(name), String(name))
+    target.set(name, value)
+    return true
+  },
+  has: (target, name) => name in target || (typeof name === 'string' && target.has(name)),
+  deleteProperty(target, name) {
+    if (typeof name === 'string' && !(name in target)) target.delete(name)
+    return true
+  },
+  ownKeys: (target) => target.keys(),
+  getOwnPropertyDescriptor(target, name) {
+    if (typeof name !== 'string' || !target.has(name)) return undefined
+    return { value: target.get(name), writable: true, enumerable: true, configurable: true }
+  }
+}
+
+/** With its data as properties too: `request.session.cart` beside `request.session.get('cart')`. */
+export function withProperties<S extends Inner>(session: S): S {
+  return new Proxy<S>(session, properties as unknown as ProxyHandler<S>)
+}
+
+/** The state behind a session, for the plugin's own use. */
+export function stateOf(session: Inner): SessionState {
+  return session[kState]
+}

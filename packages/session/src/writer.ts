@@ -1,0 +1,171 @@
+import type { FastifyBaseLogger } from 'fastify'
+import type { Announcer } from './announcer.js'
+import { channels } from './channels.js'
+import type { RedisClock } from './clock.js'
+import { ERR_CONFLICT, ERR_GONE } from './errors.js'
+import type { FieldCodec } from './field-codec.js'
+import { createKeyedQueue } from './keyed-queue.js'
+import type { LocalSessions } from './local-sessions.js'
+import { fieldOf } from './meta.js'
+import type { Settings } from './options.js'
+import type { Outage } from './outage.js'
+import { validate } from './schema.js'
+import { serialise } from './session-fields.js'
+import type { SessionState } from './session-state.js'
+import type { Changes, SessionStore } from './store.js'
+
+/** Writes what a request changed. */
+export interface SessionWriter {
+  /** What there is to write, computed once for {@link commit}. @throws FLOTILLA_SESSION_ERR_UNSERIALISABLE */
+  pending(state: SessionState): Changes | undefined
+  /** Saves changes, opening a session where there is none yet. @throws the coded error */
+  commit(state: SessionState, changes: Changes): Promise<void>
+  /** Compare-and-set of one key, repeated until it holds. @returns the new value */
+  update(state: SessionState, key: string, change: (value: unknown) => unknown): Promise<unknown>
+  /** Moves the idle deadline where it has become stale. Never rejects. */
+  touch(state: SessionState): Promise<void>
+  touchDue(state: SessionState): boolean
+}
+
+export interface WriterParts {
+  readonly store: SessionStore
+  readonly codec: FieldCodec
+  readonly local: LocalSessions | undefined
+  readonly outage: Outage
+  readonly clock: RedisClock
+  readonly announcer: Announcer
+  readonly settings: Settings
+  readonly log: FastifyBaseLogger
+  /** Opens a session for a state that has none. */
+  readonly create: (state: SessionState) => Promise<void>
+}
+
+const ATTEMPTS = 200
+
+export function createWriter(parts: WriterParts): SessionWriter {
+  const { store, codec, local, outage, clock, announcer, settings, log } = parts
+  const queue = createKeyedQueue()
+  const touching = new Set<string>()
+
+  const check = async (state: SessionState, changes: Changes): Promise<void> => {
+    state.fields.assertSize(changes, settings.maxSize)
+    if (settings.schema) await validate(settings.schema, structuredClone(state.fields.data))
+  }
+
+  /** The session ended while this request had it: what it wanted to write is not written, and nothing comes back. */
+  const refused = (state: SessionState): void => {
+    const ref = state.found!.meta.ref
+    log.info({ ref }, 'a session ended while a request was using it; its changes were not saved')
+    channels.refused.publish({ ref })
+    local?.drop(ref)
+    state.none()
+    state.cookie = 'keep'
+  }
+
+  const written = async (
+    state: SessionState,
+    fields: number,
+    now: number,
+    started: number
+  ): Promise<void> => {
+    const { ref } = state.found!.meta
+    state.writtenAt = now
+    local?.drop(ref)
+    if (state.place!.ticket !== state.found!.ticket) state.cookie = 'set'
+    channels.saved.publish({ ref, fields, ms: performance.now() - started })
+    if (fields > 0) await announcer.changed(ref)
+  }
+
+  const commit = async (state: SessionState, changes: Changes): Promise<void> => {
+    await check(state, changes)
+    if (state.phase === 'none') return await parts.create(state)
+    const started = performance.now()
+    const now = await outage.ask('save', () => store.save(state.place!, changes))
+    if (now === undefined) return refused(state)
+    state.fields.saved(changes)
+    await written(state, changes.set.length + changes.remove.length, now, started)
+  }
+
+  const pending = (state: SessionState): Changes | undefined => {
+    if ((state.phase !== 'live' && state.phase !== 'none') || !state.hasFields) return undefined
+    const changes = state.fields.changes()
+    // Removing from nothing, or setting what is empty, opens no session.
+    return state.phase === 'none' && changes?.set.length === 0 ? undefined : changes
+  }
+
+  const update = async (
+    state: SessionState,
+    key: string,
+    change: (value: unknown) => unknown
+  ): Promise<unknown> => {
+    if (state.phase === 'none') {
+      // Nobody else can know an id that has not been issued.
+      state.fields.set(key, await change(state.fields.get(key)))
+      return state.fields.get(key)
+    }
+    if (state.fields.changed(key)) await commit(state, pending(state)!)
+    if (state.phase !== 'live') throw new ERR_GONE()
+    const field = fieldOf(key)
+    const started = performance.now()
+    for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+      // Not what the handler holds: it may have been mutated.
+      const expected = state.fields.storedText(key)
+      const value = state.fields.fresh(key)
+      const next = await change(value)
+      const text = serialise(key, next)
+      state.fields.assertSize({ set: [[field, text]], remove: [] }, settings.maxSize)
+      if (settings.schema)
+        await validate(settings.schema, { ...structuredClone(state.fields.data), [key]: next })
+      const place = state.place!
+      const result = await outage.ask('update', () => store.update(place, field, expected, text))
+      if (!result) {
+        refused(state)
+        throw new ERR_GONE()
+      }
+      if (result.written) {
+        state.fields.adopt(key, result.stored, text)
+        await written(state, 1, clock.now(), started)
+        return state.fields.get(key)
+      }
+      const { stored } = result
+      state.fields.adopt(
+        key,
+        stored,
+        stored === undefined ? undefined : codec.decode(place.ticket, field, stored)
+      )
+    }
+    throw new ERR_CONFLICT(key, ATTEMPTS)
+  }
+
+  const touchDue = (state: SessionState): boolean => {
+    if (state.phase !== 'live' || state.writtenAt > 0) return false
+    const age = clock.now() - state.found!.meta.touchedAt
+    // A time in the future means that this clock is wrong: touching also sets it right.
+    return age >= settings.touchInterval || age < -1_000
+  }
+
+  return {
+    pending,
+    commit,
+    touchDue,
+    update: (state, key, change) =>
+      queue.run(`${state.place?.ticket.hash ?? ''}\n${key}`, () => update(state, key, change)),
+
+    async touch(state) {
+      const place = state.place!
+      const { hash } = place.ticket
+      if (touching.has(hash)) return
+      touching.add(hash)
+      const started = performance.now()
+      try {
+        const now = await outage.ask('touch', () => store.save(place, { set: [], remove: [] }))
+        if (now !== undefined) await written(state, 0, now, started)
+      } catch (err) {
+        // The request has been answered; the next one tries again.
+        log.debug({ err }, 'a session could not be touched')
+      } finally {
+        touching.delete(hash)
+      }
+    }
+  }
+}

@@ -1,0 +1,255 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import { startRedis, until } from '@flotilla/testbed'
+import { after, before, test } from 'tap'
+import { buildApp } from './support/app.js'
+import type { Browser } from './support/browser.js'
+import { serve } from './support/serve.js'
+
+let redis: Awaited<ReturnType<typeof startRedis>>
+before(async () => {
+  redis = await startRedis()
+})
+after(() => redis.stop())
+
+/** The key of a visitor's session. */
+async function keyOf(browser: Browser): Promise<string> {
+  const { body } = await browser.get('/me')
+  const [key] = (await redis.command('KEYS', `*${String(body['ref'])}`)) as string[]
+  return key!
+}
+
+test('values of all JSON types come back; nested changes and removals are saved', async (t) => {
+  const { browser } = await serve(t, { url: redis.url })
+  const visitor = browser()
+  const all = {
+    text: 'ä"\\\u2028',
+    zero: 0,
+    no: false,
+    nothing: null,
+    list: [1, [2]],
+    deep: { a: { b: 1 } },
+    '@odd': 1,
+    '': undefined
+  }
+  t.equal((await visitor.post('/set', { ...all, '': undefined })).status, 200)
+  t.same((await visitor.get('/data')).body, {
+    text: 'ä"\\\u2028',
+    zero: 0,
+    no: false,
+    nothing: null,
+    list: [1, [2]],
+    deep: { a: { b: 1 } },
+    '@odd': 1
+  })
+  await visitor.post('/push', { items: ['a'] })
+  await visitor.post('/push', { items: ['b'] })
+  t.same((await visitor.get('/get/cart')).body, { value: { items: ['a', 'b'] } })
+})
+
+test('only what changed is written', async (t) => {
+  const { browser } = await serve(t, { url: redis.url })
+  const visitor = browser()
+  await visitor.post('/set', { big: 'x'.repeat(1_000), cart: { items: [] } })
+  const { commands } = await redis.countCommands(() => visitor.post('/push', { items: ['a'] }))
+  const script = commands.find(([name]) => name === 'EVALSHA')!
+  t.ok(script.includes('{"items":["a"]}'))
+  t.notOk(script.some((argument) => argument.includes('xxx')))
+})
+
+test('what JSON cannot hold fails the request, naming the field', async (t) => {
+  const app = await buildApp({ url: redis.url })
+  const cycle: { self?: unknown } = {}
+  cycle.self = cycle
+  const bad: Record<string, unknown> = {
+    bigint: 1n,
+    cycle,
+    function: () => 1,
+    symbol: Symbol('s'),
+    map: new Map(),
+    set: new Set(),
+    thrower: {
+      toJSON() {
+        throw new Error('no')
+      }
+    }
+  }
+  app.get<{ Params: { which: string } }>('/bad/:which', async ({ session, params }) => {
+    session.set(params.which, bad[params.which])
+    return 'unreachable'
+  })
+  const { browser } = await serve(t, app)
+  for (const which of Object.keys(bad)) {
+    const answer = await browser().get(`/bad/${which}`)
+    t.equal(answer.status, 500)
+    t.equal(answer.body['code'], 'FLOTILLA_SESSION_ERR_UNSERIALISABLE')
+    t.match(answer.body['message'], `'${which}'`)
+    t.equal(answer.setCookie.length, 0)
+  }
+})
+
+test('a session past maxSize is refused, naming the largest field, and stays as it was', async (t) => {
+  const { browser } = await serve(t, { url: redis.url, session: { maxSize: '1kb' } })
+  const visitor = browser()
+  await visitor.post('/set', { small: 'x'.repeat(100) })
+  const answer = await visitor.post('/set', { large: 'y'.repeat(1_000) })
+  t.equal(answer.status, 413)
+  t.equal(answer.body['code'], 'FLOTILLA_SESSION_ERR_TOO_LARGE')
+  t.match(answer.body['message'], /'large' \(10\d\d bytes\)/)
+  t.same(Object.keys((await visitor.get('/data')).body), ['small'])
+})
+
+test('keys that could poison are refused; members of the session cannot be assigned', async (t) => {
+  const app = await buildApp({ url: redis.url })
+  app.get('/proto', async ({ session }) => session.set('__proto__', { admin: true }).data)
+  app.get('/empty', async ({ session }) => session.set('', 1).data)
+  app.get('/reserved', async ({ session }) => {
+    ;(session as unknown as Record<string, unknown>)['userId'] = 'me'
+    return 'unreachable'
+  })
+  const { browser } = await serve(t, app)
+  t.equal((await browser().get('/proto')).body['code'], 'FLOTILLA_SESSION_ERR_KEY')
+  t.equal((await browser().get('/empty')).body['code'], 'FLOTILLA_SESSION_ERR_KEY')
+  const reserved = await browser().get('/reserved')
+  t.equal(reserved.body['code'], 'FLOTILLA_SESSION_ERR_RESERVED')
+  t.match(reserved.body['message'], /login/)
+  t.same(Object.keys((await browser().get('/data')).body), [])
+})
+
+test('data is also there as properties, for plugins that look there', async (t) => {
+  const app = await buildApp({ url: redis.url })
+  app.get('/properties', async (request) => {
+    const session = request.session as unknown as Record<string, unknown>
+    session['a'] = { n: 1 }
+    session['b'] = 2
+    ;(session['a'] as { n: number }).n++
+    delete session['b']
+    return {
+      keys: Object.keys(session),
+      has: 'a' in session,
+      gone: 'b' in session,
+      json: JSON.stringify(session)
+    }
+  })
+  const { browser } = await serve(t, app)
+  const visitor = browser()
+  t.same((await visitor.get('/properties')).body, {
+    keys: ['a'],
+    has: true,
+    gone: false,
+    json: '{"a":{"n":2}}'
+  })
+  t.same((await visitor.get('/data')).body, { a: { n: 2 } })
+})
+
+test('a session that Redis holds differently than we wrote it is dropped and logged, never a 500', async (t) => {
+  const damage: Record<string, (key: string) => Promise<unknown>> = {
+    'a field that is not JSON': (key) => redis.command('HSET', key, 'count', '{broken'),
+    'a field that would poison': (key) => redis.command('HSET', key, 'count', '{"__proto__":{"admin":true}}'),
+    'two values in one field': (key) => redis.command('HSET', key, 'count', '1,2'),
+    'a field of another name': (key) => redis.command('HSET', key, '__proto__', '1'),
+    'no meta field': (key) => redis.command('HDEL', key, '@'),
+    'a meta field of another make': (key) => redis.command('HSET', key, '@', 'hello'),
+    'a user without a user hash': (key) => redis.command('HSET', key, '@u', 'admin'),
+    'an alias that leads nowhere': async (key) => {
+      await redis.command('DEL', key)
+      await redis.command('HSET', key, '@a', 'nonsense')
+    },
+    'a key of another type': async (key) => {
+      await redis.command('DEL', key)
+      await redis.command('SET', key, 'text')
+    }
+  }
+  for (const [name, hurt] of Object.entries(damage)) {
+    await t.test(name, async (t) => {
+      const lines: string[] = []
+      const { browser } = await serve(t, {
+        url: redis.url,
+        fastify: { logger: { level: 'error', stream: { write: (line: string) => void lines.push(line) } } }
+      })
+      let dropped = 0
+      const count = (): void => void dropped++
+      subscribe('flotilla:session:dropped', count)
+      t.teardown(() => unsubscribe('flotilla:session:dropped', count))
+      const visitor = browser()
+      await visitor.post('/set', { count: 1, other: 2 })
+      const key = await keyOf(visitor)
+      await hurt(key)
+      const answer = await visitor.get('/get/other')
+      t.equal(answer.status, 200)
+      t.same(answer.body, { value: null })
+      t.equal(dropped, 1)
+      t.match(lines.join(''), 'was dropped')
+      await until(async () => (await redis.command('EXISTS', key)) === 0, { message: 'it is removed' })
+      t.equal((await visitor.post('/set', { count: 2 })).setCookie.length, 1, 'and a new one begins')
+    })
+  }
+})
+
+test('in a session too large to be parsed whole, the damage is found when the field is read', async (t) => {
+  const { browser } = await serve(t, { url: redis.url })
+  const visitor = browser()
+  await visitor.post('/set', { big: 'x'.repeat(10_000), count: 1 })
+  await redis.command('HSET', await keyOf(visitor), 'count', '{broken')
+  t.match((await visitor.get('/get/big')).body['value'], /^x+$/)
+  const { status, body } = await visitor.get('/get/count')
+  t.equal(status, 200)
+  t.same(body, { value: null })
+})
+
+test('a session deleted in Redis by hand is gone, and is not brought back by a save under way', async (t) => {
+  const app = await buildApp({ url: redis.url })
+  let proceed = (): void => {}
+  let entered = (): void => {}
+  const inside = new Promise<void>((resolve) => (entered = resolve))
+  app.get('/slow', async ({ session }) => {
+    session.set('late', true)
+    entered()
+    await new Promise<void>((resolve) => (proceed = resolve))
+    return 'done'
+  })
+  const { browser } = await serve(t, app)
+  const visitor = browser()
+  await visitor.post('/set', { count: 1 })
+  const key = await keyOf(visitor)
+  const slow = visitor.get('/slow')
+  await inside
+  await redis.command('DEL', key)
+  proceed()
+  const answer = await slow
+  t.equal(answer.status, 200)
+  t.equal(answer.setCookie.length, 0, 'the cookie is left alone: a parallel login may have replaced it')
+  t.equal(await redis.command('EXISTS', key), 0)
+  t.same((await visitor.get('/data')).body, {})
+})
+
+test('a session that becomes unreadable while it is in use ends, and the response is sent', async (t) => {
+  const app = await buildApp({ url: redis.url })
+  app.get<{ Params: { how: string } }>('/spoil/:how', async ({ session, params }) => {
+    const [key] = (await redis.command('KEYS', `*${session.ref}`)) as string[]
+    await redis.command('DEL', key!)
+    await redis.command('SET', key!, 'text')
+    if (params.how === 'set') session.set('count', 2)
+    else await session.update('count', (n = 0) => n + 1)
+    return 'sent'
+  })
+  const { browser } = await serve(t, app)
+  const visitor = browser()
+  await visitor.post('/set', { count: 1 })
+  t.equal((await visitor.get('/spoil/set')).status, 200)
+  t.same((await visitor.get('/data')).body, {})
+  await visitor.post('/set', { count: 1 })
+  t.equal((await visitor.get('/spoil/update')).body['code'], 'FLOTILLA_SESSION_ERR_GONE')
+})
+
+test('a failing save destroys the stream it would have sent, and is answered as an error', async (t) => {
+  const app = await buildApp({ url: redis.url })
+  const { Readable } = await import('node:stream')
+  const stream = new Readable({ read() {} })
+  app.get('/stream', async ({ session }, reply) => {
+    session.set('bad', 1n)
+    return reply.send(stream)
+  })
+  const { browser } = await serve(t, app)
+  t.equal((await browser().get('/stream')).status, 500)
+  t.ok(stream.destroyed)
+})

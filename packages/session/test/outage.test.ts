@@ -1,0 +1,127 @@
+import { startRedis, until } from '@flotilla/testbed'
+import { after, before, test } from 'tap'
+import { buildApp } from './support/app.js'
+import { serve } from './support/serve.js'
+
+let redis: Awaited<ReturnType<typeof startRedis>>
+before(async () => {
+  redis = await startRedis()
+})
+after(() => redis.stop())
+
+test("'fail': 503 with Retry-After, no cookie touched, and back when Redis is back", async (t) => {
+  const own = await startRedis()
+  t.teardown(() => own.stop())
+  let outages = 0
+  const app = await buildApp({
+    url: own.url,
+    redis: { commandTimeout: '500ms' },
+    session: { retryAfter: '7s' },
+    prepare(root) {
+      root.setErrorHandler((error: Error & { statusCode?: number }, _request, reply) => {
+        if (error.statusCode === 503) outages++
+        // One that looks at nothing but the status.
+        return reply.code(error.statusCode ?? 500).send({ own: true })
+      })
+    }
+  })
+  const { browser } = await serve(t, app)
+  const visitor = browser()
+  await visitor.post('/login', { userId: 'ada' })
+  const cookie = visitor.cookie
+  own.pause()
+  for (const send of [
+    () => visitor.get('/data'),
+    () => visitor.post('/set', { count: 1 }),
+    () => visitor.post('/logout'),
+    () => browser().post('/set', { count: 1 }),
+    () => browser().post('/login', { userId: 'ada' })
+  ]) {
+    const from = performance.now()
+    const { status, headers, setCookie } = await send()
+    t.equal(status, 503)
+    t.equal(headers.get('retry-after'), '7')
+    t.equal(setCookie.length, 0)
+    t.ok(performance.now() - from < 5_000, 'in bounded time')
+  }
+  t.equal(outages, 5)
+  t.equal((await browser().get('/data')).status, 200, 'a visitor without a cookie needs no Redis')
+  t.equal((await visitor.get('/off')).status, 200)
+  own.resume()
+  await until(async () => (await visitor.get('/me')).body['userId'] === 'ada', {
+    message: 'the session is back'
+  })
+  t.equal(visitor.cookie, cookie)
+})
+
+test("'anonymous': an empty session that cannot be written", async (t) => {
+  const own = await startRedis()
+  t.teardown(() => own.stop())
+  const app = await buildApp({
+    url: own.url,
+    redis: { commandTimeout: '500ms' },
+    session: { onOutage: 'anonymous' }
+  })
+  app.get('/mutate', async ({ session }) => {
+    ;(session.data as Record<string, unknown>)['count'] = 1
+    return 'unreachable'
+  })
+  const { browser } = await serve(t, app)
+  const visitor = browser()
+  await visitor.post('/login', { userId: 'ada' })
+  await visitor.post('/set', { count: 1 })
+  own.pause()
+  const me = await visitor.get('/me')
+  t.equal(me.status, 200)
+  t.equal(me.body['readOnly'], true)
+  t.equal(me.body['userId'], null)
+  const data = await visitor.get('/data')
+  t.same(data.body, {})
+  t.equal(data.setCookie.length, 0)
+  for (const path of ['/set', '/login', '/logout', '/regenerate', '/update/count', '/renew']) {
+    const { status, headers, setCookie, body } = await visitor.post(path, { userId: 'ada' })
+    t.equal(status, 503, path)
+    t.equal(body['code'], 'FLOTILLA_SESSION_ERR_READ_ONLY')
+    t.equal(headers.get('retry-after'), '5')
+    t.equal(setCookie.length, 0)
+  }
+  t.equal((await visitor.get('/mutate')).status, 500, 'frozen')
+  own.resume()
+  await until(async () => (await visitor.get('/me')).body['userId'] === 'ada', {
+    message: 'the session is back'
+  })
+  t.same((await visitor.get('/data')).body, { count: 1 })
+})
+
+test('durable without enough replicas: the caller is told, no cookie is set', async (t) => {
+  const { app, browser } = await serve(t, {
+    url: redis.url,
+    session: { durable: { replicas: 1, timeout: '200ms' } }
+  })
+  const visitor = browser()
+  const { status, body, setCookie, headers } = await visitor.post('/login', { userId: 'ada' })
+  t.equal(status, 503)
+  t.equal(body['code'], 'FLOTILLA_SESSION_ERR_NOT_DURABLE')
+  t.equal(headers.get('retry-after'), '5')
+  t.equal(setCookie.length, 0)
+  await t.rejects(app.sessions.create('bob', { count: 1 }), { code: 'FLOTILLA_SESSION_ERR_NOT_DURABLE' })
+  t.equal((await browser().post('/set', { count: 1 })).status, 200, 'plain writes do not wait')
+})
+
+test('the app closes in time while Redis is paused', async (t) => {
+  const own = await startRedis()
+  t.teardown(() => own.stop())
+  const { app, browser } = await serve(t, {
+    url: own.url,
+    session: { idleTimeout: '10s', touchInterval: 0 },
+    redis: { commandTimeout: '500ms' }
+  })
+  const visitor = browser()
+  await visitor.post('/set', { count: 1 })
+  await visitor.get('/data')
+  own.pause()
+  const from = performance.now()
+  await app.close()
+  t.ok(performance.now() - from < 5_000)
+  own.resume()
+})

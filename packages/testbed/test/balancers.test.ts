@@ -1,0 +1,119 @@
+import { request } from 'node:http'
+import { once } from 'node:events'
+import type { Socket } from 'node:net'
+import { test } from 'tap'
+import { startApp, startHAProxy, startNginx, until, type Balancer } from '../src/index.js'
+
+const script = new URL('./fixtures/app.ts', import.meta.url)
+
+interface Echoed {
+  port: number
+  headers: Record<string, string>
+}
+
+async function ask(balancer: Balancer, headers: Record<string, string> = {}, post = false): Promise<Echoed> {
+  const response = await fetch(balancer.url, {
+    headers: { connection: 'close', ...headers },
+    ...(post && { method: 'POST', body: 'not repeatable' })
+  })
+  if (!response.ok) throw new Error(`${response.status} ${await response.text()}`)
+  return (await response.json()) as Echoed
+}
+
+async function servedBy(balancer: Balancer, requests = 12): Promise<number[]> {
+  const seen = new Set<number>()
+  for (let index = 0; index < requests; index += 1) seen.add((await ask(balancer)).port)
+  return sorted([...seen])
+}
+
+function sorted(ports: number[]): number[] {
+  return ports.toSorted((a, b) => a - b)
+}
+
+for (const [name, start] of Object.entries({ nginx: startNginx, HAProxy: startHAProxy })) {
+  test(`${name}, as it is deployed`, async (t) => {
+    const fleet = await startApp({ script, instances: 3 })
+    t.teardown(() => fleet.stop())
+    const balancer = await start({ servers: fleet.instances })
+    t.teardown(() => balancer.stop())
+
+    await until(async () => (await servedBy(balancer)).length === 3, { message: 'every instance serves' })
+
+    await t.test('a client cannot claim to be somebody else', async (child) => {
+      const { headers } = await ask(balancer, {
+        'x-forwarded-for': '203.0.113.9',
+        'x-forwarded-proto': 'https',
+        'x-real-ip': '203.0.113.9'
+      })
+      child.equal(headers['x-forwarded-for'], '127.0.0.1')
+      child.equal(headers['x-forwarded-proto'], 'http')
+      child.equal(headers['x-real-ip'], '127.0.0.1')
+    })
+
+    await t.test('WebSockets are upgraded', async (child) => {
+      const upgrade = request(balancer.url, {
+        headers: {
+          connection: 'Upgrade',
+          upgrade: 'websocket',
+          'sec-websocket-version': '13',
+          'sec-websocket-key': 'dGhlIHNhbXBsZSBub25jZQ=='
+        }
+      })
+      upgrade.end()
+      const [response, socket] = (await once(upgrade, 'upgrade')) as [{ statusCode: number }, Socket]
+      child.equal(response.statusCode, 101)
+      socket.write('through')
+      const [data] = (await once(socket, 'data')) as [Buffer]
+      child.equal(data.toString(), 'through')
+      socket.destroy()
+    })
+
+    await t.test("operators' pages stay inside", async (child) => {
+      child.equal((await fetch(`${balancer.url}/metrics`)).status, 404)
+      child.equal((await fetch(`${balancer.url}/health/fleet`)).status, 404)
+      child.equal((await fetch(`${balancer.url}/health/ready`)).status, 200)
+    })
+
+    const [first, second, third] = fleet.instances as [
+      (typeof fleet.instances)[0],
+      (typeof fleet.instances)[0],
+      (typeof fleet.instances)[0]
+    ]
+
+    await t.test('an instance that is killed fails no request', async (child) => {
+      await first.kill()
+      child.strictSame(await servedBy(balancer), sorted([second.port, third.port]))
+      for (let index = 0; index < 6; index += 1) {
+        child.ok(await ask(balancer, {}, true))
+      }
+      await first.restart()
+      await until(async () => (await servedBy(balancer)).length === 3, {
+        timeout: 30_000,
+        message: 'the instance is back'
+      })
+    })
+
+    await t.test('an instance that is not ready gets nothing new', async (child) => {
+      await second.call('drain')
+      await until(async () => !(await servedBy(balancer)).includes(second.port), {
+        timeout: 30_000,
+        message: 'the draining instance is left out'
+      })
+      child.strictSame(await servedBy(balancer), sorted([first.port, third.port]))
+    })
+
+    await t.test('servers are changed without a restart', async (child) => {
+      const { pid } = balancer
+      await balancer.setServers([third])
+      await until(async () => (await servedBy(balancer)).length === 1, { message: 'the new list counts' })
+      child.equal(balancer.pid, pid)
+      await second.restart()
+      await balancer.setServers(fleet.instances)
+      await until(async () => (await servedBy(balancer)).length === 3, {
+        timeout: 30_000,
+        message: 'all are back'
+      })
+      child.strictSame(await servedBy(balancer), sorted(fleet.instances.map(({ port }) => port)))
+    })
+  })
+}

@@ -1,0 +1,196 @@
+import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
+import type { RawData, WebSocket } from 'ws'
+import type { Commands } from './commands.js'
+import { Connection, type ConnectionContext } from './connection.js'
+import type { ConnectionFilter, Connections } from './connections.js'
+import type { ChannelRules } from './channel-rules.js'
+import { FLOTILLA_WS_ERR_NO_PRESENCE } from './errors.js'
+import type { Hubs } from './hubs.js'
+import type { Identity } from './identity.js'
+import type { Presence } from './presence.js'
+import { CLOSE, type Member, type Position } from './protocol.js'
+import type { Publishing, PublishOptions, PublishResult } from './publishing.js'
+import { isCloseCode, type Revocation } from './revocation.js'
+import type { Transport } from './transport.js'
+import type { UpgradeGate } from './upgrade.js'
+import { releaseUpgrade, WsTransport } from './ws-transport.js'
+
+export interface AttachOptions {
+  /** Subscribe to these at once; `authorize` is not asked for them. */
+  channels?: readonly string[]
+  /** Whose connection it is. Default: the request's session. */
+  identity?: Identity
+}
+
+export interface DisconnectOptions {
+  /** 1000 or 3000 to 4999. Default 4403. */
+  code?: number
+  /** At most 123 bytes. */
+  reason?: string
+}
+
+export interface BroadcastStats {
+  /** Connections of this instance. */
+  readonly connections: number
+  /** Channels that this instance listens to in Redis. */
+  readonly channels: number
+  /** Memberships of this instance's connections. */
+  readonly subscriptions: number
+  /** Connections over their high-water mark. */
+  readonly slow: number
+  /** Bytes that wait for sockets. */
+  readonly bufferedBytes: number
+}
+
+export interface BroadcastParts {
+  readonly rules: ChannelRules
+  readonly connections: Connections
+  readonly hubs: Hubs
+  readonly commands: Commands
+  readonly publishing: Publishing
+  readonly presence: Presence
+  readonly revocation: Revocation
+  readonly gate: UpgradeGate
+  readonly context: ConnectionContext
+  readonly ping: number
+  readonly log: FastifyBaseLogger
+  /** Whether an option reads a connection's request after the upgrade. */
+  readonly keepRequests: boolean
+}
+
+const kConnection = Symbol('flotilla.ws.connection')
+
+interface Attached extends WebSocket {
+  [kConnection]?: { connection: Connection; broadcast: Broadcast }
+}
+
+/** `fastify.broadcast`. */
+export class Broadcast {
+  readonly #parts: BroadcastParts
+
+  constructor(parts: BroadcastParts) {
+    this.#parts = parts
+  }
+
+  /**
+   * Sends data to every subscriber of a channel, on all instances. With history it resolves with the message's
+   * position once Redis has stored it; without, once Redis has taken it.
+   *
+   * @throws FLOTILLA_WS_ERR_UNKNOWN_CHANNEL, _CHANNEL_NAME, _UNSERIALISABLE, _TOO_LARGE, _PUBLISH, _NOT_DURABLE, _CLOSED
+   */
+  publish(channel: string, data: unknown, options?: PublishOptions): Promise<PublishResult> {
+    return this.#parts.publishing.publish(channel, data, options)
+  }
+
+  /**
+   * Makes a socket of one's own `@fastify/websocket` route a client. It speaks the protocol from then on; what
+   * the route checks about its request (origin, login) is the route's to check.
+   *
+   * @returns the connection's id
+   */
+  attach(socket: WebSocket, request: FastifyRequest, options: AttachOptions = {}): string {
+    const identity = options.identity ?? this.#parts.gate.identityOf(request)
+    releaseUpgrade(socket)
+    const connection = this.open(new WsTransport(socket), request, identity)
+    ;(socket as Attached)[kConnection] = { connection, broadcast: this }
+    socket.on('message', onMessage)
+    socket.on('pong', onPong)
+    socket.on('close', onClose)
+    // ws closes by itself after an error; without a listener it would take the process down.
+    socket.on('error', ignore)
+    for (const channel of options.channels ?? []) void this.subscribe(connection, channel)
+    return connection.id
+  }
+
+  /**
+   * Who is in a channel, on all instances.
+   *
+   * @throws FLOTILLA_WS_ERR_NO_PRESENCE, FLOTILLA_WS_ERR_UNKNOWN_CHANNEL; the client's error when Redis is away
+   */
+  async presence(channel: string): Promise<Member[]> {
+    if (!this.#parts.rules.get(channel).presence) throw new FLOTILLA_WS_ERR_NO_PRESENCE(channel)
+    return this.#parts.presence.list(channel)
+  }
+
+  /** Closes the connections that match, on all instances; here at once, elsewhere when the bus has told them. */
+  async disconnect(filter: ConnectionFilter, options: DisconnectOptions = {}): Promise<void> {
+    const { userId, ref, connection } = filter
+    if (userId === undefined && ref === undefined && connection === undefined) {
+      throw new TypeError('disconnect() takes { userId }, { ref } or { connection }')
+    }
+    const code = isCloseCode(options.code) ? options.code : CLOSE.DISCONNECTED
+    await this.#parts.revocation.disconnect(filter, code, (options.reason ?? 'disconnected').slice(0, 40))
+  }
+
+  stats(): BroadcastStats {
+    let subscriptions = 0
+    let slow = 0
+    let bufferedBytes = 0
+    for (const connection of this.#parts.connections) {
+      subscriptions += connection.subscriptions.size
+      if (connection.slow) slow += 1
+      bufferedBytes += connection.transport.buffered
+    }
+    const { connections, hubs } = this.#parts
+    return { connections: connections.size, channels: hubs.size, subscriptions, slow, bufferedBytes }
+  }
+
+  /** @internal A connection over any transport. */
+  open(transport: Transport, request: FastifyRequest, identity: Identity): Connection {
+    const { connections, context, revocation, ping, keepRequests } = this.#parts
+    const connection = new Connection(context, transport, keepRequests ? request : undefined, identity)
+    connections.add(connection)
+    connection.send({ type: 'welcome', connection: connection.id, ping })
+    if (revocation.isRevoked(identity)) connection.close(CLOSE.UNAUTHORIZED, 'session ended')
+    return connection
+  }
+
+  /** @internal Subscribes on the server's behalf and tells the client when that fails. */
+  async subscribe(connection: Connection, channel: string, since?: Position): Promise<void> {
+    try {
+      await this.#parts.commands.subscribe(connection, channel, since)
+    } catch (err) {
+      this.#parts.log.warn({ err, channel }, 'a connection could not be subscribed')
+      connection.send({
+        type: 'error',
+        channel,
+        code: 'unavailable',
+        message: 'This did not work just now; try again'
+      })
+    }
+  }
+
+  /** @internal */
+  received(connection: Connection, data: Buffer, isBinary: boolean): void {
+    this.#parts.commands.receive(connection, data, isBinary)
+  }
+
+  /** @internal */
+  ended(connection: Connection, code: number): void {
+    connection.ended(code)
+    this.#parts.connections.remove(connection)
+    this.#parts.commands.ended(connection)
+  }
+}
+
+// Shared by all sockets: a closure each would be most of what an idle connection costs here.
+function onMessage(this: Attached, data: RawData, isBinary: boolean): void {
+  const { connection, broadcast } = this[kConnection]!
+  broadcast.received(connection, toBuffer(data), isBinary)
+}
+
+function onPong(this: Attached): void {
+  this[kConnection]!.connection.heard = true
+}
+
+function onClose(this: Attached, code: number): void {
+  const { connection, broadcast } = this[kConnection]!
+  broadcast.ended(connection, code)
+}
+
+function ignore(): void {}
+
+function toBuffer(data: RawData): Buffer {
+  if (Buffer.isBuffer(data)) return data
+  return Array.isArray(data) ? Buffer.concat(data) : Buffer.from(data)
+}

@@ -1,0 +1,16 @@
+export { connect } from './client.js'
+export type {
+  BroadcastClient,
+  ClientEvents,
+  ClientOptions,
+  ClientState,
+  GapEvent,
+  MessageEvent,
+  PresenceEvent,
+  PublishAck,
+  SubscribeOptions,
+  Subscription,
+  WebSocketConstructor
+} from './types.js'
+export { BroadcastError } from './error.js'
+export type { Member, Position } from '../protocol.js'

@@ -1,0 +1,210 @@
+import type { FastifyBaseLogger } from 'fastify'
+import { isChannelName, type ChannelRule, type ChannelRules } from './channel-rules.js'
+import type { Connection } from './connection.js'
+import type { Hubs } from './hubs.js'
+import { readJsonObject } from './json-input.js'
+import type { BroadcastConfig, ChannelAction } from './options.js'
+import { isPosition, START } from './position.js'
+import type { Presence } from './presence.js'
+import { CLOSE, type ErrorCode, type Position } from './protocol.js'
+import type { Publishing } from './publishing.js'
+import { Subscriptions } from './subscriptions.js'
+
+/** Frames that are no commands before a client is sent away. */
+const MAX_BAD_FRAMES = 10
+/** What an idempotency key of a client may be. */
+const MAX_KEY = 128
+
+/** Why a command was refused; becomes an `error` frame. */
+export class Refusal extends Error {
+  constructor(
+    readonly code: ErrorCode,
+    message: string
+  ) {
+    super(message)
+  }
+}
+
+export interface CommandParts {
+  readonly config: BroadcastConfig
+  readonly rules: ChannelRules
+  readonly hubs: Hubs
+  readonly presence: Presence
+  readonly publishing: Publishing
+  readonly log: FastifyBaseLogger
+}
+
+/** Answers what clients send. Nothing a client sends makes it throw. */
+export class Commands {
+  readonly #parts: CommandParts
+  readonly #subscriptions: Subscriptions
+
+  constructor(parts: CommandParts) {
+    this.#parts = parts
+    this.#subscriptions = new Subscriptions(parts)
+  }
+
+  /** A frame of a client. */
+  receive(connection: Connection, data: Buffer, isBinary: boolean): void {
+    connection.heard = true
+    if (!connection.open) return
+    if (isBinary) {
+      connection.close(CLOSE.BINARY, 'text frames only')
+      return
+    }
+    if (data.length > this.#parts.config.maxPayload) {
+      connection.close(CLOSE.TOO_LARGE, 'message too large')
+      return
+    }
+    if (!connection.takeToken()) {
+      connection.send({ type: 'error', code: 'rate_limited', message: 'Too many commands; slow down' })
+      connection.close(CLOSE.RATE_LIMITED, 'too many commands')
+      return
+    }
+    const frame = readJsonObject(data.toString())
+    if (typeof frame === 'string') this.#bad(connection, frame, undefined, 'Send one JSON object a frame')
+    else void this.#run(connection, frame)
+  }
+
+  /** Subscribes on the server's behalf: the channel's rule decides, `authorize` is not asked. */
+  async subscribe(connection: Connection, channel: string, since?: Position): Promise<void> {
+    await this.#subscriptions.add(connection, channel, this.#parts.rules.get(channel), since, undefined)
+  }
+
+  /** The connection is gone. */
+  ended(connection: Connection): void {
+    this.#subscriptions.endAll(connection)
+  }
+
+  async #run(connection: Connection, frame: Record<string, unknown>): Promise<void> {
+    const { id, channel } = frame
+    const answer = typeof id === 'string' || typeof id === 'number' ? { id: shorten(id) } : {}
+    try {
+      await this.#dispatch(connection, frame, answer)
+    } catch (error) {
+      const refusal = toRefusal(error)
+      if (refusal.code === 'unavailable') {
+        this.#parts.log.warn({ err: error, channel }, 'a command of a client failed')
+      }
+      if (refusal.code === 'bad_frame' || refusal.code === 'unknown_command') {
+        this.#bad(connection, refusal.code, answer.id, refusal.message)
+        return
+      }
+      connection.send({
+        type: 'error',
+        ...answer,
+        ...(isChannelName(channel) && { channel }),
+        code: refusal.code,
+        message: refusal.message
+      })
+    }
+  }
+
+  async #dispatch(
+    connection: Connection,
+    frame: Record<string, unknown>,
+    answer: { id?: number | string }
+  ): Promise<void> {
+    switch (frame['type']) {
+      case 'ping':
+        connection.send({ type: 'pong', ...answer })
+        return
+      // Answers to our ping count as a sign of life, as anything does.
+      case 'pong':
+        return
+      case 'subscribe': {
+        const { channel, rule } = await this.#allow(connection, frame, 'subscribe')
+        await this.#subscriptions.add(connection, channel, rule, readSince(frame['since']), answer.id)
+        return
+      }
+      case 'unsubscribe': {
+        const { channel } = this.#find(frame)
+        this.#subscriptions.end(connection, channel)
+        connection.send({ type: 'unsubscribed', ...answer, channel })
+        return
+      }
+      case 'publish':
+        await this.#publish(connection, frame, answer)
+        return
+      case 'presence': {
+        const { channel, rule } = await this.#allow(connection, frame, 'presence')
+        if (!rule.presence) throw new Refusal('no_presence', 'This channel keeps no presence')
+        const members = await this.#parts.presence.list(channel)
+        connection.send({ type: 'presence', ...answer, channel, members })
+        return
+      }
+      default:
+        throw new Refusal('unknown_command', 'Known types: subscribe, unsubscribe, publish, presence, ping')
+    }
+  }
+
+  async #publish(
+    connection: Connection,
+    frame: Record<string, unknown>,
+    answer: { id?: number | string }
+  ): Promise<void> {
+    const { channel, rule } = await this.#allow(connection, frame, 'publish')
+    if (!rule.clientPublish) throw new Refusal('forbidden', 'Only the server publishes here')
+    const { data, key } = frame
+    if (data === undefined) throw new Refusal('bad_frame', 'A publish carries data')
+    if (key !== undefined && (typeof key !== 'string' || key === '' || key.length > MAX_KEY)) {
+      throw new Refusal('bad_frame', `A key is a string of 1 to ${MAX_KEY} characters`)
+    }
+    const { offset, epoch } = await this.#parts.publishing.publish(
+      channel,
+      data,
+      // Keys are the user's own: another user cannot suppress messages by guessing them.
+      key === undefined ? {} : { idempotencyKey: `${connection.identity.userId ?? ''}:${key}` }
+    )
+    // Without an id nobody waits for the answer.
+    if (answer.id === undefined) return
+    connection.send({ type: 'published', ...answer, channel, ...(offset && epoch && { offset, epoch }) })
+  }
+
+  #find(frame: Record<string, unknown>): { channel: string; rule: ChannelRule } {
+    const { channel } = frame
+    if (!isChannelName(channel)) {
+      throw new Refusal('bad_channel', 'A channel is a name of 1 to 200 characters without spaces or braces')
+    }
+    const rule = this.#parts.rules.find(channel)
+    if (!rule) throw new Refusal('unknown_channel', 'There is no such channel')
+    return { channel, rule }
+  }
+
+  async #allow(
+    connection: Connection,
+    frame: Record<string, unknown>,
+    action: ChannelAction
+  ): Promise<{ channel: string; rule: ChannelRule }> {
+    const found = this.#find(frame)
+    const { authorize } = this.#parts.config
+    if (authorize && !(await authorize(connection.request!, found.channel, action))) {
+      throw new Refusal('forbidden', `You may not ${action === 'presence' ? 'see who is' : action} here`)
+    }
+    return found
+  }
+
+  #bad(connection: Connection, code: ErrorCode, id: number | string | undefined, message: string): void {
+    connection.send({ type: 'error', ...(id !== undefined && { id }), code, message })
+    connection.badFrames += 1
+    if (connection.badFrames >= MAX_BAD_FRAMES) connection.close(CLOSE.BAD_FRAMES, 'not this protocol')
+  }
+}
+
+function readSince(since: unknown): Position | undefined {
+  if (since === undefined || since === null) return undefined
+  if (!isPosition(since))
+    throw new Refusal('bad_position', 'since is { epoch, offset } as a message carries them')
+  return since.epoch === '' ? START : { epoch: since.epoch, offset: since.offset }
+}
+
+function shorten(id: string | number): string | number {
+  return typeof id === 'string' ? id.slice(0, 64) : id
+}
+
+function toRefusal(error: unknown): Refusal {
+  if (error instanceof Refusal) return error
+  const { code } = error as { code?: unknown }
+  if (code === 'FLOTILLA_WS_ERR_TOO_LARGE') return new Refusal('too_large', (error as Error).message)
+  return new Refusal('unavailable', 'This did not work just now; try again')
+}

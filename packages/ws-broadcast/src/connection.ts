@@ -1,0 +1,120 @@
+import { randomBytes } from 'node:crypto'
+import type { FastifyRequest } from 'fastify'
+import { slowChannel } from './diagnostics.js'
+import { jsonFrame, type Frame } from './frame.js'
+import type { Identity } from './identity.js'
+import type { Batch, Outbox, Recipient } from './outbox.js'
+import { CLOSE, type ServerFrame } from './protocol.js'
+import type { Subscription } from './subscription.js'
+import { TokenBucket } from './token-bucket.js'
+import type { Transport } from './transport.js'
+
+/** What all connections of one instance share. */
+export interface ConnectionContext {
+  readonly outbox: Outbox
+  readonly highWaterMark: number
+  readonly rate: { readonly perSecond: number; readonly burst: number }
+  /** Called when a slow connection has caught up with its own buffer. */
+  readonly onDrained: (connection: Connection) => void
+}
+
+/** How long a connection that is being closed may take to say goodbye. */
+const CLOSE_GRACE = 2000
+
+/** One client. */
+export class Connection implements Recipient {
+  readonly id = randomBytes(9).toString('base64url')
+  readonly since = performance.now()
+  batch: Batch | undefined
+  /** Over its high-water mark: channels push nothing until it has drained. */
+  slow = false
+  /** Set by anything that arrives; cleared by each ping. */
+  heard = true
+  /** When the outstanding ping was sent, in `performance.now()`; 0 without. */
+  pingedAt = 0
+  nextPing = 0
+  /** Frames that were no commands so far. */
+  badFrames = 0
+  closeCode = 0
+  #bucket: TokenBucket | undefined
+  #subscriptions: Map<string, Subscription> | undefined
+  #closeTimer: NodeJS.Timeout | undefined
+
+  constructor(
+    private readonly context: ConnectionContext,
+    readonly transport: Transport,
+    /**
+     * Of the upgrade; kept only where an option of the app's reads it later. Its headers, parser and logger
+     * would be most of what an idle connection takes.
+     */
+    readonly request: FastifyRequest | undefined,
+    readonly identity: Identity
+  ) {}
+
+  get subscriptions(): Map<string, Subscription> {
+    this.#subscriptions ??= new Map()
+    return this.#subscriptions
+  }
+
+  get open(): boolean {
+    return this.closeCode === 0 && this.transport.open
+  }
+
+  /** Queues a frame for the end of this tick. */
+  push(frame: Frame): void {
+    if (this.closeCode !== 0) return
+    this.context.outbox.push(this, frame)
+    const { batch } = this
+    if (batch === undefined || batch.size <= this.context.highWaterMark) return
+    // Enough for one write; what the kernel makes of it tells whether the client keeps up.
+    this.batch = undefined
+    this.write(batch)
+  }
+
+  send(frame: ServerFrame): void {
+    this.push(jsonFrame(frame))
+  }
+
+  write(batch: Batch): void {
+    const { transport, context } = this
+    transport.write(batch)
+    const { buffered } = transport
+    if (buffered <= context.highWaterMark) return
+    if (!this.slow) {
+      this.slow = true
+      slowChannel.publish({ connection: this.id, bytes: buffered })
+      transport.onceDrained(() => {
+        this.slow = false
+        if (this.open) context.onDrained(this)
+      })
+    } else if (buffered > context.highWaterMark * 2) {
+      // Answers to commands pile up at a client that sends and does not read.
+      this.close(CLOSE.SLOW, 'not reading')
+    }
+  }
+
+  takeToken(): boolean {
+    const { rate } = this.context
+    this.#bucket ??= new TokenBucket(rate.perSecond, rate.burst)
+    return this.#bucket.take(performance.now())
+  }
+
+  /** Sends what is queued, closes, and ends the socket if the client does not answer in time. */
+  close(code: number, reason: string, grace = CLOSE_GRACE): void {
+    if (this.closeCode !== 0) return
+    const { batch } = this
+    this.batch = undefined
+    if (batch && !this.slow) this.transport.write(batch)
+    this.closeCode = code
+    this.transport.close(code, reason)
+    this.#closeTimer = setTimeout(() => this.transport.terminate(), grace)
+    this.#closeTimer.unref()
+  }
+
+  /** The transport has ended. */
+  ended(code: number): void {
+    if (this.closeCode === 0) this.closeCode = code
+    this.batch = undefined
+    clearTimeout(this.#closeTimer)
+  }
+}

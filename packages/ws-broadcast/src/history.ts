@@ -1,0 +1,96 @@
+import { defineScript, type RedisClient } from '@flotilla/redis'
+import type { ChannelKeys } from './channel-keys.js'
+import { historyLua } from './lua/history.js'
+import { MessageFrame } from './message-frame.js'
+import { compareOffsets } from './position.js'
+import type { GapReason, Position } from './protocol.js'
+
+type HistoryReply = [epoch: Buffer, last: Buffer, from: Buffer, entries: [id: Buffer, fields: Buffer[]][]]
+
+const historyScript = defineScript<HistoryReply>({ name: 'ws-history', keys: 2, lua: historyLua })
+
+/** What a reader at one position has not seen. */
+export interface HistoryPage {
+  /** Where the log ends. */
+  readonly end: Position
+  /** Where the messages of this page continue from: the position asked for, unless there is a gap. */
+  readonly from: Position
+  /** Set where messages between the position asked for and `from` may be missing. */
+  readonly gap: GapReason | undefined
+  readonly messages: readonly MessageFrame[]
+  /** False where more follows. */
+  readonly complete: boolean
+}
+
+/** Messages of one page: as many as a socket may take at once. */
+const PAGE = 200
+
+/** Reads channel histories; readers of the same position share one read. */
+export class HistoryReader {
+  readonly #reads = new Map<string, Promise<HistoryPage>>()
+
+  constructor(
+    private readonly client: RedisClient,
+    private readonly keys: ChannelKeys
+  ) {}
+
+  /** Where a channel's log ends now. */
+  async end(channel: string): Promise<Position> {
+    const [epoch, last] = await this.#run(channel, { epoch: '', offset: '0-0' }, 0)
+    return { epoch: epoch.toString(), offset: last.toString() }
+  }
+
+  /** The messages after `since`, oldest first. */
+  read(channel: string, since: Position): Promise<HistoryPage> {
+    const id = `${channel} ${since.epoch} ${since.offset}`
+    const running = this.#reads.get(id)
+    if (running) return running
+    const read = this.#run(channel, since, PAGE)
+      .then((reply) => toPage(since, reply))
+      .finally(() => this.#reads.delete(id))
+    this.#reads.set(id, read)
+    return read
+  }
+
+  #run(channel: string, since: Position, count: number): Promise<HistoryReply> {
+    return historyScript.runBuffer<HistoryReply>(
+      this.client,
+      [this.keys.meta(channel), this.keys.history(channel)],
+      [since.epoch, since.offset, count]
+    )
+  }
+}
+
+function toPage(since: Position, [epoch, last, read, entries]: HistoryReply): HistoryPage {
+  const end = { epoch: epoch.toString(), offset: last.toString() }
+  const readFrom = read.toString()
+  const messages = entries.map(([id, fields]) => toMessage(id, fields))
+  const first = messages[0]
+  const complete = messages.length < PAGE
+  const page = (from: Position, gap?: GapReason): HistoryPage => ({ end, from, gap, messages, complete })
+
+  // The position just before the first message that is left; with none left, the end.
+  const remaining = first ? { epoch: first.epoch, offset: first.previous } : end
+  if (readFrom === '') return page(remaining, 'epoch')
+  if (compareOffsets(remaining.offset, readFrom) > 0) return page(remaining, 'trimmed')
+  if (since.epoch === end.epoch && compareOffsets(since.offset, end.offset) > 0) return page(end, 'ahead')
+  return page({ epoch: since.epoch, offset: readFrom })
+}
+
+function toMessage(id: Buffer, fields: Buffer[]): MessageFrame {
+  const offset = id.toString()
+  let head: Buffer = Buffer.alloc(0)
+  let previous = '0-0'
+  let epoch = ''
+  let conflateKey = ''
+  for (let index = 0; index + 1 < fields.length; index += 2) {
+    const value = fields[index + 1]!
+    const name = fields[index]!.toString()
+    if (name === 'b') head = value
+    else if (name === 'p') previous = value.toString()
+    else if (name === 'e') epoch = value.toString()
+    else if (name === 'k') conflateKey = value.toString()
+  }
+  const body = Buffer.concat([head, Buffer.from(`,"offset":"${offset}","epoch":"${epoch}"}`)])
+  return new MessageFrame({ kind: 'm', offset, previous, epoch, conflateKey, body })
+}

@@ -1,0 +1,142 @@
+import type { RedisClient, Subscriber } from '@flotilla/redis'
+import { isCluster } from '@flotilla/redis'
+import type { ChannelKeys } from './channel-keys.js'
+import type { ChannelRule } from './channel-rules.js'
+import type { HistoryReader } from './history.js'
+import { Hub } from './hub.js'
+
+/** Channels repaired at the same time after a gap. */
+const REPAIRS = 64
+
+interface Entry {
+  readonly hub: Hub
+  readonly ready: Promise<void>
+  unsubscribe: (() => void) | undefined
+}
+
+/**
+ * The channels with local members. Redis is told of each once, however many sockets are in it, and only some
+ * time after the last has left, so that a page reload costs nothing.
+ */
+export class Hubs {
+  readonly #entries = new Map<string, Entry>()
+  readonly #stopGap: () => void
+  readonly #sweeper: NodeJS.Timeout
+  readonly #sharded: boolean
+  #closed = false
+
+  constructor(
+    client: RedisClient,
+    private readonly subscriber: Subscriber,
+    private readonly keys: ChannelKeys,
+    private readonly reader: HistoryReader,
+    private readonly linger: number
+  ) {
+    this.#sharded = isCluster(client)
+    this.#stopGap = subscriber.onGap((gap) => {
+      // What was missed lies before the moment when messages flow again: earlier there is nothing to read.
+      if (gap.recovered) void this.#repair(gap.channels)
+    })
+    this.#sweeper = setInterval(() => this.#sweep(), Math.max(50, Math.min(1000, linger / 2)))
+    this.#sweeper.unref()
+  }
+
+  get size(): number {
+    return this.#entries.size
+  }
+
+  find(channel: string): Hub | undefined {
+    return this.#entries.get(channel)?.hub
+  }
+
+  /**
+   * The channel's hub, in place and reading from Redis. The caller lowers `hub.joining` again when it has added
+   * its subscription or given up.
+   */
+  async join(channel: string, rule: ChannelRule): Promise<Hub> {
+    let entry = this.#entries.get(channel)
+    if (!entry) {
+      entry = this.#open(channel, rule)
+      this.#entries.set(channel, entry)
+    }
+    const { hub } = entry
+    hub.joining += 1
+    hub.idleSince = 0
+    try {
+      await entry.ready
+      await hub.settled()
+      return hub
+    } catch (error) {
+      hub.joining -= 1
+      throw error
+    }
+  }
+
+  /** A subscription has left: the hub may go once nobody is in it. */
+  left(hub: Hub): void {
+    if (hub.subscriptions.size === 0 && hub.joining === 0) hub.idleSince = performance.now()
+  }
+
+  close(): void {
+    this.#closed = true
+    clearInterval(this.#sweeper)
+    this.#stopGap()
+    for (const entry of this.#entries.values()) this.#drop(entry)
+    this.#entries.clear()
+  }
+
+  #open(channel: string, rule: ChannelRule): Entry {
+    const hub = new Hub(channel, rule, this.reader)
+    const start = async (): Promise<void> => {
+      try {
+        const unsubscribe = await this.subscriber.subscribe(
+          this.keys.pubsub(channel),
+          (message) => hub.receive(message),
+          { sharded: this.#sharded }
+        )
+        if (hub.closed || this.#closed) unsubscribe()
+        else entry.unsubscribe = unsubscribe
+        await hub.start()
+      } catch (error) {
+        // The next one who subscribes tries afresh.
+        this.#drop(entry)
+        if (this.#entries.get(channel) === entry) this.#entries.delete(channel)
+        throw error
+      }
+    }
+    const entry: Entry = { hub, unsubscribe: undefined, ready: Promise.resolve().then(start) }
+    entry.ready.catch(() => undefined)
+    return entry
+  }
+
+  #drop(entry: Entry): void {
+    entry.hub.close()
+    entry.unsubscribe?.()
+    entry.unsubscribe = undefined
+  }
+
+  #sweep(): void {
+    const before = performance.now() - this.linger
+    for (const [channel, entry] of this.#entries) {
+      const { hub } = entry
+      if (hub.idleSince === 0 || hub.idleSince > before || hub.subscriptions.size > 0 || hub.joining > 0)
+        continue
+      this.#drop(entry)
+      this.#entries.delete(channel)
+    }
+  }
+
+  async #repair(pubsubChannels: readonly string[]): Promise<void> {
+    const concerned = new Set(pubsubChannels)
+    const queue = [...this.#entries.values()].filter(({ hub }) =>
+      concerned.has(this.keys.pubsub(hub.channel))
+    )
+    const work = async (): Promise<void> => {
+      for (let entry = queue.pop(); entry; entry = queue.pop()) {
+        await entry.ready.catch(() => undefined)
+        if (!entry.hub.closed) await entry.hub.repair()
+      }
+    }
+    await Promise.all(Array.from({ length: Math.min(REPAIRS, queue.length) }, work))
+  }
+}

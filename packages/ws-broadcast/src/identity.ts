@@ -1,0 +1,17 @@
+import type { FastifyRequest } from 'fastify'
+
+/** Who a connection belongs to. */
+export interface Identity {
+  readonly userId?: string
+  /** The public reference of the session: `session.revoked` closes the connections that carry it. */
+  readonly ref?: string
+}
+
+/** The identity of a request from `request.session`, as any session plugin with `userId` and `ref` leaves it. */
+export function sessionIdentity(request: FastifyRequest): Identity {
+  const { session } = request as unknown as { session?: { userId?: unknown; ref?: unknown } | null }
+  return {
+    ...(typeof session?.userId === 'string' && { userId: session.userId }),
+    ...(typeof session?.ref === 'string' && { ref: session.ref })
+  }
+}

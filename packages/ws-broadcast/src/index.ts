@@ -1,0 +1,32 @@
+export { default, flotillaBroadcast } from './plugin.js'
+export type { AttachOptions, Broadcast, BroadcastStats, DisconnectOptions } from './broadcast.js'
+export type { BackpressurePolicy } from './channel-rules.js'
+export type { ConnectionFilter } from './connections.js'
+export type { Identity } from './identity.js'
+export type { BroadcastOptions, ChannelAction, ChannelOptions } from './options.js'
+export {
+  CLOSE,
+  type ClientFrame,
+  type ErrorCode,
+  type GapReason,
+  type Member,
+  type Position,
+  type ServerFrame
+} from './protocol.js'
+export type { PublishOptions, PublishResult } from './publishing.js'
+export {
+  FLOTILLA_WS_ERR_ALREADY_REGISTERED,
+  FLOTILLA_WS_ERR_CHANNEL_NAME,
+  FLOTILLA_WS_ERR_CLOSED,
+  FLOTILLA_WS_ERR_DRAINING,
+  FLOTILLA_WS_ERR_FULL,
+  FLOTILLA_WS_ERR_NO_PRESENCE,
+  FLOTILLA_WS_ERR_NOT_DURABLE,
+  FLOTILLA_WS_ERR_OPTION,
+  FLOTILLA_WS_ERR_ORIGIN,
+  FLOTILLA_WS_ERR_PUBLISH,
+  FLOTILLA_WS_ERR_TOO_LARGE,
+  FLOTILLA_WS_ERR_UNAUTHENTICATED,
+  FLOTILLA_WS_ERR_UNKNOWN_CHANNEL,
+  FLOTILLA_WS_ERR_UNSERIALISABLE
+} from './errors.js'

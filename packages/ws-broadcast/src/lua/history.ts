@@ -1,0 +1,34 @@
+/**
+ * Reads what a reader at a position has not seen, together with where the log stands.
+ *
+ * KEYS[1] meta hash  KEYS[2] history stream
+ * ARGV[1] the reader's epoch  ARGV[2] its offset  ARGV[3] most entries to return; 0 for the position alone
+ * Reply: { epoch, last offset, offset read from or '' where the epoch is unknown, entries as XRANGE gives them }
+ *
+ * A reader of an earlier epoch reads from where that epoch ended in this log, if it had read further: all
+ * that follows was written after the fork, so it has seen none of it.
+ */
+export const historyLua = `
+local function after(a, b)
+  local ams, aseq = string.match(a, '^(%d+)-(%d+)$')
+  local bms, bseq = string.match(b, '^(%d+)-(%d+)$')
+  ams, bms = tonumber(ams), tonumber(bms)
+  if ams ~= bms then return ams > bms end
+  return tonumber(aseq) > tonumber(bseq)
+end
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'last', 'forks')
+local epoch, last = meta[1] or '', meta[2] or '0-0'
+local from = ARGV[2]
+if ARGV[1] == '' then
+  from = '0-0'
+elseif ARGV[1] ~= epoch then
+  local found
+  for name, offset in string.gmatch(meta[3] or '', '(%S+)=(%S+)') do
+    if name == ARGV[1] then found = offset end
+  end
+  if not found then from = '' elseif after(from, found) then from = found end
+end
+if ARGV[3] == '0' then return { epoch, last, from, {} } end
+local start = from == '' and '-' or '(' .. from
+return { epoch, last, from, redis.call('XRANGE', KEYS[2], start, '+', 'COUNT', ARGV[3]) }
+`

@@ -1,0 +1,102 @@
+import type { ConsistencyToken } from '@flotilla/core'
+
+/** Where a client stands in a channel: the history's epoch and the offset of the last message it has. */
+export interface Position {
+  /** Names one unbroken log. It changes when a promoted replica, a restart or an expiry broke the log. */
+  readonly epoch: string
+  /** The id of a message: `<milliseconds>-<sequence>`; grows within an epoch, never used twice. */
+  readonly offset: string
+}
+
+/** One connection subscribed to a channel that keeps presence. */
+export interface Member {
+  /** The connection: unique in the fleet. */
+  readonly id: string
+  readonly userId?: string
+  /** What the rule's `presence` function returned. */
+  readonly info?: unknown
+}
+
+/** Every `code` an `error` frame carries. */
+export type ErrorCode =
+  | 'bad_frame'
+  | 'unknown_command'
+  | 'bad_channel'
+  | 'unknown_channel'
+  | 'bad_position'
+  | 'forbidden'
+  | 'too_many_channels'
+  | 'not_subscribed'
+  | 'no_presence'
+  | 'too_large'
+  | 'too_deep'
+  | 'rate_limited'
+  | 'unavailable'
+
+/** Why messages may be missing before the next one of a channel. */
+export type GapReason =
+  /** History was trimmed or has expired past the position. */
+  | 'trimmed'
+  /** The position's epoch is not one this channel remembers. */
+  | 'epoch'
+  /** The position lies after the log's end: a failover lost messages that this client has. */
+  | 'ahead'
+  /** A channel without history: the connection to Redis was interrupted. */
+  | 'interrupted'
+  /** The client read too slowly and the channel's policy skipped messages. */
+  | 'slow'
+
+/** Frames of a client; each is one JSON object in one text frame. `id` comes back in the answer. */
+export type ClientFrame =
+  | { type: 'subscribe'; id?: number | string; channel: string; since?: Position }
+  | { type: 'unsubscribe'; id?: number | string; channel: string }
+  | { type: 'publish'; id?: number | string; channel: string; data: unknown; key?: string }
+  | { type: 'presence'; id?: number | string; channel: string }
+  | { type: 'ping'; id?: number | string }
+
+/** Frames of the server. */
+export type ServerFrame =
+  | { type: 'welcome'; connection: string; ping: number }
+  | ({ type: 'subscribed'; id?: number | string; channel: string; recovered: boolean } & Position)
+  | { type: 'unsubscribed'; id?: number | string; channel: string }
+  | { type: 'published'; id?: number | string; channel: string; offset?: string; epoch?: string }
+  | { type: 'presence'; id?: number | string; channel: string; members: Member[] }
+  | {
+      type: 'message'
+      channel: string
+      data: unknown
+      /** Of a publish with an idempotency key: the same key is the same message, whatever its offset. */
+      key?: string
+      token?: ConsistencyToken
+      offset?: string
+      epoch?: string
+    }
+  | ({ type: 'gap'; channel: string; reason: GapReason } & Position)
+  | { type: 'join'; channel: string; member: Member }
+  | { type: 'leave'; channel: string; member: Member }
+  | { type: 'error'; id?: number | string; channel?: string; code: ErrorCode; message: string }
+  | { type: 'reconnect'; delay: number }
+  | { type: 'ping' }
+  | { type: 'pong'; id?: number | string }
+
+/** Close codes (RFC 6455 §7.4; 4000–4999 are the application's). */
+export const CLOSE = {
+  /** A binary frame where text is due. */
+  BINARY: 1003,
+  /** Larger than `maxPayload` (sent by ws). */
+  TOO_LARGE: 1009,
+  /** The instance is going away: reconnect after the delay of the `reconnect` frame. */
+  RESTART: 1012,
+  /** Too many frames that are not commands. */
+  BAD_FRAMES: 4400,
+  /** The session or identity is no longer good: log in again, do not reconnect. */
+  UNAUTHORIZED: 4401,
+  /** `disconnect()` was called for this connection. */
+  DISCONNECTED: 4403,
+  /** Nothing came back within the ping deadline. */
+  SILENT: 4408,
+  /** Too many commands. */
+  RATE_LIMITED: 4429,
+  /** The client reads slower than the channel's policy allows. */
+  SLOW: 4430
+} as const

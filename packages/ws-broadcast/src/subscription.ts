@@ -1,0 +1,140 @@
+import type { Connection } from './connection.js'
+import { gapChannel } from './diagnostics.js'
+import type { Frame } from './frame.js'
+import type { Hub } from './hub.js'
+import type { MessageFrame } from './message-frame.js'
+import { samePosition, START } from './position.js'
+import { CLOSE, type GapReason, type Position } from './protocol.js'
+
+/** Messages held for one slow subscription under `conflate`: the latest of this many keys. */
+const MAX_HELD = 1000
+
+/**
+ * One connection in one channel. `live`: gets what the hub gets. `behind`: stands at `position` and reads its
+ * way up to the hub, from memory or history, as fast as its client takes it.
+ */
+export class Subscription {
+  state: 'joining' | 'live' | 'behind' | 'ended' = 'joining'
+  /** Where the client stands; kept only while behind. */
+  position: Position = START
+  #catchingUp = false
+  /** Messages were left out for being too slow; the client is told once it has drained. */
+  #skipped = false
+  #held: Map<string, Frame> | undefined
+
+  constructor(
+    readonly connection: Connection,
+    readonly hub: Hub
+  ) {}
+
+  /** A message of the hub, which stood at `before`. */
+  deliver(message: Frame & { readonly conflateKey?: string }, before: Position): void {
+    if (this.state !== 'live') return
+    const { connection, hub } = this
+    if (!connection.slow) {
+      connection.push(message)
+      return
+    }
+    switch (hub.rule.backpressure) {
+      case 'resync':
+        this.state = 'behind'
+        this.position = before
+        break
+      case 'drop':
+        this.#skipped = true
+        break
+      case 'conflate':
+        this.#hold(message.conflateKey ?? '', message)
+        break
+      case 'disconnect':
+        connection.close(CLOSE.SLOW, 'reading too slowly')
+    }
+  }
+
+  /** The connection's buffer is empty again. */
+  drained(): void {
+    if (this.#skipped) {
+      this.#skipped = false
+      this.gap('slow', this.hub.position)
+    }
+    if (this.#held) {
+      for (const frame of this.#held.values()) this.connection.push(frame)
+      this.#held = undefined
+    }
+    if (this.state === 'behind') void this.catchUp()
+  }
+
+  gap(reason: GapReason, from: Position): void {
+    const { channel } = this.hub
+    this.connection.send({ type: 'gap', channel, reason, epoch: from.epoch, offset: from.offset })
+    gapChannel.publish({ channel, reason, sockets: 1 })
+  }
+
+  /** Starts at `position`, short of the hub's. */
+  resumeAt(position: Position, messages: readonly MessageFrame[]): void {
+    this.state = 'behind'
+    this.position = position
+    this.#pushAll(messages)
+    void this.catchUp()
+  }
+
+  /**
+   * Brings the subscription up to the hub and makes it live. Stops where the client does not keep up:
+   * `drained` calls again. Stops too when Redis fails: the hub's repair calls again.
+   */
+  async catchUp(): Promise<void> {
+    if (this.#catchingUp || this.state !== 'behind') return
+    this.#catchingUp = true
+    try {
+      while (this.state === 'behind' && this.connection.open && !this.connection.slow) {
+        if (samePosition(this.position, this.hub.position)) {
+          this.state = 'live'
+          return
+        }
+        const recent = this.hub.recent.after(this.position)
+        if (recent) this.#pushAll(recent)
+        else await this.#readOn()
+      }
+    } catch {
+      this.hub.retryLater(this)
+    } finally {
+      this.#catchingUp = false
+    }
+  }
+
+  async #readOn(): Promise<void> {
+    const page = await this.hub.readFrom(this.position)
+    // The subscription may have ended while Redis answered.
+    if ((this.state as string) !== 'behind') return
+    if (page.gap) {
+      this.position = page.from
+      this.gap(page.gap, page.from)
+    }
+    if (page.messages.length > 0) {
+      this.#pushAll(page.messages)
+    } else if (!samePosition(page.end, this.hub.position)) {
+      // The log's end is ahead of the hub: a message is on its way, or the hub holds one that a failover lost.
+      await this.hub.sync()
+      this.position = this.hub.position
+    } else {
+      this.position = this.hub.position
+    }
+  }
+
+  #pushAll(messages: readonly MessageFrame[]): void {
+    for (const message of messages) {
+      if (this.connection.slow) return
+      this.connection.push(message)
+      this.position = message
+    }
+  }
+
+  #hold(key: string, frame: Frame): void {
+    this.#held ??= new Map()
+    this.#held.delete(key)
+    this.#held.set(key, frame)
+    if (this.#held.size <= MAX_HELD) return
+    this.#skipped = true
+    this.#held.delete(this.#held.keys().next().value!)
+  }
+}

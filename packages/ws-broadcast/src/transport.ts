@@ -1,0 +1,18 @@
+import type { Batch } from './outbox.js'
+
+/** How a connection reaches its client. */
+export interface Transport {
+  readonly kind: 'ws' | 'sse'
+  readonly open: boolean
+  /** Bytes accepted here that the kernel has not taken yet. */
+  readonly buffered: number
+  write(batch: Batch): void
+  /** Calls back once `buffered` is 0 again. */
+  onceDrained(callback: () => void): void
+  /** Asks the peer for a sign of life; any answer counts. */
+  ping(): void
+  /** Ends in good order; the peer may still take its time. */
+  close(code: number, reason: string): void
+  /** Ends now. */
+  terminate(): void
+}

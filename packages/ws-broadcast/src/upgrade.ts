@@ -1,0 +1,51 @@
+import type { FastifyRequest } from 'fastify'
+import type { Connections } from './connections.js'
+import type { Drain } from './drain.js'
+import {
+  FLOTILLA_WS_ERR_DRAINING,
+  FLOTILLA_WS_ERR_FULL,
+  FLOTILLA_WS_ERR_ORIGIN,
+  FLOTILLA_WS_ERR_UNAUTHENTICATED
+} from './errors.js'
+import { sessionIdentity, type Identity } from './identity.js'
+import type { BroadcastConfig } from './options.js'
+import { isOriginAllowed } from './origin.js'
+
+/** Decides about a connection while it is still an HTTP request, so that a refusal is an HTTP status. */
+export class UpgradeGate {
+  readonly #identities = new WeakMap<FastifyRequest, Identity>()
+
+  constructor(
+    private readonly config: BroadcastConfig,
+    private readonly connections: Connections,
+    private readonly drain: Drain
+  ) {}
+
+  /** preValidation: what needs no identity. */
+  readonly admit = async (request: FastifyRequest): Promise<void> => {
+    if (!isOriginAllowed(request, this.config.origins)) {
+      throw new FLOTILLA_WS_ERR_ORIGIN(`'${String(request.headers.origin).slice(0, 100)}'`)
+    }
+    if (this.drain.draining) throw new FLOTILLA_WS_ERR_DRAINING()
+    if (this.connections.size >= this.config.maxConnections) {
+      throw new FLOTILLA_WS_ERR_FULL(this.config.maxConnections)
+    }
+  }
+
+  /** preHandler: after every hook that reads a session. */
+  readonly authenticate = async (request: FastifyRequest): Promise<void> => {
+    const identity = await this.identify(request)
+    if (identity === null) throw new FLOTILLA_WS_ERR_UNAUTHENTICATED()
+    this.#identities.set(request, identity)
+  }
+
+  /** Asks again, for a connection that is open already; null when it is no longer good. */
+  async identify(request: FastifyRequest): Promise<Identity | null> {
+    const { authenticate } = this.config
+    return authenticate ? authenticate(request) : sessionIdentity(request)
+  }
+
+  identityOf(request: FastifyRequest): Identity {
+    return this.#identities.get(request) ?? sessionIdentity(request)
+  }
+}

@@ -1,0 +1,112 @@
+import type { ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
+import type { WebSocket } from 'ws'
+import type { Batch } from './outbox.js'
+import type { Transport } from './transport.js'
+
+/** The parts of a `ws` socket that tell whether its bytes may be written past it. */
+interface WebSocketInternals {
+  readonly _socket?: Socket
+  readonly _sender?: {
+    readonly _state?: number
+    readonly _queue?: unknown[]
+    readonly _firstFragment?: boolean
+  }
+}
+
+/**
+ * Lets go of the HTTP response of the upgrade. Node ties it to the socket, and with it the request and the
+ * reply, for as long as the connection lives; nothing is ever sent through it.
+ */
+export function releaseUpgrade(ws: WebSocket): void {
+  const { _socket: socket } = ws as unknown as { _socket?: Socket & { _httpMessage?: ServerResponse | null } }
+  if (socket?._httpMessage) socket._httpMessage.detachSocket(socket)
+}
+
+const OPEN = 1
+const IDLE = 0
+
+/**
+ * Writes ready frames straight to the TCP socket under `ws`. That is safe only between two of its own frames:
+ * open, no extension negotiated, nothing queued or half sent. Otherwise, and with a version of ws that has no
+ * such fields, each message goes through `ws.send`.
+ */
+export class WsTransport implements Transport {
+  readonly kind = 'ws'
+  readonly #plain: boolean
+  #sending = 0
+
+  constructor(readonly ws: WebSocket) {
+    const { _sender: sender, _socket: socket } = ws as unknown as WebSocketInternals
+    this.#plain =
+      ws.extensions === '' &&
+      typeof socket?.write === 'function' &&
+      typeof sender?._state === 'number' &&
+      Array.isArray(sender._queue) &&
+      typeof sender._firstFragment === 'boolean'
+  }
+
+  get open(): boolean {
+    return this.ws.readyState === OPEN
+  }
+
+  get buffered(): number {
+    return this.ws.bufferedAmount
+  }
+
+  write(batch: Batch): void {
+    if (!this.open) return
+    const socket = this.#rawSocket()
+    if (!socket) {
+      for (const frame of batch.frames()) {
+        this.#sending += 1
+        this.ws.send(frame.body, { binary: false }, () => this.#sent())
+      }
+      return
+    }
+    const joined = batch.joined()
+    if (joined) {
+      socket.write(joined)
+      return
+    }
+    socket.cork()
+    for (const frame of batch.frames()) socket.write(frame.bytes)
+    socket.uncork()
+  }
+
+  onceDrained(callback: () => void): void {
+    const { _socket: socket } = this.ws as unknown as WebSocketInternals
+    if (this.#sending > 0) this.#drained = callback
+    else if (socket?.writableNeedDrain) socket.once('drain', callback)
+    else setImmediate(callback)
+  }
+
+  #drained: (() => void) | undefined
+
+  #sent(): void {
+    this.#sending -= 1
+    if (this.#sending > 0 || !this.#drained) return
+    const callback = this.#drained
+    this.#drained = undefined
+    callback()
+  }
+
+  ping(): void {
+    if (this.open) this.ws.ping()
+  }
+
+  close(code: number, reason: string): void {
+    this.ws.close(code, reason)
+  }
+
+  terminate(): void {
+    this.ws.terminate()
+  }
+
+  #rawSocket(): Socket | undefined {
+    if (!this.#plain) return undefined
+    const { _sender: sender, _socket: socket } = this.ws as unknown as WebSocketInternals
+    const between = sender?._state === IDLE && sender._queue?.length === 0 && sender._firstFragment === true
+    return between && socket?.writable ? socket : undefined
+  }
+}

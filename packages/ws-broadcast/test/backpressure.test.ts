@@ -1,0 +1,182 @@
+import { startRedis, until } from '@flotilla/testbed'
+import { test, type Test } from 'tap'
+import type { BackpressurePolicy } from '../src/channel-rules.js'
+import { RawClient, startTestApp, type TestApp } from './app.js'
+
+const HIGH = 65_536
+const MESSAGE = 'x'.repeat(8000)
+
+async function setUp(t: Test, backpressure: BackpressurePolicy): Promise<TestApp> {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const history = backpressure === 'resync' ? { history: { size: 5000 } } : {}
+  return startTestApp(t, redis.url, {
+    channels: { feed: { ...history, backpressure } },
+    highWaterMark: HIGH
+  })
+}
+
+/** Publishes until the stalled client's buffer in the kernel is full and the server has noticed. */
+async function fill({ app }: TestApp, from = 0): Promise<number> {
+  let n = from
+  await until(
+    async () => {
+      await Promise.all(
+        Array.from({ length: 50 }, () =>
+          app.broadcast.publish('feed', { n: (n += 1), text: MESSAGE }, { conflateKey: `k${n % 3}` })
+        )
+      )
+      return app.broadcast.stats().slow > 0
+    },
+    { message: 'the stalled client counts as slow', timeout: 30_000, interval: 1 }
+  )
+  return n
+}
+
+const numbers = (client: RawClient): number[] => client.data().map((data) => (data as { n: number }).n)
+
+test('resync: memory stays bounded, the others feel nothing, and nothing is missing afterwards', async (t) => {
+  const server = await setUp(t, 'resync')
+  const [stalled, other] = [await RawClient.open(t, server.ws), await RawClient.open(t, server.ws)]
+  await stalled.subscribe('feed')
+  await other.subscribe('feed')
+
+  const latency = async (rounds: number): Promise<number> => {
+    const times: number[] = []
+    for (let round = 0; round < rounds; round += 1) {
+      const count = other.of('message').length
+      const begin = performance.now()
+      await server.app.broadcast.publish('feed', { n: 0, text: '' })
+      await until(() => other.of('message').length > count, { interval: 1 })
+      times.push(performance.now() - begin)
+    }
+    return times.toSorted((a, b) => a - b)[Math.floor(rounds * 0.99) - 1]!
+  }
+  const calm = await latency(100)
+  stalled.ws.pause()
+  const n = await fill(server)
+  let worst = 0
+  for (let round = 0; round < 20; round += 1) {
+    await Promise.all(
+      Array.from({ length: 50 }, (_none, index) =>
+        server.app.broadcast.publish('feed', { n: n + round * 50 + index + 1, text: MESSAGE })
+      )
+    )
+    worst = Math.max(worst, server.app.broadcast.stats().bufferedBytes)
+  }
+  // Twice the mark for each of the two: one write below it and one that goes over.
+  t.ok(worst < HIGH * 4, `${worst} bytes at most while 8 MB were published`)
+  const beside = await latency(100)
+  t.ok(beside < calm * 3 + 50, `p99 beside it ${beside.toFixed(1)} ms, before ${calm.toFixed(1)} ms`)
+  t.equal(stalled.closed, undefined)
+
+  stalled.ws.resume()
+  const last = n + 1000
+  await until(() => numbers(stalled).includes(last), { timeout: 20_000 })
+  const got = numbers(stalled).filter((one) => one > 0)
+  t.same(
+    got.toSorted((a, b) => a - b),
+    Array.from({ length: last }, (_none, index) => index + 1),
+    'all of them, once'
+  )
+  t.same(
+    got,
+    numbers(other).filter((one) => one > 0),
+    'in the order of the log'
+  )
+  t.equal(stalled.of('gap').length, 0)
+  await server.app.broadcast.publish('feed', { n: last + 1 })
+  await until(() => numbers(stalled).at(-1) === last + 1, { message: 'live again' })
+})
+
+test('drop: skips what does not fit, then says so', async (t) => {
+  const server = await setUp(t, 'drop')
+  const client = await RawClient.open(t, server.ws)
+  await client.subscribe('feed')
+  client.ws.pause()
+  const n = await fill(server)
+  await Promise.all(
+    Array.from({ length: 100 }, () => server.app.broadcast.publish('feed', { n: -1, text: MESSAGE }))
+  )
+  client.ws.resume()
+  await until(() => client.of('gap').length > 0)
+  t.equal(client.of('gap')[0]!.reason, 'slow')
+  t.ok(client.data().length < n + 100)
+  await server.app.broadcast.publish('feed', { n: -2 })
+  await until(() => numbers(client).at(-1) === -2)
+})
+
+test('conflate: the latest of each key arrives', async (t) => {
+  const server = await setUp(t, 'conflate')
+  const client = await RawClient.open(t, server.ws)
+  await client.subscribe('feed')
+  client.ws.pause()
+  await fill(server)
+  for (const conflateKey of ['a', 'b c', 'a', 'ä', 'b c', 'a']) {
+    await server.app.broadcast.publish('feed', { n: conflateKey, text: MESSAGE }, { conflateKey })
+  }
+  client.ws.resume()
+  const keys = (): unknown[] =>
+    client
+      .data()
+      .map((data) => (data as { n: unknown }).n)
+      .filter((n) => typeof n === 'string')
+  await until(() => keys().length >= 3)
+  await server.app.broadcast.publish('feed', { n: 'end' })
+  await until(() => keys().includes('end'))
+  t.same(keys(), ['ä', 'b c', 'a', 'end'])
+})
+
+test('disconnect: a client that does not read is sent away, and its memory with it', async (t) => {
+  const server = await setUp(t, 'disconnect')
+  const client = await RawClient.open(t, server.ws)
+  await client.subscribe('feed')
+  client.ws.pause()
+  await fill(server)
+  await server.app.broadcast.publish('feed', { n: 1 })
+  await until(() => server.app.broadcast.stats().connections === 0, { message: 'the connection is ended' })
+  t.equal(server.app.broadcast.stats().bufferedBytes, 0)
+})
+
+test('a client that sends and never reads is sent away', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const server = await startTestApp(t, redis.url, {
+    highWaterMark: 16_384,
+    rate: { perSecond: 1_000_000, burst: 1_000_000 }
+  })
+  const client = await RawClient.open(t, server.ws)
+  client.ws.pause()
+  const command = { type: 'unsubscribe', id: 'i'.repeat(64), channel: `no:${'n'.repeat(190)}` }
+  await until(
+    () => {
+      for (let n = 0; n < 2000; n += 1) client.send(command)
+      return server.app.broadcast.stats().connections === 0
+    },
+    { timeout: 30_000, interval: 5 }
+  )
+  t.pass('its answers are not kept')
+})
+
+test('with permessage-deflate the messages go through ws, and policies hold', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const server = await startTestApp(t, redis.url, { compression: true, highWaterMark: HIGH })
+  const client = await RawClient.open(t, server.ws, { perMessageDeflate: true })
+  const plain = await RawClient.open(t, server.ws)
+  t.match(client.ws.extensions, /permessage-deflate/)
+  for (const one of [client, plain]) await one.subscribe('load:z')
+  client.ws.pause()
+  for (let n = 0; n < 60; n += 1) {
+    const text = Array.from({ length: 900 }, () => Math.random().toString(36)).join('')
+    await server.app.broadcast.publish('load:z', { n, text })
+  }
+  client.ws.resume()
+  for (const one of [client, plain]) {
+    await one.count(60)
+    t.same(
+      numbers(one),
+      Array.from({ length: 60 }, (_none, n) => n)
+    )
+  }
+})

@@ -1,0 +1,111 @@
+import { findProgram, startProxy, startRedis, until } from '@flotilla/testbed'
+import { build } from 'esbuild'
+import { chromium } from 'playwright-core'
+import { test } from 'tap'
+import type { BroadcastClient } from '../src/client/index.js'
+import { RawClient, startTestApp } from './app.js'
+
+interface Page {
+  client: BroadcastClient
+  seen: unknown[]
+  events: string[]
+}
+
+test(
+  'the client in Chromium: subscribes, is cut, resumes, sees presence',
+  { timeout: 110_000 },
+  async (t) => {
+    const found = await findProgram('chromium').catch((error: Error & { code?: string }) => {
+      if (error.code === 'FLOTILLA_TESTBED_ERR_PROGRAM_MISSING') return error
+      throw error
+    })
+    if (found instanceof Error) {
+      t.plan(0, found.message)
+      return
+    }
+    const { path, env } = found
+    const { outputFiles } = await build({
+      entryPoints: [new URL('../src/client/index.ts', import.meta.url).pathname],
+      bundle: true,
+      format: 'iife',
+      globalName: 'flotilla',
+      write: false
+    })
+    const redis = await startRedis()
+    t.teardown(() => redis.stop())
+    const server = await startTestApp(t, redis.url, {}, (app) => {
+      app.get('/', (_request, reply) => reply.type('text/html').send('<script src="/client.js"></script>'))
+      app.get('/client.js', (_request, reply) => reply.type('text/javascript').send(outputFiles[0]!.text))
+    })
+    const proxy = await startProxy({ host: '127.0.0.1', port: Number(new URL(server.url).port) })
+    t.teardown(() => proxy.stop())
+    const browser = await chromium.launch({
+      executablePath: path,
+      env: { ...(process.env as Record<string, string>), ...env },
+      args: [
+        '--headless',
+        '--no-sandbox',
+        '--disable-gpu',
+        '--disable-quic',
+        '--no-first-run',
+        '--disable-background-networking',
+        '--disable-component-update',
+        '--disable-sync'
+      ]
+    })
+    t.teardown(() => browser.close())
+    const page = await browser.newPage()
+    await page.goto(`http://127.0.0.1:${proxy.port}/`)
+    await page.evaluate(`
+    const client = flotilla.connect('/ws', { reconnect: { min: 20, max: 100 } })
+    window.seen = []
+    window.events = []
+    window.client = client
+    client.on('gap', ({ reason }) => events.push('gap ' + reason))
+    client.on('state', ({ state }) => events.push(state))
+    client.on('presence', ({ type }) => events.push(type))
+    client.subscribe('news', ({ data }) => seen.push(data))
+    client.subscribe('room:1').ready
+  `)
+    const look = <Name extends keyof Page>(name: Name): Promise<Page[Name]> => page.evaluate(`window.${name}`)
+
+    for (let n = 0; n < 30; n += 1) {
+      if (n === 10) proxy.cut()
+      if (n === 20) await proxy.refuse()
+      await server.app.broadcast.publish('news', n)
+    }
+    await until(async () => (await look('events')).at(-1) === 'connecting')
+    await proxy.restore()
+    await until(async () => (await look('seen')).length >= 30)
+    t.same(
+      await look('seen'),
+      Array.from({ length: 30 }, (_none, n) => n),
+      'once and in order'
+    )
+
+    const other = await RawClient.open(t, server.ws)
+    await other.subscribe('room:1')
+    await until(async () => (await look('events')).includes('join'))
+    const members = await page.evaluate(`client.presence('room:1')`)
+    t.equal((members as unknown[]).length, 2)
+    const ack = await page.evaluate(`client.publish('room:1', { from: 'a browser' })`)
+    t.match(ack, { offset: /^\d+-\d+$/ })
+    await until(() => other.data('room:1').length > 0)
+    t.same(other.data('room:1'), [{ from: 'a browser' }])
+    const events = await look('events')
+    t.ok(events.filter((event) => event === 'open').length >= 3, events.join(' '))
+    t.notOk(events.some((event) => event.startsWith('gap')))
+
+    const elsewhere = await browser.newPage()
+    await elsewhere.route('http://evil.example/', (route) =>
+      route.fulfill({ body: '', contentType: 'text/html' })
+    )
+    await elsewhere.goto('http://evil.example/')
+    const foreign = await elsewhere.evaluate(`new Promise((resolve) => {
+    const socket = new WebSocket('${server.ws}')
+    socket.onopen = () => resolve('open')
+    socket.onclose = () => resolve('refused')
+  })`)
+    t.equal(foreign, 'refused', 'a page of another origin does not get in')
+  }
+)

@@ -1,0 +1,344 @@
+import { EventEmitter } from 'node:events'
+import websocket from '@fastify/websocket'
+import { flotillaRedis } from '@flotilla/redis'
+import { startRedis, until } from '@flotilla/testbed'
+import Fastify, { type FastifyInstance } from 'fastify'
+import { test } from 'tap'
+import { WebSocket } from 'ws'
+import { createPublisher } from '../src/publisher.js'
+import { flotillaBroadcast } from '../src/index.js'
+import { RawClient, startTestApp } from './app.js'
+
+/** The status that answered an upgrade. */
+function refusal(url: string, options: object = {}): Promise<number | undefined> {
+  return new Promise((resolve) => {
+    const socket = new WebSocket(url, options)
+    socket.on('unexpected-response', (_request, response) => {
+      resolve(response.statusCode)
+      socket.terminate()
+    })
+    socket.on('open', () => {
+      resolve(101)
+      socket.terminate()
+    })
+    socket.on('error', () => undefined)
+  })
+}
+
+/** A session as another plugin would leave it on the request. */
+function withSession(app: FastifyInstance): void {
+  app.decorateRequest('session')
+  app.addHook('onRequest', async (request) => {
+    const { user, ref } = request.query as { user?: string; ref?: string }
+    ;(request as unknown as { session: object }).session = { userId: user, ref }
+  })
+}
+
+test('life of connections', async (parent) => {
+  const redis = await startRedis()
+  parent.teardown(() => redis.stop())
+
+  await parent.test('Origin, login and numbers are checked while it is still HTTP', async (t) => {
+    const server = await startTestApp(t, redis.url, {
+      maxConnections: 2,
+      authenticate: (request) => {
+        const { user } = request.query as { user?: string }
+        if (user === 'error') throw new Error('no session store')
+        return user === undefined ? null : { userId: user }
+      }
+    })
+    const ws = `${server.ws}?user=ann`
+    t.equal(await refusal(ws, { origin: 'https://evil.example' }), 403)
+    t.equal(await refusal(ws, { origin: 'null' }), 403)
+    t.equal(await refusal(ws, { origin: server.url }), 101)
+    t.equal(await refusal(server.ws), 401)
+    t.equal((await fetch(`${server.url}/ws?user=ann`)).status, 404, 'a plain GET')
+    t.equal(await refusal(`${server.ws}?user=error`), 500)
+    await until(() => server.app.broadcast.stats().connections === 0)
+    const two = [await RawClient.open(t, ws), await RawClient.open(t, ws)]
+    t.equal(two.length, 2)
+    t.equal(await refusal(ws), 503)
+    const listed = await startTestApp(t, redis.url, { origins: ['https://app.example.org'] })
+    t.equal(await refusal(listed.ws, { origin: 'https://app.example.org' }), 101)
+    t.equal(await refusal(listed.ws, { origin: listed.url }), 403)
+  })
+
+  await parent.test('authorize is asked for each channel and action', async (t) => {
+    const asked: string[] = []
+    const server = await startTestApp(t, redis.url, {
+      authorize: async (request, channel, action) => {
+        asked.push(`${(request.query as { user: string }).user} ${action} ${channel}`)
+        return channel !== 'room:secret' && action !== 'publish'
+      }
+    })
+    const client = await RawClient.open(t, `${server.ws}?user=ann`)
+    await client.subscribe('room:1')
+    client.send({ type: 'subscribe', id: 1, channel: 'room:secret' })
+    client.send({ type: 'publish', id: 2, channel: 'room:1', data: 1 })
+    client.send({ type: 'presence', id: 3, channel: 'room:1' })
+    await client.next('presence')
+    t.same(
+      client.of('error').map(({ id, code }) => [id, code]),
+      [
+        [1, 'forbidden'],
+        [2, 'forbidden']
+      ]
+    )
+    t.same(asked, [
+      'ann subscribe room:1',
+      'ann subscribe room:secret',
+      'ann publish room:1',
+      'ann presence room:1'
+    ])
+  })
+
+  await parent.test(
+    'a revoked session loses its sockets on every instance, and nobody else does',
+    async (t) => {
+      const [a, b] = [
+        await startTestApp(t, redis.url, {}, withSession),
+        await startTestApp(t, redis.url, {}, withSession)
+      ]
+      const revoked = [
+        await RawClient.open(t, `${a.ws}?user=ann&ref=r1`),
+        await RawClient.open(t, `${b.ws}?user=ann&ref=r1`)
+      ]
+      const other = await RawClient.open(t, `${b.ws}?user=ann&ref=r2`)
+      const stranger = await RawClient.open(t, b.ws)
+      await a.app.bus.publish('session.revoked', { refs: ['r1'], userId: 'ann' })
+      await until(() => revoked.every(({ closed }) => closed))
+      t.same(
+        revoked.map(({ closed }) => closed!.code),
+        [4401, 4401]
+      )
+      const late = new WebSocket(`${b.ws}?user=ann&ref=r1`)
+      t.teardown(() => late.terminate())
+      t.equal(
+        await new Promise((resolve) => late.on('close', resolve)),
+        4401,
+        'one that was being opened meanwhile'
+      )
+      t.same([other.closed, stranger.closed], [undefined, undefined])
+      await a.app.broadcast.disconnect({ userId: 'ann' })
+      await until(() => other.closed)
+      t.equal(other.closed!.code, 4403)
+      t.equal(stranger.closed, undefined)
+      await t.rejects(a.app.broadcast.disconnect({}), TypeError)
+      for (const payload of [null, 7, {}, { refs: 'r2' }, { refs: [null] }]) {
+        await a.app.bus.publish('session.revoked', payload)
+        await a.app.bus.publish('ws.disconnect', payload)
+      }
+      stranger.send({ type: 'ping', id: 'still here' })
+      await stranger.next('pong')
+    }
+  )
+
+  await parent.test('identities are asked again when the bus may have missed a revocation', async (t) => {
+    const good = new Set(['ann', 'bob'])
+    const server = await startTestApp(t, redis.url, {
+      authenticate: (request) => {
+        const { user = '' } = request.query as { user?: string }
+        return good.has(user) ? { userId: user } : null
+      }
+    })
+    const [ann, bob] = [
+      await RawClient.open(t, `${server.ws}?user=ann`),
+      await RawClient.open(t, `${server.ws}?user=bob`)
+    ]
+    await server.app.bus.ready()
+    good.delete('ann')
+    await redis.command('CLIENT', 'KILL', 'TYPE', 'pubsub')
+    await until(() => ann.closed)
+    t.equal(ann.closed!.code, 4401)
+    t.equal(bob.closed, undefined)
+  })
+
+  await parent.test('who does not answer a ping is ended; who does is not', async (t) => {
+    const server = await startTestApp(t, redis.url, { ping: { interval: 200, timeout: 200 } })
+    const alive = await RawClient.open(t, server.ws)
+    const silent = await RawClient.open(t, server.ws, { autoPong: false })
+    await until(() => silent.closed, { message: 'the silent one is closed' })
+    await alive.next('ping')
+    t.equal(alive.closed, undefined)
+    t.equal(server.app.broadcast.stats().connections, 1)
+  })
+
+  await parent.test('attach: a socket of an own route', async (t) => {
+    const server = await startTestApp(t, redis.url, { path: false }, async (app) => {
+      await app.register(websocket)
+      app.get('/own', { websocket: true }, (socket, request) => {
+        app.broadcast.attach(socket, request, { channels: ['news'], identity: { userId: 'me' } })
+      })
+    })
+    const client = await RawClient.open(t, `${server.url.replace('http', 'ws')}/own`)
+    await client.next('subscribed')
+    await server.app.broadcast.publish('news', 1, { consistency: 'token-1' })
+    await client.count(1)
+    t.equal(client.of('message')[0]!.token, 'token-1')
+    await server.app.broadcast.disconnect({ userId: 'me' })
+    await until(() => client.closed)
+  })
+
+  await parent.test(
+    'close sends everyone away with 1012 and a delay of their own, and ends who is silent',
+    async (t) => {
+      const server = await startTestApp(t, redis.url, { drain: { spread: 300, grace: 300 } })
+      const clients = await Promise.all(Array.from({ length: 20 }, () => RawClient.open(t, server.ws)))
+      const silent = await RawClient.open(t, server.ws)
+      silent.ws.pause()
+      const begin = performance.now()
+      await server.app.close()
+      t.ok(performance.now() - begin < 3000, `closed within ${Math.round(performance.now() - begin)} ms`)
+      await until(() => clients.every(({ closed }) => closed))
+      t.same(new Set(clients.map(({ closed }) => closed!.code)), new Set([1012]))
+      const delays = new Set(clients.map((client) => client.of('reconnect')[0]!.delay))
+      t.ok(delays.size > 5, `${delays.size} different delays`)
+    }
+  )
+
+  await parent.test('the drain step closes over its window and refuses newcomers', async (t) => {
+    const steps = new Map<string, (context: { deadline: number }) => Promise<void>>()
+    const server = await startTestApp(t, redis.url, { drain: { spread: 600, grace: 100 } }, (app) => {
+      app.decorate('health', {
+        state: 'ready',
+        addCheck: () => undefined,
+        onDrain: (name: string, step: (context: { deadline: number }) => Promise<void>) =>
+          steps.set(name, step)
+      })
+    })
+    const clients = await Promise.all(Array.from({ length: 10 }, () => RawClient.open(t, server.ws)))
+    const closedAt: number[] = []
+    for (const { ws } of clients) ws.on('close', () => closedAt.push(performance.now()))
+    const draining = steps.get('ws-broadcast')!({ deadline: Date.now() + 5000 })
+    t.equal(await refusal(server.ws), 503)
+    await draining
+    await until(() => closedAt.length === 10)
+    t.ok(Math.max(...closedAt) - Math.min(...closedAt) > 300, 'spread')
+  })
+
+  await parent.test('SSE: the same messages, resumed by Last-Event-ID', async (t) => {
+    const server = await startTestApp(t, redis.url, {
+      ssePath: '/events',
+      ping: { interval: 200, timeout: 200 }
+    })
+    const read = async (
+      headers: Record<string, string>,
+      until_: (text: string) => boolean
+    ): Promise<string> => {
+      const stop = new AbortController()
+      const response = await fetch(`${server.url}/events?channels=news,plain:1`, {
+        headers,
+        signal: stop.signal
+      })
+      t.equal(response.headers.get('content-type'), 'text/event-stream')
+      let text = ''
+      for await (const chunk of response.body!) {
+        text += Buffer.from(chunk as Uint8Array).toString()
+        if (until_(text)) break
+      }
+      stop.abort()
+      return text
+    }
+    const seen = new EventEmitter()
+    const first = read({}, (text) => {
+      if (text.split('"subscribed"').length === 3) seen.emit('ready')
+      return text.includes('"data":1') && text.includes('"ping"')
+    })
+    await new Promise((resolve) => seen.once('ready', resolve))
+    await server.app.broadcast.publish('news', 1)
+    const id = /id: (\S+)\n(?![^]*id: )/.exec(await first)![1]!
+    await server.app.broadcast.publish('news', 2)
+    await server.app.broadcast.publish('news', 3)
+    const second = await read({ 'last-event-id': id }, (text) => text.includes('"data":3'))
+    t.ok(second.includes('"data":2'))
+    t.notOk(second.includes('"data":1'))
+    for (const [query, status] of [
+      ['', 400],
+      ['?channels=a%20b', 400],
+      ['?channels=unknown', 404]
+    ] as const) {
+      t.equal((await fetch(`${server.url}/events${query}`)).status, status)
+    }
+    await until(() => server.app.broadcast.stats().connections === 0)
+    const open = await fetch(`${server.url}/events?channels=news`)
+    const closing = server.app.close()
+    const rest = await open.text()
+    await closing
+    t.match(rest, /retry: \d+/)
+  })
+
+  await parent.test('a publisher without a server', async (t) => {
+    const server = await startTestApp(t, redis.url)
+    const client = await RawClient.open(t, server.ws)
+    await client.subscribe('news')
+    const publisher = createPublisher({
+      redis: redis.client(),
+      channels: { news: { history: { size: 1000 } } }
+    })
+    t.teardown(() => publisher.close())
+    await publisher.publish('news', 'from a worker')
+    await client.count(1)
+    t.same(client.data(), ['from a worker'])
+    publisher.close()
+    await t.rejects(publisher.publish('news', 1), { code: 'FLOTILLA_WS_ERR_CLOSED' })
+    t.throws(() => createPublisher({ redis: undefined as never, channels: {} }), {
+      code: 'FLOTILLA_WS_ERR_OPTION'
+    })
+  })
+
+  await parent.test('bad options and a second registration fail register', async (t) => {
+    const attempt = async (options: object): Promise<unknown> => {
+      const app = Fastify()
+      await app.register(flotillaRedis, { client: redis.client() })
+      return app.register(flotillaBroadcast, options as never).then(
+        () => app.close(),
+        (error: unknown) => app.close().then(() => Promise.reject(error))
+      )
+    }
+    for (const options of [
+      {},
+      { channels: {} },
+      { channels: { 'a b': {} } },
+      { channels: { a: { history: { size: 0 } } } },
+      { channels: { a: { backpressure: 'resync' } } },
+      { channels: { a: { durable: true } } },
+      { channels: { a: { presense: true } } },
+      { channels: { a: {} }, path: 'ws' },
+      { channels: { a: {} }, origins: ['https://x.example/path'] },
+      { channels: { a: {} }, ping: { interval: '1' } },
+      { channels: { a: {} }, unknown: 1 }
+    ]) {
+      await t.rejects(attempt(options), { code: 'FLOTILLA_WS_ERR_OPTION' }, JSON.stringify(options))
+    }
+    const server = await startTestApp(t, redis.url)
+    const twice = Fastify()
+    t.teardown(() => twice.close())
+    await twice.register(flotillaRedis, { client: redis.client() })
+    await twice.register(flotillaBroadcast, { channels: { a: {} } })
+    await t.rejects(async () => twice.register(flotillaBroadcast, { channels: { a: {} } }), {
+      code: 'FLOTILLA_WS_ERR_ALREADY_REGISTERED'
+    })
+    await t.rejects(async () => Fastify().register(flotillaBroadcast, { channels: { a: {} } }), {
+      code: 'FLOTILLA_REDIS_ERR_NO_CLIENT'
+    })
+    t.equal(server.app.broadcast.stats().connections, 0)
+  })
+
+  await parent.test('channels are given back some time after the last member left', async (t) => {
+    const server = await startTestApp(t, redis.url, { linger: 100 })
+    const client = await RawClient.open(t, server.ws)
+    await client.subscribe('load:1')
+    await client.subscribe('load:2')
+    t.equal(server.app.broadcast.stats().channels, 2)
+    client.send({ type: 'unsubscribe', channel: 'load:1' })
+    await client.next('unsubscribed')
+    await client.subscribe('load:1')
+    client.ws.close()
+    await until(() => server.app.broadcast.stats().channels === 0)
+    const again = await RawClient.open(t, server.ws)
+    await again.subscribe('load:1')
+    await server.app.broadcast.publish('load:1', 'back')
+    await again.count(1)
+    t.same(again.data(), ['back'])
+  })
+})

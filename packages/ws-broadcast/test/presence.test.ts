@@ -1,0 +1,96 @@
+import { startApp, startRedis, until } from '@flotilla/testbed'
+import { test } from 'tap'
+import { RawClient, startTestApp } from './app.js'
+
+const LEASE = 900
+
+test('the members of a killed instance are gone within two leases', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const fleet = await startApp({
+    script: new URL('delivery/instance.ts', import.meta.url),
+    instances: 2,
+    env: { REDIS_URL: redis.url, BROADCAST: JSON.stringify({ presenceLease: LEASE }) }
+  })
+  t.teardown(() => fleet.stop())
+  const [one, two] = fleet.instances
+  const open = (url: string): Promise<RawClient> => RawClient.open(t, `${url.replace('http', 'ws')}/ws`)
+  const stays = await open(one!.url)
+  await stays.subscribe('room:1')
+  const doomed = await Promise.all(Array.from({ length: 5 }, () => open(two!.url)))
+  for (const client of doomed) await client.subscribe('room:1')
+  const members = async (): Promise<string[]> =>
+    (await one!.call<{ id: string }[]>({ do: 'presence', channel: 'room:1' })).map(({ id }) => id)
+  await until(async () => (await members()).length === 6)
+  await until(() => stays.of('join').length >= 5)
+
+  const killedAt = performance.now()
+  await two!.kill()
+  await until(async () => (await members()).length === 1, {
+    message: 'only the live member is left',
+    interval: 20
+  })
+  const took = performance.now() - killedAt
+  t.ok(took < 2 * LEASE, `exact after ${Math.round(took)} ms of ${2 * LEASE}`)
+  t.same(await members(), [stays.of('welcome')[0]!.connection])
+  await until(() => stays.of('leave').length === 5, {
+    message: 'the others are told of each',
+    timeout: 2 * LEASE
+  })
+  t.same(
+    new Set(stays.of('leave').map(({ member }) => member.id)),
+    new Set(doomed.map((client) => client.of('welcome')[0]!.connection))
+  )
+  t.same(
+    await redis.command('KEYS', '*:in:*'),
+    await redis.command('KEYS', `*:in:${(await members())[0] ? '*' : ''}`)
+  )
+  t.equal(
+    ((await redis.command('KEYS', '*:in:*')) as string[]).length,
+    1,
+    'nothing of the dead instance is left'
+  )
+})
+
+test('presence comes back by itself after Redis forgot it', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const server = await startTestApp(t, redis.url, { presenceLease: LEASE })
+  const client = await RawClient.open(t, server.ws)
+  await client.subscribe('room:1')
+  await until(async () => (await server.app.broadcast.presence('room:1')).length === 1)
+  await redis.restart()
+  await until(async () => (await server.app.broadcast.presence('room:1').catch(() => [])).length === 1, {
+    timeout: 3 * LEASE
+  })
+  client.ws.close()
+  await until(async () => (await server.app.broadcast.presence('room:1')).length === 0)
+  t.pass('and ends when the member leaves')
+})
+
+test('members carry their user and what the rule tells of them; a closed app leaves nothing behind', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const server = await startTestApp(t, redis.url, {
+    channels: { 'room:*': { presence: (request) => ({ name: (request.query as { name: string }).name }) } },
+    authenticate: (request) => ({ userId: `u-${(request.query as { name: string }).name}` })
+  })
+  const ann = await RawClient.open(t, `${server.ws}?name=ann`)
+  await ann.subscribe('room:1')
+  const bob = await RawClient.open(t, `${server.ws}?name=bob`)
+  await bob.subscribe('room:1')
+  const { member } = await ann.next('join', 3)
+  t.match(member, { userId: 'u-bob', info: { name: 'bob' } })
+  bob.send({ type: 'presence', id: 5, channel: 'room:1' })
+  const answer = await bob.next('presence')
+  t.equal(answer.id, 5)
+  t.same(new Set(answer.members.map(({ userId }) => userId)), new Set(['u-ann', 'u-bob']))
+  bob.send({ type: 'unsubscribe', channel: 'room:1' })
+  await ann.next('leave')
+  await server.app.close()
+  const keys = (await redis.command('KEYS', '*')) as string[]
+  t.same(
+    keys.filter((key) => key.includes(':in') || key.includes('instances')),
+    []
+  )
+})
