@@ -17,6 +17,9 @@ const UNNAMED: Statement = { text: TEXT }
 // in_failed_sql_transaction: nothing was committed, so there is nothing to know.
 const IN_FAILED_TRANSACTION = '25P02'
 
+/** BEGIN and nothing else, behind comments such as those that tracing puts in front. */
+const ONLY_BEGIN = /^(?:\s|\/\*(?:[^*]|\*(?!\/))*\*\/|--[^\n]*\n)*(?:begin|start\s+transaction)\b[^;]*;?\s*$/i
+
 /** Where captured positions go, and what is needed to read them. */
 export interface PositionSink {
   /** Of the cluster; `undefined` until a server of it has been seen. */
@@ -65,5 +68,5 @@ function readPosition(result: pg.QueryResult, sink: PositionSink): Position | un
  */
 export function mayCommit(text: string, status: ReturnType<RouterClient['getTransactionStatus']>): boolean {
   if (status === 'T' || status === 'E') return /\b(?:commit|end|prepare)\b/i.test(text)
-  return !/^\s*(?:begin|start\s+transaction)\b[^;]*;?\s*$/i.test(text)
+  return !ONLY_BEGIN.test(text)
 }

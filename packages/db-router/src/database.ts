@@ -4,6 +4,7 @@ import { CausalSession } from './causal-session.js'
 import { NotAReadError, OptionError } from './errors.js'
 import { RoutedPool } from './routed-pool.js'
 import type { Router, StatementOptions } from './router.js'
+import { isUnsupported } from './sqlstate.js'
 import { toStatement, type QueryFunction, type QueryOptions } from './statement.js'
 import type { Settings } from './options.js'
 import { describe, type DatabaseStatus } from './status.js'
@@ -81,8 +82,9 @@ export function createDatabase(
       return router.write(session, statement, bounds)
     }
     return router.read(session, statement, bounds).catch((error: unknown) => {
-      if (!(error instanceof NotAReadError)) throw error
-      // A view or an overloaded operator that writes after all: refused by the replica, so it did not happen.
+      // A view or an overloaded operator that writes after all, or a table that replicas do not have: refused, so it did
+      // not happen.
+      if (!(error instanceof NotAReadError) && !isUnsupported(error)) throw error
       parts.remember(statement.text)
       return router.write(session, statement, bounds)
     })

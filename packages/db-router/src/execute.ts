@@ -55,6 +55,8 @@ export function execute(task: Task): Promise<pg.QueryResult> {
       if (over) return
       finish(error, undefined)
       if (!client) return
+      // It may have committed all the same; until its position is known, only the primary surely shows it.
+      if (sink) session.pin()
       const answer = new Promise<void>((settle) => (answered = settle))
       void cancelAndQuarantine(client, server.pool, answer)
     }

@@ -58,7 +58,7 @@ export class Gate {
       return single
     }
     if (requirement) gateChannel.publish({ outcome: 'fresh', waited: 0 })
-    return cheaperOfTwo(fit)
+    return cheaperOfTwo(fit, now)
   }
 
   /** Asks the replicas that should get there within the bound, and waits for the first that does. */
@@ -158,10 +158,10 @@ function hasReached(server: Server, requirement: Requirement): boolean {
 }
 
 /** Power of two choices: nearly as even as asking all, without all callers rushing to the same best one. */
-function cheaperOfTwo(servers: readonly Server[]): Server {
+function cheaperOfTwo(servers: readonly Server[], now: number): Server {
   const first = Math.floor(Math.random() * servers.length)
   const step = 1 + Math.floor(Math.random() * (servers.length - 1))
   const one = servers[first]!
   const other = servers[(first + step) % servers.length]!
-  return other.cost < one.cost ? other : one
+  return other.cost(now) < one.cost(now) ? other : one
 }

@@ -30,12 +30,21 @@ export const pureFunctions = words(`
   gen_random_uuid num_nulls num_nonnulls grouping row array
 `)
 
-/** Words that may stand before a parenthesis without calling anything. */
+/** Words that may stand before a parenthesis without calling anything; no function can have one of these names. */
 export const wordsBeforeParenthesis = words(`
-  and any all some as by between distinct else exists filter from group having in interval is join lateral like ilike not
-  on or order over partition select then union intersect except using values when where with within offset limit
-  materialized cube rollup sets end
+  and any all some as between distinct else exists from group having in lateral not on or order select then union intersect
+  except using values when where with offset limit
 `)
+
+/** Names that a function could have, and the words after which they are none. */
+export const wordsBeforeParenthesisAfter: ReadonlyMap<string, ReadonlySet<string>> = new Map([
+  ['by', words('group order partition')],
+  ['filter', words(')')],
+  ['over', words(')')],
+  ['materialized', words('as')],
+  ['sets', words('grouping')],
+  ['join', words('inner left right full outer cross natural')]
+])
 
 /** Words that may stand before a text without naming its type. */
 export const wordsBeforeText = words(`

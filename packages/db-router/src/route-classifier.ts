@@ -4,6 +4,7 @@ import {
   pureOperators,
   pureTypes,
   wordsBeforeParenthesis,
+  wordsBeforeParenthesisAfter,
   wordsBeforeText
 } from './pure-sql.js'
 import { tokenize, type SqlToken } from './sql-tokens.js'
@@ -62,7 +63,7 @@ function isHarmless(
   if (token.kind === 'sign') {
     if (token.text === ';') return false
     // `::type`; a single colon is a slice of an array.
-    return token.text !== ':' || before?.text !== ':' || isPureType(after)
+    return token.text !== ':' || before?.text !== ':' || isPureType(tokens, index + 1)
   }
   // `type 'text'` runs the type's input function.
   const quoted = after?.kind === 'literal' && !/^[\d.]/.test(after.text)
@@ -71,19 +72,22 @@ function isHarmless(
   if (token.kind === 'quoted') return !called
   if (forbiddenWords.has(token.text)) return false
   if (token.text === 'operator') return false
-  if (token.text === 'as' && isCast(tokens, index)) return isPureType(after)
+  if (token.text === 'as' && isCast(tokens, index)) return isPureType(tokens, index + 1)
   if (!called) return true
   // Of another schema, whatever its name: not PostgreSQL's own.
   if (before?.text === '.') return tokens[index - 2]?.text === 'pg_catalog' && pureFunctions.has(token.text)
   return (
     pureFunctions.has(token.text) ||
     wordsBeforeParenthesis.has(token.text) ||
+    (before !== undefined && wordsBeforeParenthesisAfter.get(token.text)?.has(before.text) === true) ||
     isTypeOrAlias(token, tokens, index)
   )
 }
 
-function isPureType(token: SqlToken | undefined): boolean {
-  return token?.kind === 'word' && pureTypes.has(token.text)
+/** A type's name followed by a point is a schema's. */
+function isPureType(tokens: readonly SqlToken[], index: number): boolean {
+  const token = tokens[index]
+  return token?.kind === 'word' && pureTypes.has(token.text) && tokens[index + 1]?.text !== '.'
 }
 
 /** Whether an AS belongs to the CAST( whose parenthesis is the innermost open one. */

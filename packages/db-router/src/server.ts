@@ -60,9 +60,13 @@ export class Server {
     return this.#latency
   }
 
-  /** What a further statement would cost here: the load balancer picks the lower of two. */
-  get cost(): number {
-    return (this.inFlight + 1) * (this.#latency + 0.05)
+  /**
+   * What a further statement would cost here at `now`: the load balancer picks the lower of two. What was measured of a
+   * server that is left alone loses its weight, or one slow moment would keep it out for good.
+   */
+  cost(now: number): number {
+    const idle = this.inFlight === 0 ? 2 ** ((this.#measuredAt - now) / LATENCY_HALF_LIFE) : 1
+    return (this.inFlight + 1) * (this.#latency * idle + 0.05)
   }
 
   began(): void {

@@ -5,7 +5,8 @@ export interface SqlToken {
   text: string
 }
 
-const SPACE = /\s+/y
+// Not \s: what else that matches, such as a no-break space, is part of a name to PostgreSQL.
+const SPACE = /[ \t\n\r\f]+/y
 const LINE_COMMENT = /--[^\r\n]*/y
 const WORD = /[a-z_\u0080-\uffff][a-z0-9_$\u0080-\uffff]*/iy
 const NUMBER = /(?:\d[\d_]*(?:\.(?:\d[\d_]*)?)?|\.\d[\d_]*)(?:e[+-]?\d+)?/iy
@@ -52,7 +53,7 @@ export function tokenize(sql: string): SqlToken[] | undefined {
       // E'…', B'…', U&'…' and the like have rules of their own.
       if (sql[at] === "'" || (sql[at] === '&' && (sql[at + 1] === "'" || sql[at + 1] === '"')))
         return undefined
-      tokens.push({ kind: 'word', text: word.toLowerCase() })
+      tokens.push({ kind: 'word', text: lowerCase(word) })
       continue
     }
     const quote = match(DOLLAR_QUOTE)
@@ -74,6 +75,9 @@ export function tokenize(sql: string): SqlToken[] | undefined {
   }
   return tokens
 }
+
+/** Of ASCII alone: a name in which JavaScript would find the Kelvin sign to be a k is another name to PostgreSQL. */
+const lowerCase = (word: string): string => word.replaceAll(/[A-Z]+/g, (letters) => letters.toLowerCase())
 
 function read(match: (pattern: RegExp) => string | undefined): SqlToken | undefined {
   const number = match(NUMBER)

@@ -43,6 +43,11 @@ export function isReadOnly(error: unknown): boolean {
   return isServerError(error) && codeOf(error) === '25006'
 }
 
+/** feature_not_supported: what a server in recovery can not do, such as reading an unlogged table. */
+export function isUnsupported(error: unknown): boolean {
+  return isServerError(error) && codeOf(error) === '0A000'
+}
+
 /** query_canceled. */
 export function isCancelled(error: unknown): boolean {
   return isServerError(error) && codeOf(error) === '57014'

@@ -5,7 +5,7 @@ import { endOfRecord, type Lsn, type WalLayout } from './lsn.js'
 import type { Observation } from './observation.js'
 import type { Server } from './server.js'
 import { codeOf, isMisconfigured, isServerError } from './sqlstate.js'
-import type { Position } from './token.js'
+import { laterOf, type Position } from './token.js'
 import { WalHistory } from './wal-history.js'
 
 /** What a read must have seen, in terms of the cluster as it is now. */
@@ -41,6 +41,8 @@ export class Topology implements PositionSink {
   readonly #log: Log
   readonly #failures = new Map<Server, number>()
   #primary: Server | undefined
+  /** The latest timeline seen of any server: one that takes writes on an earlier one was replaced. */
+  #timeline = 0
   #waiters: (() => void)[] = []
   /** The server that was fenced for refusing a write, until it has been looked at. */
   #suspect: Server | undefined
@@ -125,6 +127,7 @@ export class Topology implements PositionSink {
     server.reason = undefined
     server.error = undefined
     if (observation.recovery) this.#sawReplica(server, observation, before, now)
+    this.#timeline = Math.max(this.#timeline, observation.timeline)
     this.#elect()
     if (server !== this.#primary) return
     if (this.#suspect === server) this.#confirmedUntil = now + CONFIRMED_FOR
@@ -134,9 +137,7 @@ export class Topology implements PositionSink {
 
   /** A position the primary has just reported to a write. */
   reached(position: Position): void {
-    if (!this.newest || position.timeline > this.newest.timeline || position.lsn > this.newest.lsn) {
-      this.newest = position
-    }
+    this.newest = laterOf(this.newest, position)
     this.history.add(performance.now(), position.timeline, position.lsn)
     if (position.timeline > (this.#primary?.observed?.timeline ?? 0)) void this.#primary?.monitor.look()
   }
@@ -237,15 +238,18 @@ export class Topology implements PositionSink {
     server.ejected = ejected
   }
 
-  /** The server that takes writes: not in recovery, and on the latest timeline. */
+  /**
+   * The server that takes writes: not in recovery, and on the latest timeline ever seen. One on an earlier timeline was
+   * replaced, and stays so while its successor is away: writes then wait.
+   */
   #elect(): void {
     const able = this.servers.filter((one) => one.state === 'up' && one.observed?.recovery === false)
-    const latest = Math.max(0, ...able.map((one) => one.observed!.timeline))
+    const latest = this.#timeline
     const best = able.filter((one) => one.observed!.timeline === latest)
     const chosen = this.#primary && best.includes(this.#primary) ? this.#primary : best[0]
     for (const one of able) {
+      if (one !== chosen) one.reason = `${chosen?.name ?? 'another server'} was promoted`
       if (one !== chosen && !one.fenced) {
-        one.reason = `${chosen!.name} was promoted`
         this.#tell(one, 'fenced', one.reason)
         one.pool.destroyAll(new Error(`${one.name} is fenced: ${one.reason}`))
       }

@@ -51,7 +51,9 @@ export async function runTransaction<T>(
     try {
       return await runOnce(router, session, settings, work, started)
     } catch (error) {
-      if (attempt >= settings.retries || !isRetryableTransaction(rootOf(error))) throw error
+      // One that can not write may run again wherever its server was lost.
+      const lost = settings.readOnly && error instanceof UnavailableError
+      if (attempt >= settings.retries || !(lost || isRetryableTransaction(rootOf(error)))) throw error
       retryChannel.publish({ server: '', kind: 'transaction', code: codeOf(rootOf(error)) })
       // Full jitter: those that collided must not collide again.
       const wait = Math.random() * Math.min(10 * 2 ** attempt, 500)
@@ -93,6 +95,7 @@ class Run {
   #begun: Promise<QueryResult> | undefined
   #pending = 0
   #idle: (() => void) | undefined
+  #committing = false
   /** Why it is over, once it is. */
   #ended: Error | undefined
   #interrupt: (error: Error) => void = () => {}
@@ -201,6 +204,7 @@ class Run {
         : undefined
     const result = await new Promise<QueryResult>((resolve, reject) => {
       let settle = (): void => {}
+      this.#committing = true
       this.#pending++
       this.#client.together(() => {
         this.#client.send({ text: 'commit' }, (error, answer) => {
@@ -228,6 +232,8 @@ class Run {
     this.#ended = reason instanceof Error ? reason : new TransactionEndedError()
     if (this.#client.broken) return this.#server.pool.release(this.#client, this.#ended)
     if (this.#pending === 0) return this.#server.pool.release(this.#client)
+    // It may commit all the same; until its position is known, only the primary surely shows it.
+    if (this.#committing && this.#router.captures && !this.#settings.readOnly) this.#session.pin()
     const answered = new Promise<void>((resolve) => (this.#idle = resolve))
     void cancelAndQuarantine(this.#client, this.#server.pool, answered)
   }

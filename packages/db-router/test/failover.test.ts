@@ -1,7 +1,8 @@
 import { startPostgres, until } from '@flotilla/testbed'
 import { randomUUID } from 'node:crypto'
 import t from 'tap'
-import { codeOf, createApp } from './fixtures/app-in-process.js'
+import { createTokenCodec } from '../src/token.js'
+import { codeOf, createApp, secret } from './fixtures/app-in-process.js'
 
 const monitor = { interval: 50, timeout: 3_000 }
 
@@ -128,6 +129,42 @@ t.test(
     sub.pass('writes resume by themselves')
   }
 )
+
+t.test('the promoted server goes away: the one it replaced does not get the writes back', async (sub) => {
+  const postgres = await startPostgres({ replicas: 1 })
+  sub.teardown(() => postgres.stop())
+  const { primary: old, replicas } = postgres
+  const promoted = replicas[0]!
+  await old.query('create table writes (id int)')
+  await postgres.waitForCatchUp()
+  const app = await createApp(sub, {
+    primary: [old.url, promoted.url],
+    monitor,
+    primaryWait: 500,
+    consistency: true,
+    carrier: false
+  })
+  await app.db.write.query('insert into writes values (1)')
+  const { systemId } = createTokenCodec(secret).decode(app.db.token())!
+  await promoted.promote()
+  await until(() => app.db.status().servers[0]!.state === 'fenced', { message: 'the old primary is fenced' })
+  await app.db.write.query('insert into writes values (2)')
+  sub.match(createTokenCodec(secret).decode(app.db.token()), { systemId, timeline: 2 })
+  const accepted = (await old.query('select count(*)::int as n from writes')).rows[0]!['n']
+
+  await promoted.kill()
+  await until(() => app.db.status().servers[1]!.state === 'down', { message: 'the new primary is down' })
+  for (let n = 0; n < 3; n++) {
+    sub.equal(await codeOf(app.db.write.query('insert into writes values (3)')), 'FLOTILLA_DB_ERR_NO_PRIMARY')
+  }
+  sub.match(app.db.status().servers[0], { state: 'fenced', reason: /promoted/ })
+  sub.equal((await old.query('select count(*)::int as n from writes')).rows[0]!['n'], accepted)
+  await promoted.restart()
+  await until(async () => (await codeOf(app.db.write.query('insert into writes values (4)'))) === undefined, {
+    message: 'writes resume'
+  })
+  sub.equal(app.db.status().primary, `127.0.0.1:${promoted.port}/app`)
+})
 
 t.test('a primary that turns replica is fenced by its first refusal (25006)', async (sub) => {
   const postgres = await startPostgres({ replicas: 1 })

@@ -1,4 +1,4 @@
-import { startPostgres, startProxy } from '@flotilla/testbed'
+import { startPostgres, startProxy, until } from '@flotilla/testbed'
 import Fastify from 'fastify'
 import { createServer } from 'node:net'
 import { once } from 'node:events'
@@ -143,6 +143,37 @@ t.test('credentials that stop working: what is connected goes on', async (sub) =
   await primary.query("alter role clerk password 'two'")
   for (let n = 0; n < 10; n++) sub.equal(await codeOf(app.db.write.query('select 1')), undefined)
 })
+
+t.test(
+  'credentials that stop working, and connections with them: coded, and over once they work',
+  async (sub) => {
+    await primary.query("create role porter login password 'one'")
+    await postgres.waitForCatchUp()
+    const as = (url: string): string =>
+      url.replace('postgres:', 'postgresql:').replace(/\/\/[^@]*@/, '//porter:one@')
+    const app = await createApp(sub, { primary: as(primary.url), replicas: [as(replica.url)], ...fast })
+    await app.db.write.query('select 1')
+    await app.db.read.query('select 1')
+    await primary.query("alter role porter password 'two'")
+    await postgres.waitForCatchUp()
+    await primary.terminateConnections()
+    await replica.terminateConnections()
+    const tell = async (): Promise<void> => {
+      for (const query of [app.db.write.query, app.db.read.query]) {
+        const error = await query('select 1').catch((one: unknown) => one as Error & { code: string })
+        sub.match(error, { code: /^(28P01|FLOTILLA_DB_ERR_(UNAVAILABLE|NO_PRIMARY|OUTCOME_UNKNOWN))$/ })
+      }
+    }
+    await tell()
+    await tell()
+    await primary.query("alter role porter password 'one'")
+    await postgres.waitForCatchUp()
+    for (const query of [app.db.write.query, app.db.read.query]) {
+      await until(async () => (await codeOf(query('select 1'))) === undefined, { message: 'it works again' })
+    }
+    sub.equal(app.db.status().primary, `127.0.0.1:${primary.port}/app`)
+  }
+)
 
 t.test('another server behind the same address', async (sub) => {
   // A virtual address that moves from the primary to the replica: what was seen of one is not believed of the other.

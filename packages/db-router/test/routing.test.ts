@@ -1,6 +1,8 @@
 import { startPostgres, until } from '@flotilla/testbed'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import t from 'tap'
+import { readOptions } from '../src/options.js'
+import { Server } from '../src/server.js'
 import { codeOf, createApp } from './fixtures/app-in-process.js'
 
 const postgres = await startPostgres({ replicas: 2 })
@@ -12,6 +14,7 @@ await primary.query(
   "create function sneaky() returns bigint language sql as $$ select nextval('items_id_seq') $$"
 )
 await primary.query('create view sneaky_view as select sneaky() as n')
+await primary.query('create unlogged table scratch (n int)')
 await postgres.waitForCatchUp()
 
 t.test("route 'auto': reads to a replica, the rest to the primary", async (sub) => {
@@ -47,6 +50,11 @@ t.test("route 'auto': reads to a replica, the rest to the primary", async (sub) 
   sub.strictSame(seen, ['replica', 'primary'])
   await app.db.query('select * from sneaky_view')
   sub.strictSame(seen, ['replica', 'primary', 'primary'], 'which is remembered')
+  sub.equal(
+    (await app.db.query('select count(*)::int as n from scratch')).rows[0]!['n'],
+    0,
+    'an unlogged table, which replicas do not have'
+  )
 })
 
 t.test('reads are spread, and away from a slow replica', async (sub) => {
@@ -59,6 +67,23 @@ t.test('reads are spread, and away from a slow replica', async (sub) => {
   for (let n = 0; n < 25; n++) await Promise.all([read(), read(), read(), read()])
   sub.strictSame(new Set(count.keys()), new Set(replicas.map((one) => one.port)))
   for (const share of count.values()) sub.ok(share > 10, `${share} of 100`)
+})
+
+t.test('one slow moment does not keep a replica out for good', async (sub) => {
+  const { pool, monitor } = readOptions({ primary: primary.url })
+  const make = (name: string): Server => new Server(name, 'replica', {}, pool, monitor, () => {})
+  const [slow, quick] = [make('slow'), make('quick')]
+  const measure = (server: Server, at: number, duration: number): void => {
+    server.began()
+    server.ended(at, duration, undefined)
+  }
+  measure(slow, 0, 5_000)
+  measure(quick, 0, 1)
+  sub.ok(slow.cost(1_000) > quick.cost(1_000) * 100)
+  measure(quick, 60_000, 1)
+  sub.ok(slow.cost(60_000) < quick.cost(60_000), 'left alone for long enough, it is tried again')
+  slow.began()
+  sub.ok(slow.cost(120_000) > 1_000, 'but not while it still owes an answer')
 })
 
 t.test('messages tell what happened', async (sub) => {
