@@ -45,7 +45,7 @@ export function capturePosition(
       session.wrote(position)
       sink.reached(position)
     } else if (codeOf(error) !== IN_FAILED_TRANSACTION) {
-      session.pin()
+      session.lost()
     }
     done(error)
   })

@@ -6,6 +6,8 @@ export class CausalSession {
   position: Position | undefined
   /** Whether a write of this session moved `position`, so that its carrier has something to store. */
   advanced = false
+  /** Whether a write's position was not learnt and none after it was either. */
+  uncertain = false
   /** Until when only the primary is safe, because a write's position could not be learnt. */
   #pinnedUntil = 0
   readonly #pinFor: number
@@ -56,6 +58,7 @@ export class CausalSession {
   wrote(position: Position): void {
     this.position = laterOf(this.position, position)
     this.advanced = true
+    this.uncertain = false
     this.#pinnedUntil = 0
   }
 
@@ -65,6 +68,12 @@ export class CausalSession {
 
   pin(): void {
     this.#pinnedUntil = performance.now() + this.#pinFor
+  }
+
+  /** A write of this session may have been committed, at a position that was not learnt. */
+  lost(): void {
+    this.uncertain = true
+    this.pin()
   }
 
   /** Something at `position` was seen or announced: reads must not be older. */

@@ -56,7 +56,7 @@ export function execute(task: Task): Promise<pg.QueryResult> {
       finish(error, undefined)
       if (!client) return
       // It may have committed all the same; until its position is known, only the primary surely shows it.
-      if (sink) session.pin()
+      if (sink) session.lost()
       const answer = new Promise<void>((settle) => (answered = settle))
       void cancelAndQuarantine(client, server.pool, answer)
     }

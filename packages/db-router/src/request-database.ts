@@ -8,6 +8,9 @@ import { laterOf, type Position } from './token.js'
 const kReply = Symbol('flotilla.db.reply')
 const kAuthor = Symbol('flotilla.db.author')
 
+/** How long a response waits for the position of a write whose outcome is unknown, in milliseconds. */
+const POSITION_TIMEOUT = 1_000
+
 interface Author {
   readonly session: CausalSession
   readonly database: Database
@@ -33,7 +36,7 @@ export function bindToRequests(
   if (!carrier) return
   fastify.addHook('onSend', (request, reply, payload, done) => {
     const session = (request as OurRequest)[kAuthor]?.session
-    if (!session || (!session.advanced && !session.settling)) return done(null, payload)
+    if (!session || !(session.advanced || session.settling || session.uncertain)) return done(null, payload)
     void keep(request, reply, session, parts, carrier, () => done(null, payload))
   })
 }
@@ -91,6 +94,10 @@ async function store(
   carrier: Carrier
 ): Promise<void> {
   while (session.settling) await session.settling
+  // The author's next request must see the write should it have happened: any later position covers it.
+  if (session.uncertain && parts.router.topology.primary) {
+    await parts.router.write(session, { text: 'select 1' }, { timeout: POSITION_TIMEOUT })
+  }
   if (!session.advanced || !session.position) return
   // Answers to one browser may overtake each other; the instance's newest position covers all it has answered.
   const { newest } = parts.router.topology

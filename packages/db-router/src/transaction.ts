@@ -233,7 +233,7 @@ class Run {
     if (this.#client.broken) return this.#server.pool.release(this.#client, this.#ended)
     if (this.#pending === 0) return this.#server.pool.release(this.#client)
     // It may commit all the same; until its position is known, only the primary surely shows it.
-    if (this.#committing && this.#router.captures && !this.#settings.readOnly) this.#session.pin()
+    if (this.#committing && this.#router.captures && !this.#settings.readOnly) this.#session.lost()
     const answered = new Promise<void>((resolve) => (this.#idle = resolve))
     void cancelAndQuarantine(this.#client, this.#server.pool, answered)
   }

@@ -1,8 +1,8 @@
-import { startPostgres, until } from '@flotilla/testbed'
+import { startPgBouncer, startPostgres, until } from '@flotilla/testbed'
 import { setTimeout as after } from 'node:timers/promises'
 import { request } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { codeOf, createApp } from './fixtures/app-in-process.js'
 
 const postgres = await startPostgres({ replicas: 1 })
@@ -56,8 +56,8 @@ t.test('a read that writes is refused by name', async (sub) => {
   sub.equal(await codeOf(app.db.read.query('select * from items for update')), 'FLOTILLA_DB_ERR_NOT_A_READ')
 })
 
-t.test('abort: the statement is gone from the server within 100 ms', async (sub) => {
-  const app = await createApp(sub, { ...servers, pool: { max: 1 } })
+async function abortRuns(sub: Test, urls: { primary: string; replicas: string[] }): Promise<void> {
+  const app = await createApp(sub, { ...urls, pool: { max: 1 } })
   const controller = new AbortController()
   const sleeping = codeOf(
     app.db.write.query('select pg_sleep(30) /* abort-me */', [], { signal: controller.signal })
@@ -77,6 +77,14 @@ t.test('abort: the statement is gone from the server within 100 ms', async (sub)
     await codeOf(app.db.write.query('select 1', [], { signal: AbortSignal.abort() })),
     'FLOTILLA_DB_ERR_ABORTED'
   )
+}
+
+t.test('abort: the statement is gone from the server within 100 ms', (sub) => abortRuns(sub, servers))
+
+t.test('the same through PgBouncer in transaction mode', async (sub) => {
+  const bouncer = await startPgBouncer({ target: [primary, replica] })
+  sub.teardown(() => bouncer.stop())
+  await abortRuns(sub, { primary: bouncer.url, replicas: bouncer.replicaUrls })
 })
 
 t.test('a client that goes away takes its statements along', async (sub) => {

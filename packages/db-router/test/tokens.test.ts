@@ -138,6 +138,26 @@ t.test(
   }
 )
 
+t.test('a write of unknown outcome is followed into the next request', async (sub) => {
+  const app = await createApp(sub, servers, (one) => {
+    one.post('/cut', async (request) => {
+      const code = await codeOf(request.db.write.query('select pg_terminate_backend(pg_backend_pid())'))
+      return { code }
+    })
+    one.post('/late', async (request) => ({
+      code: await codeOf(request.db.write.query('select pg_sleep(30)', [], { timeout: 50 }))
+    }))
+  })
+  for (const [url, code] of [
+    ['/cut', 'FLOTILLA_DB_ERR_OUTCOME_UNKNOWN'],
+    ['/late', 'FLOTILLA_DB_ERR_TIMEOUT']
+  ] as const) {
+    const answer = await app.inject({ method: 'POST', url })
+    sub.equal(answer.json().code, code)
+    sub.match(answer.headers['set-cookie'], /^flotilla-db-/, 'a later position is carried')
+  }
+})
+
 t.test('a session whose write could not be followed reads from the primary', async (sub) => {
   const app = await createApp(sub, servers)
   const job = app.db.session()
