@@ -19,9 +19,18 @@ set -eu
 mkdir -p "$NGINX_DIR"
 cd "$NGINX_DIR"
 for file in nginx.conf app.conf; do ln -sf "$CONF_DIR/$file" "$file"; done
+
+# Whether this nginx is at least 1.27.4 and so can keep a client's connection through a reload.
+keeps_clients() {
+  nginx -v 2>&1 | awk -F '[/. ]' '{ exit $4 * 1000000 + $5 * 1000 + $6 < 1027004 }'
+}
+
 {
   echo "listen $LISTEN;"
   [ -z "$TRUSTED_PROXY" ] || echo "set_real_ip_from $TRUSTED_PROXY;"
+  # Else a reload closes each connection that waits for its next request, also where that is on its way. With
+  # this the old worker answers it and says `Connection: close`.
+  if keeps_clients; then echo "keepalive_min_timeout 30s;"; fi
 } >listen.conf
 echo "${TRUSTED_PROXY:+$TRUSTED_PROXY 1;}" >trusted.conf
 
