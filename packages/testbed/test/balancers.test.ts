@@ -1,6 +1,7 @@
 import { request } from 'node:http'
 import { once } from 'node:events'
 import type { Socket } from 'node:net'
+import { isDeepStrictEqual } from 'node:util'
 import { test } from 'tap'
 import { startApp, startHAProxy, startNginx, until, type Balancer } from '../src/index.js'
 
@@ -26,6 +27,19 @@ async function servedBy(balancer: Balancer, requests = 12): Promise<number[]> {
   return sorted([...seen])
 }
 
+/**
+ * One look that sees just these. While nginx reloads, its old workers go on accepting for 100 ms beside the new
+ * ones, so that a second look may again see what the first did not.
+ */
+async function serves(
+  balancer: Balancer,
+  instances: readonly { port: number }[],
+  message: string
+): Promise<void> {
+  const expected = sorted(instances.map(({ port }) => port))
+  await until(async () => isDeepStrictEqual(await servedBy(balancer), expected), { timeout: 30_000, message })
+}
+
 function sorted(ports: number[]): number[] {
   return ports.toSorted((a, b) => a - b)
 }
@@ -37,7 +51,7 @@ for (const [name, start] of Object.entries({ nginx: startNginx, HAProxy: startHA
     const balancer = await start({ servers: fleet.instances })
     t.teardown(() => balancer.stop())
 
-    await until(async () => (await servedBy(balancer)).length === 3, { message: 'every instance serves' })
+    await serves(balancer, fleet.instances, 'every instance serves')
 
     await t.test('a client cannot claim to be somebody else', async (child) => {
       const { headers } = await ask(balancer, {
@@ -87,33 +101,22 @@ for (const [name, start] of Object.entries({ nginx: startNginx, HAProxy: startHA
         child.ok(await ask(balancer, {}, true))
       }
       await first.restart()
-      await until(async () => (await servedBy(balancer)).length === 3, {
-        timeout: 30_000,
-        message: 'the instance is back'
-      })
+      await serves(balancer, fleet.instances, 'the instance is back')
     })
 
-    await t.test('an instance that is not ready gets nothing new', async (child) => {
+    await t.test('an instance that is not ready gets nothing new', async () => {
       await second.call('drain')
-      await until(async () => !(await servedBy(balancer)).includes(second.port), {
-        timeout: 30_000,
-        message: 'the draining instance is left out'
-      })
-      child.strictSame(await servedBy(balancer), sorted([first.port, third.port]))
+      await serves(balancer, [first, third], 'the draining instance is left out')
     })
 
     await t.test('servers are changed without a restart', async (child) => {
       const { pid } = balancer
       await balancer.setServers([third])
-      await until(async () => (await servedBy(balancer)).length === 1, { message: 'the new list counts' })
+      await serves(balancer, [third], 'the new list counts')
       child.equal(balancer.pid, pid)
       await second.restart()
       await balancer.setServers(fleet.instances)
-      await until(async () => (await servedBy(balancer)).length === 3, {
-        timeout: 30_000,
-        message: 'all are back'
-      })
-      child.strictSame(await servedBy(balancer), sorted(fleet.instances.map(({ port }) => port)))
+      await serves(balancer, fleet.instances, 'all are back')
     })
   })
 }
