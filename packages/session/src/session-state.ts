@@ -1,4 +1,5 @@
 import type { CookieSerializeOptions } from '@fastify/cookie'
+import { createKeyedQueue, type KeyedQueue } from './keyed-queue.js'
 import { SessionFields } from './session-fields.js'
 import type { Found, Place } from './store.js'
 import type { Ticket } from './ticket.js'
@@ -44,6 +45,7 @@ export class SessionState {
   refusal: Readonly<Record<string, string>> | undefined
   /** The response has been sent: what is written now needs an explicit save. */
   answered = false
+  #updates: KeyedQueue | undefined
   /** A ticket handed out before the session exists in Redis. */
   #reserved: Ticket | undefined
 
@@ -63,6 +65,11 @@ export class SessionState {
 
   set fields(fields: SessionFields) {
     this.#fields = fields
+  }
+
+  /** Orders the updates of a session that is not in Redis yet. */
+  get updates(): KeyedQueue {
+    return (this.#updates ??= createKeyedQueue())
   }
 
   /** False where no data was loaded, read or written: then nothing can have changed. */

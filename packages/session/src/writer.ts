@@ -148,8 +148,11 @@ export function createWriter(parts: WriterParts): SessionWriter {
     pending,
     commit,
     touchDue,
-    update: (state, key, change) =>
-      queue.run(`${state.place?.ticket.hash ?? ''}\n${key}`, () => update(state, key, change)),
+    update(state, key, change) {
+      const run = (): Promise<unknown> => update(state, key, change)
+      // A session that is new is this request's alone: it must not wait for other visitors' new sessions.
+      return state.place ? queue.run(`${state.place.ticket.hash}\n${key}`, run) : state.updates.run(key, run)
+    },
 
     async touch(state) {
       const place = state.place!
