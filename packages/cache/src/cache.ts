@@ -155,10 +155,14 @@ export class Cache<V = unknown> {
   /** As `set` for many entries, in one round trip and one message to the fleet. */
   async setMany(entries: readonly SetEntry<V>[], options?: SetOptions): Promise<void> {
     const addresses = entries.map(({ key }) => this.#address(key))
-    const taken = await Promise.all(
+    const ends = await Promise.allSettled(
       entries.map((entry, i) => this.#write(addresses[i]!, { ...options, ...entry }))
     )
-    await this.#core.announceKeys(addresses.filter((_, i) => taken[i]))
+    // Also where one of them cannot be stored: the others have other values now.
+    const taken = addresses.filter((_, i) => (ends[i] as PromiseFulfilledResult<boolean>).value === true)
+    await this.#core.announceKeys(taken)
+    const failed = ends.find((end) => end.status === 'rejected')
+    if (failed) throw failed.reason
   }
 
   /** Removes the value everywhere; a factory that is computing one meanwhile will not bring it back. */

@@ -75,6 +75,8 @@ export class Core {
 
   admit(address: Address, entry: Entry, ticket: Ticket): void {
     const { memory, marks } = this.parts
+    // Asked for in this operation: it is as true as when that began.
+    entry.epoch = Math.max(entry.epoch, ticket.epoch)
     if (memory?.peek(address) === entry) return
     if (memory && !ticket.spoilt) memory.put(address, entry)
     else discard(entry, marks)

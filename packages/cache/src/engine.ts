@@ -257,6 +257,8 @@ export class Engine {
         continue
       }
       if (entry) grace = entry
+      // Redis has it no more, and its deletion may be what was missed.
+      else if (grace && !reply.bytes && grace.epoch !== marks.epoch) grace = undefined
       if (reply.state === 'cool') {
         if (!grace) return run()
         this.#backOff(grace, policy)

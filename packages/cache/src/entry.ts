@@ -44,6 +44,8 @@ export class Entry {
   readonly calmUntil: number
   /** The {@link Marks.version} at which its marks were last compared. */
   checked = 0
+  /** The {@link Marks.epoch} in which Redis was last asked for it: its key may have been deleted unheard since. */
+  epoch = 0
   /** Generations and tags it depends on, and up to which mark of each its value contains the changes. */
   readonly marks: readonly Mark[]
   readonly stamps: readonly number[]
@@ -89,13 +91,13 @@ export class Entry {
   }
 }
 
-/** `dead`: a mark moved past it. `suspect`: a mark must be asked of Redis first. */
+/** `dead`: a mark moved past it. `suspect`: it or one of its marks must be asked of Redis first. */
 export type Standing = 'alive' | 'suspect' | 'dead'
 
 /** Compares an entry's stamps with what is known of its marks, and remembers that it did. */
 export function standing(entry: Entry, marks: Marks): Standing {
   if (entry.checked === marks.version) return 'alive'
-  let result: Standing = 'alive'
+  let result: Standing = entry.epoch === marks.epoch ? 'alive' : 'suspect'
   for (let i = 0; i < entry.marks.length; i++) {
     const mark = entry.marks[i]!
     if (mark.value > entry.stamps[i]!) return 'dead'

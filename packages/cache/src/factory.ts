@@ -38,6 +38,8 @@ export class Context implements FactoryContext {
   readonly stale: unknown
   readonly background: boolean
   skipped = false
+  /** Whoever computed it gave up: those who wait do not share that, one of them begins anew. */
+  abandoned = false
   ttlMs: number | undefined
   /** In place of the policy's. */
   swrMs: number | undefined

@@ -81,7 +81,7 @@ export class Fill {
       outcome = await this.#store(task, made, claims)
       return {
         value: claims.stored === undefined ? made.value : claims.stored.value,
-        shared: outcome !== 'refused' && !task.ticket.spoilt
+        shared: outcome !== 'refused' && !task.ticket.spoilt && !made.context.abandoned
       }
     } catch (error) {
       return await this.#failed(task, error)
@@ -147,6 +147,7 @@ export class Fill {
         claims.tags,
         size
       )
+      entry.epoch = ticket.epoch
       memory.put(address, entry)
     }
     if (!remote || !lease) {

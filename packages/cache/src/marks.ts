@@ -24,6 +24,8 @@ const MAX_IDLE_MARKS = 10_000
 export class Marks {
   /** Rises with every change: an entry checked at this version need not be checked again. */
   version = 1
+  /** Rises when messages may have been missed: what was read from Redis before is to be read again. */
+  epoch = 0
   /** Without Redis: marks are counted here. */
   #sequence = 0
   /** Without Redis: the highest mark that was forgotten, which a new one must be assumed to stand at. */
@@ -115,11 +117,13 @@ export class Marks {
 
   /**
    * Messages may have been missed: every mark must be asked again before it is believed.
-   * @param trusted false while more may be missed: until then no answer is believed for longer than its own read
+   * @param trusted false while more may be missed: until then no answer is believed for longer than its own read.
+   *   Default: as before
    */
-  distrust(trusted: boolean): void {
+  distrust(trusted = this.#trusted): void {
     if (this.#alone) return
     this.#trusted = trusted
+    this.epoch++
     for (const mark of this.#marks.values()) mark.known = false
     this.version++
   }

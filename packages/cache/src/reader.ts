@@ -53,7 +53,11 @@ export class EntryReader {
     try {
       const wire = decodeEntry(bytes)
       if (wire.header.e !== space.codec.name) return undefined
-      if (have?.version === wire.version) return isDead(have) ? undefined : have
+      if (have?.version === wire.version) {
+        // After a gap its marks are as unheard of as those of an entry never seen.
+        await this.#parts.remote?.learn(have.marks.filter((mark) => !mark.known))
+        return isDead(have) ? undefined : have
+      }
       if (this.#parts.time.toLocal(wire.header.h) <= Date.now()) return undefined
       return await this.#open(space, address, wire)
     } catch (error) {

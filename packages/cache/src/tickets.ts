@@ -1,8 +1,12 @@
+import type { Marks } from './marks.js'
+
 /** One operation under way that means to put a value into memory when it ends. */
 export interface Ticket {
   readonly id: string
   /** True once the key was written or deleted meanwhile: what the operation brings may be older. */
   spoilt: boolean
+  /** The {@link Marks.epoch} in which it began. */
+  readonly epoch: number
 }
 
 /**
@@ -11,9 +15,14 @@ export interface Ticket {
  */
 export class Tickets {
   readonly #underWay = new Map<string, Set<Ticket>>()
+  readonly #marks: Marks
+
+  constructor(marks: Marks) {
+    this.#marks = marks
+  }
 
   begin(id: string): Ticket {
-    const ticket = { id, spoilt: false }
+    const ticket = { id, spoilt: false, epoch: this.#marks.epoch }
     const others = this.#underWay.get(id)
     if (others) others.add(ticket)
     else this.#underWay.set(id, new Set([ticket]))

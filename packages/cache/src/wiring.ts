@@ -31,7 +31,7 @@ export function buildCore(fastify: FastifyInstance, settings: CacheSettings): Co
   const memory = settings.memory && new Memory(settings.memory, marks)
   const time = new RedisTime()
   const waiters = new Waiters()
-  const tickets = new Tickets()
+  const tickets = new Tickets(marks)
   const clock = new TurnClock()
 
   const outbox = client && new Outbox((unsent) => core.send(unsent), settings.breaker.cooldown)
@@ -43,7 +43,8 @@ export function buildCore(fastify: FastifyInstance, settings: CacheSettings): Co
         await remote!.ping()
         // Before anyone reads from it again: what was invalidated while it was away.
         const resent = await outbox!.flush()
-        marks.distrust(true)
+        // Whether the bus is complete again is for its own news to say.
+        marks.distrust()
         channels.breaker.publish({ state: 'closed', resent })
       },
       (open, cause) => {

@@ -89,6 +89,18 @@ t.test('codecs and compression', async (t) => {
       { code: 'FLOTILLA_CACHE_ERR_VALUE' }
     )
   }
+  await app.cache.set('beside', 1)
+  t.equal(await other.cache.get('beside'), 1)
+  await t.rejects(
+    app.cache.setMany([
+      { key: 'beside', value: 2 },
+      { key: 'bad', value: circle }
+    ]),
+    { code: 'FLOTILLA_CACHE_ERR_VALUE' }
+  )
+  await until(async () => (await other.cache.get('beside')) === 2, {
+    message: 'the fleet hears of the good one'
+  })
   t.equal(await app.cache.getOrSet('bad', () => 'good'), 'good', 'the lease was given back')
   t.same(
     await app.cache.getOrSet('date', () => new Date(0)),

@@ -109,6 +109,35 @@ t.test('CLIENT KILL TYPE pubsub: memory is suspect until it was asked again', as
   await until(() => other.cache.peek('a') === undefined, { message: 'and hears of invalidations again' })
 })
 
+t.test(
+  'what was invalidated unheard is found out entry by entry, whatever was read in between',
+  async (t) => {
+    const redis = await startRedis()
+    t.teardown(() => redis.stop())
+    const app = await startApp(t, redis.url)
+    const { cache } = app
+    const suspect = count(t, 'flotilla:cache:suspect')
+    await cache.setMany(['a', 'b', 'c', 'e'].map((key) => ({ key, value: 'old' })))
+    await cache.getOrSet('d', (ctx) => (ctx.tags('x'), 'old'))
+    await redis.command('CLIENT', 'KILL', 'TYPE', 'pubsub')
+    await until(() => suspect.n >= 2 && app.bus.status().connected, { message: 'noticed, and over' })
+    // As another instance does, without the message that was lost in the gap.
+    await redis.command('UNLINK', 'flotilla:c:{b}', 'flotilla:c:{c}', 'flotilla:c:{e}')
+    await redis.command('SET', 'flotilla:t:{x}', String((Date.now() + 1000) * 1000))
+    t.equal(await cache.getOrSet('a', () => 'new'), 'old', 'confirmed, and with it the generation')
+    t.equal(cache.peek('a'), 'old', 'and believed')
+    t.equal(cache.peek('b'), undefined, 'which says nothing of another key')
+    t.equal(await cache.getOrSet('b', () => 'new'), 'new')
+    t.equal(await cache.get('c'), undefined)
+    const failing = (): never => {
+      throw new Error('down')
+    }
+    await t.rejects(cache.getOrSet('e', failing, { grace: '1m' }), { message: 'down' }, 'no grace either')
+    t.equal(await cache.get('d'), undefined, 'nor a generation of a tag that only the factory named')
+    t.equal(await cache.getOrSet('d', () => 'new'), 'new')
+  }
+)
+
 t.test('failover under Sentinel: bounded, and right afterwards', async (t) => {
   const group = await startSentinel()
   t.teardown(() => group.stop())

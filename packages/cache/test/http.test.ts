@@ -1,7 +1,10 @@
 import { until } from '@flotilla/testbed'
-import type { LightMyRequestResponse } from 'fastify'
+import Fastify, { type LightMyRequestResponse } from 'fastify'
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import { request } from 'node:http'
 import { Readable } from 'node:stream'
 import t from 'tap'
+import { flotillaCache } from '../src/index.js'
 import { gate } from './support/app.js'
 import { serve } from './support/http.js'
 
@@ -307,4 +310,83 @@ t.test("a request's own hooks win over stored headers", async (t) => {
   const { get } = await serve(t, { ttl: '1m' }, () => 'x')
   t.equal((await get({ 'x-id': 'a' })).headers['x-id'], 'a')
   t.equal((await get({ 'x-id': 'b' })).headers['x-id'], 'b')
+})
+
+t.test('a client that goes away does not send those who wait to the handler together', async (t) => {
+  const go = gate()
+  const { app, calls, get } = await serve(t, { ttl: '1m' }, async () => {
+    await go.passed
+    return 'x'
+  })
+  const leader = request((await app.listen({ host: '127.0.0.1', port: 0 })) + '/x', {
+    headers: { host: 'localhost:80' }
+  })
+  leader.on('error', () => undefined).end()
+  await until(() => calls() === 1, { message: 'it runs' })
+  const all = Array.from({ length: 10 }, () => get())
+  await new Promise((resolve) => setImmediate(resolve))
+  leader.destroy()
+  await until(() => calls() === 2, { message: 'one of them takes over' })
+  go.open()
+  t.ok((await Promise.all(all)).every((one) => one.body === 'x'))
+  t.equal(calls(), 2)
+})
+
+t.test('tags of a route that throw fail its request alone', async (t) => {
+  let broken = true
+  const tags = (): string[] => {
+    if (broken) throw new Error('no tags')
+    return []
+  }
+  const { get } = await serve(t, { ttl: '1m', tags }, () => 'x')
+  const failed = await get()
+  t.equal(failed.statusCode, 500)
+  t.match(failed.body, 'no tags')
+  broken = false
+  t.equal((await get()).body, 'x')
+})
+
+t.test(
+  'unsafe methods purge whatever their route calls the parameters, and nothing that is not cached',
+  async (t) => {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    await app.register(flotillaCache, { redis: false })
+    let n = 0
+    app.get('/posts/:id', { config: { cache: { ttl: '1m' } } }, () => ({ n: ++n }))
+    app.put('/posts/:slug', () => 'done')
+    app.put('/else', (_request, reply) => reply.header('location', '/nowhere').send('done'))
+    const now = async (): Promise<number> => (await app.inject('/posts/1')).json().n as number
+    t.equal(await now(), 1)
+    t.equal(await now(), 1)
+    await app.inject({ method: 'PUT', url: '/posts/1' })
+    t.equal(await now(), 2)
+    let told = 0
+    const listener = (): void => void told++
+    subscribe('flotilla:cache:invalidate', listener)
+    t.teardown(() => unsubscribe('flotilla:cache:invalidate', listener))
+    await app.inject({ method: 'PUT', url: '/else' })
+    t.equal(told, 0)
+  }
+)
+
+t.test('request headers made to be slow to read', async (t) => {
+  const { get } = await serve(t, { ttl: '1m' }, (_request, reply) =>
+    reply.header('vary', 'accept').send('0123')
+  )
+  await get({ accept: 'a' })
+  const blanks = `a${' '.repeat(15_000)}b`
+  const began = process.cpuUsage()
+  for (const name of ['cache-control', 'pragma', 'accept', 'range', 'if-range', 'if-none-match']) {
+    const value = name === 'range' ? `bytes=${blanks}` : blanks
+    for (const filler of [
+      value,
+      value.replaceAll(' ', ' ,'),
+      value.replaceAll(' ', '"'),
+      value.replaceAll(' ', '\t')
+    ])
+      t.equal((await get({ accept: 'a', [name]: filler })).statusCode, 200, name)
+  }
+  const { user } = process.cpuUsage(began)
+  t.ok(user < 1_500_000, `${user / 1000} ms of the processor for 24 requests`)
 })

@@ -2,6 +2,8 @@
 export type Directives = ReadonlyMap<string, string | true>
 
 const NONE: Directives = new Map()
+/** A long run of blanks would be tried from each of its places by the expressions that follow. */
+export const BLANKS = /\s{2,}/g
 const DIRECTIVE = /\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,;"]*)))?\s*(?:,|$)/y
 
 /**
@@ -10,7 +12,10 @@ const DIRECTIVE = /\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)
  */
 export function parseCacheControl(value: string | undefined): Directives | undefined {
   if (value === undefined) return NONE
-  const text = value.replaceAll(/,(\s*,)+/g, ',').replace(/^[\s,]+|[\s,]+$/g, '')
+  const text = value
+    .replaceAll(BLANKS, ' ')
+    .replaceAll(/,( ?,)+/g, ',')
+    .replaceAll(/^[ ,]+|[ ,]{1,3}$/g, '')
   if (text === '') return NONE
   const directives = new Map<string, string | true>()
   DIRECTIVE.lastIndex = 0

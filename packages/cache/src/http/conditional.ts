@@ -64,6 +64,9 @@ function weak(etag: string): string {
   return etag.startsWith('W/') ? etag.slice(2) : etag
 }
 
+/** One part takes no more; RFC 9110 §14.2 lets a server ignore Range. */
+const MAX_RANGE = 100
+
 export interface ByteRange {
   readonly start: number
   /** Inclusive. */
@@ -78,7 +81,7 @@ export function rangeOf(
   { range, ifRange }: Conditions,
   stored: StoredResponse
 ): ByteRange | 'unsatisfiable' | undefined {
-  if (range === undefined || stored.status !== 200) return undefined
+  if (range === undefined || range.length > MAX_RANGE || stored.status !== 200) return undefined
   if (ifRange !== undefined && !rangeStands(ifRange, stored)) return undefined
   const match = /^\s*bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*$/i.exec(range)
   if (!match) return undefined

@@ -57,8 +57,9 @@ export class Exchange {
     this.#askWhetherChanged(request)
   }
 
-  /** The request ended without a response that passed our hook. */
+  /** The request ended without a response that passed our hook: its client has gone, perhaps. */
   abandon(): void {
+    if (!this.#settled) this.#parts.context.abandoned = true
     this.#skip()
   }
 

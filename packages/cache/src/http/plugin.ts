@@ -13,8 +13,9 @@ const SAFE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE'])
  */
 export function responseCache(fastify: FastifyInstance, cache: Cache, settings: HttpSettings): void {
   const responses = new ResponseCache(fastify, cache)
-  /** URL patterns with cached routes. */
+  /** What URLs of cached routes begin with, up to the first parameter: another method may name those otherwise. */
   const cached = new Set<string>()
+  const mayBeCached = (path: string): boolean => [...cached].some((prefix) => path.startsWith(prefix))
   const ours = new WeakSet<object>()
   const own = (hooks: RouteOptions['preHandler']): boolean =>
     [hooks ?? []].flat().some((hook) => ours.has(hook))
@@ -25,8 +26,8 @@ export function responseCache(fastify: FastifyInstance, cache: Cache, settings: 
     // A HEAD route made from a GET route comes with that one's hooks.
     if (input && methods.every((method) => method === 'GET' || method === 'HEAD') && !own(route.preHandler)) {
       const options = readRoute(route.url, input, settings)
-      cached.add(route.url)
-      const visit = (request: FastifyRequest, reply: FastifyReply, done: () => void): void =>
+      cached.add(route.url.split(/[:*]/, 1)[0]!)
+      const visit = (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void): void =>
         responses.visit(request, reply, options, done)
       const capture = (
         request: FastifyRequest,
@@ -58,13 +59,15 @@ export function responseCache(fastify: FastifyInstance, cache: Cache, settings: 
   async function invalidate(request: FastifyRequest, reply: FastifyReply): Promise<void> {
     if (reply.statusCode >= 400) return
     const tags = new Set<string>()
-    if (cached.has(request.routeOptions.url ?? '')) tags.add(pathTag(request.host, request.raw.url ?? '/'))
+    const own = request.raw.url ?? '/'
+    if (mayBeCached(own)) tags.add(pathTag(request.host, own))
     const base = `http://${request.host}${request.raw.url}`
     for (const name of ['location', 'content-location'] as const) {
       const value = reply.getHeader(name)
       if (typeof value !== 'string' || !URL.canParse(base) || !URL.canParse(value, base)) continue
       const target = new URL(value, base)
-      if (target.host === new URL(base).host) tags.add(pathTag(request.host, target.pathname))
+      if (target.host === new URL(base).host && mayBeCached(target.pathname))
+        tags.add(pathTag(request.host, target.pathname))
     }
     if (tags.size > 0) await cache.invalidateTags([...tags])
   }

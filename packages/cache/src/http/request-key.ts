@@ -1,4 +1,5 @@
 import type { FastifyRequest } from 'fastify'
+import { BLANKS } from './cache-control.js'
 import type { RouteSettings } from './route.js'
 
 /** Headers by which some frameworks change what a request means; what they yield is never shared. */
@@ -48,6 +49,7 @@ export function variantKey(request: FastifyRequest, names: readonly string[]): s
 function normalized(value: string): string {
   return value
     .toLowerCase()
+    .replaceAll(BLANKS, ' ')
     .replaceAll(/\s*([,;=])\s*/g, '$1')
     .trim()
 }

@@ -29,7 +29,7 @@ interface Visit {
   readonly request: FastifyRequest
   readonly reply: FastifyReply
   /** Lets the handler run. */
-  readonly proceed: () => void
+  readonly proceed: (error?: Error) => void
   readonly route: RouteSettings
   readonly conditions: Conditions
   readonly wishes: Directives
@@ -56,7 +56,7 @@ export class ResponseCache {
   }
 
   /** Before the handler and after all hooks of the app: answers, or lets the handler run. */
-  visit(request: FastifyRequest, reply: FastifyReply, route: RouteSettings, proceed: () => void): void {
+  visit(request: FastifyRequest, reply: FastifyReply, route: RouteSettings, proceed: Visit['proceed']): void {
     const { headers } = request.raw
     const control = headers['cache-control']
     const wishes =
@@ -94,6 +94,9 @@ export class ResponseCache {
   }
 
   #lookUp(visit: Visit, place: Place): void {
+    // Not ours to answer for: the route's own `tags`, above all, may throw.
+    const proceed = (error: unknown): void =>
+      visit.proceed(error instanceof Error ? error : new Error(String(error)))
     const held = this.#store.held(place.key)
     const stored = held?.value as Stored | undefined
     if (stored && isPointer(stored)) {
@@ -111,7 +114,7 @@ export class ResponseCache {
       }
     }
     if (visit.request.method === 'HEAD') {
-      void this.#head(visit, place)
+      this.#head(visit, place).catch(proceed)
       return
     }
     const refreshing = refreshOf(place.key)
@@ -119,7 +122,7 @@ export class ResponseCache {
       refreshing.exchange = this.#lead(visit, place, refreshing.context, 'stale')
       return
     }
-    void this.#ask(visit, place, stored && !isPointer(stored) ? stored : undefined)
+    this.#ask(visit, place, stored && !isPointer(stored) ? stored : undefined).catch(proceed)
   }
 
   /** The value from Redis, from another request's handler, or from this one's. */
