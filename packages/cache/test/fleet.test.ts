@@ -13,8 +13,8 @@ const load = (app: AppInstance, message: object): Promise<Loaded> =>
 
 void onEachTopology<Test>(
   t,
-  async (t, { url, name }) => {
-    const rounds = name === 'single' ? 1000 : 250
+  async (t, { url, topology }) => {
+    const rounds = topology === 'single' ? 1000 : 250
     const fleet = await startApp({ script, instances: 3, env: { REDIS_URL: url } })
     t.teardown(() => fleet.stop())
     const [a, b, c] = fleet.instances as [AppInstance, AppInstance, AppInstance]
