@@ -159,7 +159,10 @@ export class Cache<V = unknown> {
       entries.map((entry, i) => this.#write(addresses[i]!, { ...options, ...entry }))
     )
     // Also where one of them cannot be stored: the others have other values now.
-    const taken = addresses.filter((_, i) => (ends[i] as PromiseFulfilledResult<boolean>).value === true)
+    const taken = addresses.filter((_, i) => {
+      const end = ends[i]!
+      return end.status === 'fulfilled' && end.value
+    })
     await this.#core.announceKeys(taken)
     const failed = ends.find((end) => end.status === 'rejected')
     if (failed) throw failed.reason

@@ -59,15 +59,15 @@ export function responseCache(fastify: FastifyInstance, cache: Cache, settings: 
   async function invalidate(request: FastifyRequest, reply: FastifyReply): Promise<void> {
     if (reply.statusCode >= 400) return
     const tags = new Set<string>()
-    const own = request.raw.url ?? '/'
-    if (mayBeCached(own)) tags.add(pathTag(request.host, own))
+    const target = request.raw.url ?? '/'
+    if (mayBeCached(target)) tags.add(pathTag(request.host, target))
     const base = `http://${request.host}${request.raw.url}`
     for (const name of ['location', 'content-location'] as const) {
       const value = reply.getHeader(name)
       if (typeof value !== 'string' || !URL.canParse(base) || !URL.canParse(value, base)) continue
-      const target = new URL(value, base)
-      if (target.host === new URL(base).host && mayBeCached(target.pathname))
-        tags.add(pathTag(request.host, target.pathname))
+      const named = new URL(value, base)
+      if (named.host === new URL(base).host && mayBeCached(named.pathname))
+        tags.add(pathTag(request.host, named.pathname))
     }
     if (tags.size > 0) await cache.invalidateTags([...tags])
   }
