@@ -81,8 +81,25 @@ export async function swarmSteps(step: Step, image: string): Promise<void> {
         ].flat(),
         { timeout: 400_000 }
       )
-      const state = await docker('service', 'inspect', '--format', '{{.UpdateStatus.State}}', `${stack}_app`)
-      if (state !== 'completed') throw new Error(`the update is ${state}`)
+      // The command returns when the last task runs; the update ends when that task's monitoring has.
+      const state = await until(
+        async () => {
+          const now = await docker(
+            'service',
+            'inspect',
+            '--format',
+            '{{.UpdateStatus.State}} {{.UpdateStatus.Message}}',
+            `${stack}_app`
+          )
+          return now.startsWith('updating') ? undefined : now
+        },
+        { timeout: 120_000, interval: 200, message: 'the update has ended' }
+      )
+      if (!state.startsWith('completed')) throw new Error(`the update is ${state}\n${await tasks()}`)
+      await until(async () => (await seen(url, 'next')).size === 5, {
+        timeout: 60_000,
+        message: 'five instances of the new version answer'
+      })
       await load.stop()
       return failed(load, before)
     })
@@ -103,12 +120,14 @@ export async function swarmSteps(step: Step, image: string): Promise<void> {
   }
 }
 
-async function seen(url: string): Promise<Set<string>> {
+/** The instances that answer; with a version, only those that report it. */
+async function seen(url: string, version?: string): Promise<Set<string>> {
   const instances = new Set<string>()
   const visitor = new Visitor(url)
   for (let turn = 0; turn < 40; turn += 1) {
-    const answer = await visitor.ask('GET', '/api/me')
-    if (answer.status === 200) instances.add(answer.instance)
+    const answer = await visitor.ask('GET', '/health')
+    const right = version === undefined || answer.body.includes(`"version":"${version}"`)
+    if (answer.status === 200 && right) instances.add(answer.instance)
   }
   return instances
 }
