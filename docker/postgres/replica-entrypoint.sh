@@ -18,9 +18,15 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
   # A copy that was cut short is no server: start it again from nothing.
   find "$PGDATA" -mindepth 1 -delete
   slot=$(echo "replica_${HOSTNAME:-1}" | tr -c 'a-z0-9_\n' '_')
+  tries=0
   until pg_basebackup --host "$PRIMARY_HOST" --port "$PRIMARY_PORT" --username replicator --no-password \
     --pgdata "$PGDATA" --write-recovery-conf --wal-method stream --checkpoint fast --create-slot --slot "$slot"; do
-    echo "replica-entrypoint: $PRIMARY_HOST is not ready, trying again" >&2
+    tries=$((tries + 1))
+    if [ "$tries" -ge 20 ]; then
+      echo "replica-entrypoint: no copy of $PRIMARY_HOST in $tries tries, see above; check replication_password" >&2
+      exit 1
+    fi
+    echo "replica-entrypoint: no copy of $PRIMARY_HOST yet, trying again" >&2
     find "$PGDATA" -mindepth 1 -delete
     psql "host=$PRIMARY_HOST port=$PRIMARY_PORT user=replicator dbname=postgres replication=true" --no-password \
       --command "DROP_REPLICATION_SLOT $slot" >/dev/null 2>&1 || true

@@ -11,4 +11,13 @@ done
 if ! redis-cli -h redis cluster info | grep -q cluster_state:ok; then
   redis-cli --cluster create $nodes --cluster-replicas 1 --cluster-yes
 fi
-until redis-cli -h redis cluster info | grep -q cluster_state:ok; do sleep 0.5; done
+tries=0
+until redis-cli -h redis cluster info | grep -q cluster_state:ok; do
+  tries=$((tries + 1))
+  if [ "$tries" -ge 60 ]; then
+    echo 'create-cluster: no whole Cluster within 30 s; the last answer was' >&2
+    redis-cli -h redis cluster info >&2
+    exit 1
+  fi
+  sleep 0.5
+done
