@@ -57,6 +57,7 @@ export class SentinelGroup {
       const group = new SentinelGroup([master, ...followers], watchers, password)
       await Promise.all(watchers.map((sentinel) => quicken(sentinel)))
       await group.waitForAgreement()
+      await waitForReplication(master, replicas)
       return group
     } catch (error) {
       await Promise.all(started.map((server) => server.stop()))
@@ -152,6 +153,27 @@ export class SentinelGroup {
 /** Starts a primary, replicas and Sentinels. */
 export function startSentinel(options?: SentinelOptions): Promise<SentinelGroup> {
   return SentinelGroup.start(options)
+}
+
+/**
+ * Waits until every replica has confirmed a write. A replica's link is up as soon as it has loaded the primary's data,
+ * but the primary sends it nothing before its first acknowledgement, which comes within a second; until then WAIT
+ * finds nobody.
+ */
+async function waitForReplication(master: RedisServer, replicas: number): Promise<void> {
+  const client = master.client()
+  try {
+    await until(
+      async () => {
+        // Replicated like a write, and leaves no key behind.
+        await client.publish('testbed', '')
+        return Number(await client.call('WAIT', replicas, 1000)) >= replicas
+      },
+      { timeout: 20_000, interval: 20, message: 'every replica confirms a write' }
+    )
+  } finally {
+    client.disconnect()
+  }
 }
 
 async function viewOf(
