@@ -71,7 +71,11 @@ test(
 
     for (let n = 0; n < 30; n += 1) {
       if (n === 10) proxy.cut()
-      if (n === 20) await proxy.refuse()
+      if (n === 20) {
+        // Back from the cut, or the two interruptions would be one.
+        await until(async () => (await look('events')).filter((event) => event === 'open').length >= 2)
+        await proxy.refuse()
+      }
       await server.app.broadcast.publish('news', n)
     }
     await until(async () => (await look('events')).at(-1) === 'connecting')
