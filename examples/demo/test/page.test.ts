@@ -74,10 +74,25 @@ test('an instance killed by its button goes and comes back, and nothing is lost'
   await page.getByRole('button', { name: 'Kill app-2' }).click()
   await page.locator('#instances li[data-name="app-2"][data-state="gone"]').waitFor({ timeout: 20_000 })
   await page.locator('#instances li[data-name="app-2"][data-state="ready"]').waitFor({ timeout: 30_000 })
-  t.equal(await number(page, 'failed'), 0)
-  t.equal(await number(page, 'lost'), 0)
-  t.equal(await number(page, 'stale'), 0)
+  for (const count of ['failed', 'lost', 'stale']) {
+    t.equal(await number(page, count), 0, `${count}: ${await page.locator('#log').innerText()}`)
+  }
   await page.close()
+})
+
+test('a kill that its victim passes on is answered before the victim goes', async (t) => {
+  const [instance] = fleet.apps.instances
+  if (!instance) throw new Error('no instance was started')
+  const { pid } = instance
+  const response = await fetch(`${instance.url}/api/operator/kill?instance=app-1`, { method: 'POST' })
+  t.same([response.status, await response.json()], [202, { started: 'kill' }])
+  await until(() => instance.running && instance.pid !== pid, { timeout: 30_000, message: 'another process' })
+  await until(async () => (await fetch(`${instance.url}/health/live`)).ok, {
+    timeout: 30_000,
+    message: 'it answers'
+  })
+  const unknown = await fetch(`${fleet.url}/api/operator/none`, { method: 'POST' })
+  t.equal(unknown.status, 404)
 })
 
 test('it fits a phone, and says everything to a screen reader', async (t) => {

@@ -1,4 +1,4 @@
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 
 export interface OperatorOptions {
   /** Where the fleet runner listens; empty where there is none. */
@@ -19,10 +19,22 @@ export async function operator(app: FastifyInstance, { controlUrl }: OperatorOpt
   })
   if (controlUrl === '') return
 
-  app.post<Action>('/api/operator/:action', async (request, reply) => {
-    const url = new URL(`${controlUrl}/${encodeURIComponent(request.params.action)}`)
-    if (request.query.instance !== undefined) url.searchParams.set('instance', request.query.instance)
-    const response = await fetch(url, { method: 'POST' })
-    return reply.code(response.status).send(await response.json())
-  })
+  const urlOf = ({ params, query }: FastifyRequest<Action>): URL => {
+    const url = new URL(`${controlUrl}/${encodeURIComponent(params.action)}`)
+    if (query.instance !== undefined) url.searchParams.set('instance', query.instance)
+    return url
+  }
+  app.post<Action>(
+    '/api/operator/:action',
+    {
+      // Only now, with the answer sent: the instance to be killed may be this one, and its visitor is owed an answer.
+      async onResponse(request, reply) {
+        if (reply.statusCode === 202) await fetch(urlOf(request), { method: 'POST' })
+      }
+    },
+    async (request, reply) => {
+      const response = await fetch(urlOf(request))
+      return reply.code(response.ok ? 202 : response.status).send(await response.json())
+    }
+  )
 }

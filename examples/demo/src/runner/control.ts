@@ -64,7 +64,10 @@ export async function rollFleet({ apps }: Pick<Fleet, 'apps'>): Promise<void> {
   }
 }
 
-/** A loopback endpoint through which the page's buttons reach the fleet: `POST <url>/<action>`. */
+/**
+ * A loopback endpoint through which the page's buttons reach the fleet: `GET <url>/<action>` says whether it would be
+ * done (200, 404, 409), `POST` does it. An action may end the very instance that asks, so it answers its visitor between.
+ */
 export async function startControl(): Promise<Control> {
   const secret = randomBytes(16).toString('hex')
   let fleet: Fleet | undefined
@@ -83,11 +86,11 @@ export async function startControl(): Promise<Control> {
       return answer(200, { actions: offered, balancer: running.balancer })
     }
     const action = actions[name]
-    if (request.method !== 'POST' || !action?.offered(fleet)) {
+    if (!action?.offered(fleet)) {
       return answer(404, { error: `there is no action "${name}" in this fleet` })
     }
     if (name === 'roll' && busy) return answer(409, { error: 'the fleet is rolling already' })
-    // The instance that carries this very answer may be the one to go: it answers first.
+    if (request.method !== 'POST') return answer(200, { started: name })
     answer(202, { started: name })
     busy ||= name === 'roll'
     try {
