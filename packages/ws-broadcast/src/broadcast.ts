@@ -76,7 +76,8 @@ export class Broadcast {
    * Sends data to every subscriber of a channel, on all instances. With history it resolves with the message's
    * position once Redis has stored it; without, once Redis has taken it.
    *
-   * @throws FLOTILLA_WS_ERR_UNKNOWN_CHANNEL, _CHANNEL_NAME, _UNSERIALISABLE, _TOO_LARGE, _PUBLISH, _NOT_DURABLE, _CLOSED
+   * @throws FLOTILLA_WS_ERR_UNKNOWN_CHANNEL, _CHANNEL_NAME, _NO_HISTORY, _UNSERIALISABLE, _TOO_LARGE,
+   * _PUBLISH, _NOT_DURABLE, _CLOSED
    */
   publish(channel: string, data: unknown, options?: PublishOptions): Promise<PublishResult> {
     return this.#parts.publishing.publish(channel, data, options)

@@ -2,7 +2,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import { isChannelName, type ChannelRule, type ChannelRules } from './channel-rules.js'
 import type { Connection } from './connection.js'
 import type { Hubs } from './hubs.js'
-import { readJsonObject } from './json-input.js'
+import { MAX_DEPTH, readJsonObject } from './json-input.js'
 import type { BroadcastConfig, ChannelAction } from './options.js'
 import { isPosition, START } from './position.js'
 import type { Presence } from './presence.js'
@@ -14,6 +14,12 @@ import { Subscriptions } from './subscriptions.js'
 const MAX_BAD_FRAMES = 10
 /** What an idempotency key of a client may be. */
 const MAX_KEY = 128
+
+/** Why a text was not taken for a command. */
+const NO_COMMAND = {
+  bad_frame: 'Send one JSON object a frame',
+  too_deep: `Nest objects and lists at most ${MAX_DEPTH} levels deep`
+}
 
 /** Why a command was refused; becomes an `error` frame. */
 export class Refusal extends Error {
@@ -62,7 +68,7 @@ export class Commands {
       return
     }
     const frame = readJsonObject(data.toString())
-    if (typeof frame === 'string') this.#bad(connection, frame, undefined, 'Send one JSON object a frame')
+    if (typeof frame === 'string') this.#bad(connection, frame, undefined, NO_COMMAND[frame])
     else void this.#run(connection, frame)
   }
 

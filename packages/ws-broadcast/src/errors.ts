@@ -45,6 +45,12 @@ export const FLOTILLA_WS_ERR_NOT_DURABLE = createError<[string, number, number]>
   503
 )
 
+export const FLOTILLA_WS_ERR_NO_HISTORY = createError<[string]>(
+  'FLOTILLA_WS_ERR_NO_HISTORY',
+  "Channel '%s' keeps no history, so that no replica can hold its messages; give its rule a history or publish without durable",
+  400
+)
+
 export const FLOTILLA_WS_ERR_NO_PRESENCE = createError<[string]>(
   'FLOTILLA_WS_ERR_NO_PRESENCE',
   "Channel '%s' keeps no presence; set presence: true on its rule",

@@ -1,7 +1,7 @@
 import { parse } from 'secure-json-parse'
 
 /** Nesting that any real message stays under and that no recursive reader of it trips over. */
-const MAX_DEPTH = 32
+export const MAX_DEPTH = 32
 
 /** A client's text as a plain object, or why it is none. `__proto__` and `constructor.prototype` are refused. */
 export function readJsonObject(text: string): Record<string, unknown> | 'bad_frame' | 'too_deep' {

@@ -23,7 +23,7 @@ export interface ChannelOptions {
    * `drop`: skip, then say `gap`; `conflate`: keep the latest message per `conflateKey`; `disconnect` (default without history).
    */
   backpressure?: BackpressurePolicy
-  /** Acknowledge a publish only when a replica has it. Default `false`. */
+  /** Acknowledge a publish only when a replica has it; with history alone. Default `false`. */
   durable?: boolean
 }
 

@@ -18,20 +18,22 @@ export interface Member {
 }
 
 /** Every `code` an `error` frame carries. */
-export type ErrorCode =
-  | 'bad_frame'
-  | 'unknown_command'
-  | 'bad_channel'
-  | 'unknown_channel'
-  | 'bad_position'
-  | 'forbidden'
-  | 'too_many_channels'
-  | 'not_subscribed'
-  | 'no_presence'
-  | 'too_large'
-  | 'too_deep'
-  | 'rate_limited'
-  | 'unavailable'
+export const ERROR_CODES = [
+  'bad_frame',
+  'unknown_command',
+  'bad_channel',
+  'unknown_channel',
+  'bad_position',
+  'forbidden',
+  'too_many_channels',
+  'no_presence',
+  'too_large',
+  'too_deep',
+  'rate_limited',
+  'unavailable'
+] as const
+
+export type ErrorCode = (typeof ERROR_CODES)[number]
 
 /** Why messages may be missing before the next one of a channel. */
 export type GapReason =

@@ -6,7 +6,7 @@ import type { ChannelRule, ChannelRules } from './channel-rules.js'
 import { publishChannel } from './diagnostics.js'
 import { DurableLanes } from './durable-lanes.js'
 import { encodeConflateKey, plainEnvelope } from './envelope.js'
-import { FLOTILLA_WS_ERR_CLOSED, FLOTILLA_WS_ERR_PUBLISH } from './errors.js'
+import { FLOTILLA_WS_ERR_CLOSED, FLOTILLA_WS_ERR_NO_HISTORY, FLOTILLA_WS_ERR_PUBLISH } from './errors.js'
 import { messageHead } from './message-body.js'
 import type { Position } from './protocol.js'
 import { publishOnceScript, publishScript, type PublishReply } from './publish-script.js'
@@ -16,7 +16,7 @@ export interface PublishOptions {
   idempotencyKey?: string
   /** Carried to the clients as `token`, so that what they fetch next is at least as new. */
   consistency?: ConsistencyToken | undefined
-  /** Resolve only when a replica has the message. Default: the channel's rule. */
+  /** Resolve only when a replica has the message; on channels with history alone. Default: the channel's rule. */
   durable?: boolean
   /** With `backpressure: 'conflate'`: a slow client gets the last message of each key. */
   conflateKey?: string
@@ -55,6 +55,7 @@ export class Publishing {
   async publish(channel: string, data: unknown, options: PublishOptions = {}): Promise<PublishResult> {
     if (this.#closed) throw new FLOTILLA_WS_ERR_CLOSED()
     const rule = this.rules.get(channel)
+    if (options.durable && !rule.history) throw new FLOTILLA_WS_ERR_NO_HISTORY(channel)
     const head = messageHead(channel, data, options, this.settings.maxPayload)
     const startedAt = publishChannel.active ? performance.now() : 0
     const result = rule.history

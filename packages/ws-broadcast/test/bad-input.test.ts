@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { connect as connectTcp } from 'node:net'
-import { startRedis, until } from '@flotilla/testbed'
+import { startProxy, startRedis, until } from '@flotilla/testbed'
 import { test } from 'tap'
 import { RawClient, startTestApp } from './app.js'
 
@@ -31,7 +31,8 @@ test('bad frames', async (parent) => {
     ['no channel', { type: 'subscribe' }, 'bad_channel'],
     ['a number for one', { type: 'subscribe', channel: 7 }, 'bad_channel'],
     ['an empty name', { type: 'subscribe', channel: '' }, 'bad_channel'],
-    ['a name of 60 kB', { type: 'subscribe', channel: 'n'.repeat(60_000) }, 'bad_channel'],
+    ['a name of 64 kB', { type: 'subscribe', channel: 'n'.repeat(65_500) }, 'bad_channel'],
+    ['a name of 64 kB to leave', { type: 'unsubscribe', channel: 'n'.repeat(65_000) }, 'bad_channel'],
     ['a name with a brace', { type: 'subscribe', channel: 'room:{1}' }, 'bad_channel'],
     ['a name with a line end', { type: 'subscribe', channel: 'room:\r\nSET' }, 'bad_channel'],
     ['an unknown channel', { type: 'subscribe', channel: 'secret' }, 'unknown_channel'],
@@ -49,13 +50,20 @@ test('bad frames', async (parent) => {
     ],
     ['a publish without data', { type: 'publish', channel: 'room:1' }, 'bad_frame'],
     ['a bad key', { type: 'publish', channel: 'room:1', data: 1, key: { $ne: 1 } }, 'bad_frame'],
+    [
+      'data that is short to write and long to keep',
+      `{"type":"publish","channel":"room:1","data":[${Array(10_000).fill('1e20').join(',')}]}`,
+      'too_large'
+    ],
     ['a publish where none is due', { type: 'publish', channel: 'news', data: 1 }, 'forbidden'],
     ['presence where there is none', { type: 'presence', channel: 'news' }, 'no_presence']
   ]
   for (const [what, frame, code] of errors) {
     const client = await RawClient.open(parent, server.ws)
     client.send(frame)
-    parent.equal((await client.next('error')).code, code, what)
+    const error = await client.next('error')
+    parent.equal(error.code, code, what)
+    if (code === 'too_deep') parent.match(error.message, /at most 32 levels/)
     parent.equal(client.closed, undefined)
     client.ws.terminate()
   }
@@ -63,6 +71,11 @@ test('bad frames', async (parent) => {
   await parent.test('closes', async (t) => {
     const closes: [what: string, code: number, act: (client: RawClient) => void][] = [
       ['a binary frame', 1003, ({ ws }) => ws.send(Buffer.from([1, 2, 3]))],
+      [
+        'a name over maxPayload',
+        1009,
+        ({ ws }) => ws.send(`{"type":"subscribe","channel":"${'n'.repeat(65_536)}"}`)
+      ],
       ['a frame over maxPayload', 1009, ({ ws }) => ws.send('x'.repeat(65_537))],
       [
         'ten frames that are no commands',
@@ -81,6 +94,7 @@ test('bad frames', async (parent) => {
       act(client)
       await until(() => client.closed, { message: what })
       t.equal(client.closed!.code, code, what)
+      if (code === 4429) t.equal(client.of('error').at(-1)?.code, 'rate_limited')
     }
   })
 
@@ -132,6 +146,9 @@ test('bad frames', async (parent) => {
     await t.rejects(broadcast.publish('a b', 1), { code: 'FLOTILLA_WS_ERR_CHANNEL_NAME' })
     await t.rejects(broadcast.presence('news'), { code: 'FLOTILLA_WS_ERR_NO_PRESENCE' })
     t.same((await broadcast.publish('room:x', null)).duplicate, false)
+    for (const options of [{ durable: true }, { durable: true, idempotencyKey: 'k' }]) {
+      await t.rejects(broadcast.publish('plain:1', 1, options), { code: 'FLOTILLA_WS_ERR_NO_HISTORY' })
+    }
   })
 
   await parent.test('rubbish instead of frames, and connections that do nothing', async (t) => {

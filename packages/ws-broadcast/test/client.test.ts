@@ -128,6 +128,32 @@ test('the client', async (parent) => {
     t.throws(() => connect('/ws', { WebSocket }), TypeError)
   })
 
+  await parent.test(
+    'what is asked of a closed client is refused, and so is what can never be answered',
+    async (t) => {
+      const client = open(t, url)
+      const [known, pending] = [client.subscribe('news'), client.subscribe('load:never')]
+      await known.ready
+      pending.unsubscribe()
+      await t.rejects(pending.ready, { code: 'unsubscribed' })
+      client.close()
+      await t.rejects(client.subscribe('news').ready, { code: 'closed' }, 'a channel it was in')
+      await t.rejects(client.subscribe('load:new').ready, { code: 'closed' }, 'a new one')
+      await t.rejects(client.publish('room:1', 1), { code: 'closed' })
+      await t.rejects(client.presence('room:1'), { code: 'closed' })
+    }
+  )
+
+  await parent.test('data that is no JSON is refused before anything is sent', async (t) => {
+    const client = open(t, url)
+    // Asked before the connection is open: what waits for it must not break it.
+    await t.rejects(client.publish('room:1', 1n), { code: 'unserialisable' })
+    await t.rejects(client.publish('room:1', undefined), { code: 'bad_frame' })
+    await client.subscribe('news').ready
+    await t.rejects(client.publish('room:1', { n: 1n }), { code: 'unserialisable' })
+    t.ok((await client.publish('room:1', 'still here')).offset)
+  })
+
   await parent.test('notices a server that went silent', async (t) => {
     const quick = await startTestApp(t, redis.url, { ping: { interval: 150, timeout: 5000 } })
     const through = await startProxy({ host: '127.0.0.1', port: Number(new URL(quick.url).port) })

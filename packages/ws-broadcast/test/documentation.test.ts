@@ -10,6 +10,7 @@ import { test } from 'tap'
 import { WebSocket } from 'ws'
 import { connect, type BroadcastClient } from '../src/client/index.js'
 import { flotillaBroadcast } from '../src/index.js'
+import { CLOSE, ERROR_CODES } from '../src/protocol.js'
 import { RawClient, startTestApp } from './app.js'
 
 const read = (name: string): string => readFileSync(new URL(`../${name}`, import.meta.url), 'utf8')
@@ -164,6 +165,16 @@ test('every example of the README, run', async (t) => {
   ann.send({ type: 'publish', id: 2, channel: 'room:bob', data: 1 })
   t.equal((await ann.next('published')).id, 1)
   t.equal((await ann.next('error')).id, 2)
+})
+
+test('the protocol names every error code and every close code, and no other', (t) => {
+  const protocol = read('PROTOCOL.md')
+  const codes = /^Codes: ([^]*?)\n\n/m.exec(protocol)![1]!
+  t.same(new Set([...codes.matchAll(/`(\w+)`/g)].map(([, code]) => code)), new Set(ERROR_CODES))
+  const closes = [...protocol.matchAll(/^\| (\d{4}) \|/gm)].map(([, code]) => Number(code))
+  // 1007 is sent by ws itself.
+  t.same(new Set(closes), new Set([...Object.values(CLOSE), 1007]))
+  t.end()
 })
 
 test('the built package: entry points, and require()', async (t) => {

@@ -273,17 +273,21 @@ test('life of connections', async (parent) => {
     await client.subscribe('news')
     const publisher = createPublisher({
       redis: redis.client(),
-      channels: { news: { history: { size: 1000 } } }
+      channels: { news: { history: { size: 1000 } }, plain: {} }
     })
     t.teardown(() => publisher.close())
     await publisher.publish('news', 'from a worker')
     await client.count(1)
     t.same(client.data(), ['from a worker'])
+    await t.rejects(publisher.publish('plain', 1, { durable: true }), { code: 'FLOTILLA_WS_ERR_NO_HISTORY' })
     publisher.close()
     await t.rejects(publisher.publish('news', 1), { code: 'FLOTILLA_WS_ERR_CLOSED' })
-    t.throws(() => createPublisher({ redis: undefined as never, channels: {} }), {
-      code: 'FLOTILLA_WS_ERR_OPTION'
-    })
+    for (const options of [
+      { redis: undefined as never, channels: { a: {} } },
+      { redis: redis.client(), channels: { a: { durable: true } } }
+    ]) {
+      t.throws(() => createPublisher(options), { code: 'FLOTILLA_WS_ERR_OPTION' })
+    }
   })
 
   await parent.test('bad options and a second registration fail register', async (t) => {

@@ -28,7 +28,8 @@ interface Channel {
 const MAX_KEYS = 1000
 
 interface Call {
-  frame: Record<string, unknown>
+  /** As it goes over the wire. */
+  frame: string
   resolve: (frame: ServerFrame) => void
   reject: (error: Error) => void
   timer: ReturnType<typeof setTimeout>
@@ -68,9 +69,10 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
   const emit = <Event extends keyof ClientEvents>(event: Event, value: ClientEvents[Event]): void => {
     for (const listener of listeners.get(event) ?? []) listener(value as never)
   }
-  const send = (frame: object): void => {
-    if (state === 'open') socket?.send(JSON.stringify(frame))
+  const sendText = (frame: string): void => {
+    if (state === 'open') socket?.send(frame)
   }
+  const send = (frame: object): void => sendText(JSON.stringify(frame))
   const enter = (next: ClientState, code?: number): void => {
     if (state === next && next !== 'connecting') return
     state = next
@@ -81,7 +83,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
     return { type: 'subscribe', channel, ...(since && { since }) }
   }
 
-  /** Something arrived: the connection is given up when nothing more does for two ping intervals. */
+  /** Something arrived: given up when nothing more does for two ping intervals. */
   const heard = (): void => {
     clearTimeout(watchdog)
     watchdog = setTimeout(() => lost(socket, 4408), ping * 2)
@@ -131,9 +133,10 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
     enter('closed', code)
     clearTimeout(reopen)
     clearTimeout(watchdog)
-    const error = new BroadcastError('closed', `The connection is closed (${code})`)
+    const error = closedError(code)
     rejectCalls(error)
     for (const channel of channels.values()) channel.refuse(error)
+    channels.clear()
   }
 
   const receive = (frame: ServerFrame): void => {
@@ -145,7 +148,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
         heard()
         enter('open')
         for (const channel of channels.keys()) send(subscribeFrame(channel))
-        for (const call of calls.values()) send(call.frame)
+        for (const call of calls.values()) sendText(call.frame)
         break
       case 'message':
         onMessage(frame)
@@ -244,17 +247,17 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
   const call = (frame: Record<string, unknown>): Promise<ServerFrame> =>
     new Promise((resolve, reject) => {
       if (state === 'closed') {
-        reject(new BroadcastError('closed', 'The connection is closed'))
+        reject(closedError())
         return
       }
       const id = (lastId += 1)
+      const whole = toJson({ ...frame, id })
       const timer = setTimeout(
         () => settle(id, ({ reject: fail }) => fail(new BroadcastError('timeout', 'No answer in time'))),
         timeout
       )
-      const whole = { ...frame, id }
       calls.set(id, { frame: whole, resolve, reject, timer })
-      send(whole)
+      sendText(whole)
     })
 
   open()
@@ -278,8 +281,12 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
           keys: new Set(),
           ...deferred()
         }
-        channels.set(name, channel)
-        send(subscribeFrame(name))
+        if (state === 'closed') {
+          channel.refuse(closedError())
+        } else {
+          channels.set(name, channel)
+          send(subscribeFrame(name))
+        }
       }
       const mine = channel
       mine.handler = onMessageOf
@@ -292,6 +299,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
         unsubscribe() {
           if (channels.get(name) !== mine) return
           channels.delete(name)
+          mine.refuse(new BroadcastError('unsubscribed', 'Unsubscribed before the server confirmed it'))
           send({ type: 'unsubscribe', channel: name })
         }
       }
@@ -317,6 +325,19 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
       finish(1000)
       current?.close(1000)
     }
+  }
+}
+
+function closedError(code?: number): BroadcastError {
+  return new BroadcastError('closed', `The connection is closed${code === undefined ? '' : ` (${code})`}`)
+}
+
+/** Before a call is kept: what has no JSON would throw at every reconnect. */
+function toJson(frame: object): string {
+  try {
+    return JSON.stringify(frame)
+  } catch {
+    throw new BroadcastError('unserialisable', 'Publish only what can be written as JSON')
   }
 }
 

@@ -1,4 +1,8 @@
-/** An `error` frame of the server, or the end of the connection (`code` is then `'closed'`). */
+/**
+ * An `error` frame of the server (`code` is its code), or what the client itself refuses: `closed` (the connection
+ * has ended for good), `timeout` (no answer in time), `unserialisable` (data that JSON cannot hold), `unsubscribed`
+ * (before the subscription was confirmed).
+ */
 export class BroadcastError extends Error {
   override readonly name = 'BroadcastError'
 

@@ -66,7 +66,7 @@ export interface Subscription {
   readonly channel: string
   /** Where this client stands; store it to go on from it later. */
   readonly position: Position | undefined
-  /** Resolves once the server has confirmed the subscription. */
+  /** Resolves once the server has confirmed the subscription; rejects with a `BroadcastError` where that cannot come. */
   readonly ready: Promise<void>
   unsubscribe(): void
 }
@@ -77,15 +77,19 @@ export interface BroadcastClient {
   readonly state: ClientState
   /** This connection's id, as presence shows it. */
   readonly connection: string | undefined
-  /** One subscription a channel: a second call replaces the handler. Survives reconnects. */
+  /** One subscription a channel: a second call replaces the handler. Survives reconnects. Of a closed client `ready` rejects. */
   subscribe<Data = unknown>(
     channel: string,
     onMessage?: (message: MessageEvent<Data>) => void,
     options?: SubscribeOptions
   ): Subscription
-  /** Sent once even if the connection breaks in between: it is repeated under the same key after a reconnect. */
+  /**
+   * Sent once even if the connection breaks in between: it is repeated under the same key after a reconnect.
+   *
+   * @throws BroadcastError with the server's code, or `closed`, `timeout`, `unserialisable`
+   */
   publish(channel: string, data: unknown): Promise<PublishAck>
-  /** Who is in the channel now. */
+  /** Who is in the channel now. Fails as `publish` does. */
   presence(channel: string): Promise<Member[]>
   on<Event extends keyof ClientEvents>(
     event: Event,
