@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { connect as connectTcp } from 'node:net'
-import { startProxy, startRedis, until } from '@flotilla/testbed'
+import { startRedis, until } from '@flotilla/testbed'
 import { test } from 'tap'
 import { RawClient, startTestApp } from './app.js'
 
