@@ -9,17 +9,15 @@ test('a request that never ends is cut at the deadline, and the exit code says s
   const signalled = performance.now()
   app.signal('SIGTERM')
   t.equal((await ended(app)).code, 1)
-  t.ok(performance.now() - signalled < 3500)
+  t.ok(performance.now() - signalled < 30_000, 'long before the request would have ended')
   t.equal(await stuck, 'ECONNRESET')
   t.match(app.output(), /out of time/)
 })
 
 test('a drain step that hangs is left behind', async (t) => {
   const app = await start(t, { drain: { delay: 0, timeout: 1500 } }, { HANGING_STEP: '1' })
-  const signalled = performance.now()
   app.signal('SIGTERM')
   t.equal((await ended(app)).code, 0)
-  t.ok(performance.now() - signalled < 3000)
   t.match(app.output(), /drain step did not end in time/)
   t.match(app.output(), /onClose ran/)
 })
@@ -31,7 +29,7 @@ test('a second signal ends it at once', async (t) => {
   const second = performance.now()
   app.signal('SIGTERM')
   t.equal((await ended(app)).code, 1)
-  t.ok(performance.now() - second < 2000)
+  t.ok(performance.now() - second < 20_000, 'not after the delay')
   t.match(app.output(), /second SIGTERM/)
 })
 
@@ -43,11 +41,11 @@ test('SIGINT drains too', async (t) => {
 })
 
 test('SIGTERM during start-up closes in order, or at the deadline where the start hangs', async (t) => {
-  const slow = await start(t, { drain: { delay: '5s', timeout: '8s' } }, { SLOW_START: '700' })
+  const slow = await start(t, { drain: { delay: '20s', timeout: '30s' } }, { SLOW_START: '700' })
   slow.signal('SIGTERM')
   const signalled = performance.now()
   t.equal((await ended(slow)).code, 0)
-  t.ok(performance.now() - signalled < 4000, 'no delay for an instance that never took traffic')
+  t.ok(performance.now() - signalled < 20_000, 'no delay for an instance that never took traffic')
   t.match(slow.output(), /onClose ran/)
 
   const hanging = await start(t, { drain: { delay: 0, timeout: 800 } }, { HANGING_START: '1' })

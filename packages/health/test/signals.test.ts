@@ -26,9 +26,8 @@ test('SIGTERM: readiness falls first, routes keep serving, responses end their c
   t.equal((await stream).body, '0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n', 'a stream in flight is complete')
   const { code } = await ended(app)
   const took = performance.now() - signalled
-  t.equal(code, 0)
+  t.equal(code, 0, 'idle connections do not hold it up until the deadline, at which they would be cut')
   t.ok(took >= 600, 'not before the delay')
-  t.ok(took < 3000, `idle connections do not hold it up: ${Math.round(took)} ms`)
   t.match(app.output(), /drain step with \d+ ms/)
   t.match(app.output(), /onClose ran/)
 })
@@ -42,10 +41,8 @@ test('an idle keep-alive connection and a silent one do not hold up the close', 
   const silent = connect(Number(new URL(app.url).port), '127.0.0.1')
   await once(silent, 'connect')
   silent.on('error', () => undefined)
-  const signalled = performance.now()
   app.signal('SIGTERM')
-  t.equal((await ended(app)).code, 0)
-  t.ok(performance.now() - signalled < 3000)
+  t.equal((await ended(app)).code, 0, 'nothing had to be cut at the deadline')
 })
 
 test('the delay ends early once it has been quiet', async (t) => {
@@ -55,5 +52,15 @@ test('the delay ends early once it has been quiet', async (t) => {
   for (let sent = 0; sent < 5; sent++) await ask(`${app.url}/slow?ms=100`)
   t.equal((await ended(app)).code, 0)
   const took = performance.now() - signalled
-  t.ok(took >= 700 && took < 5000, `${Math.round(took)} ms`)
+  t.ok(took >= 700 && took < 20_000, `${Math.round(took)} ms`)
+})
+
+test('SIGTERM during a drain that the app began joins it', async (t) => {
+  const app = await start(t, { drain: { delay: '20s', quiet: 400, timeout: '30s' } })
+  await app.call({ do: 'drain' })
+  await until(async () => (await ask(`${app.url}/health/ready`)).status === 503)
+  app.signal('SIGTERM')
+  t.equal((await ended(app)).code, 0)
+  t.equal(app.output().match(/"msg":"draining"/g)?.length, 1)
+  t.equal(app.output().match(/onClose ran/g)?.length, 1)
 })

@@ -14,7 +14,7 @@ export class Outage {
 
   constructor(client: Redis | Cluster) {
     client.on('close', () => {
-      this.#since ??= Date.now()
+      this.#since ??= performance.now()
     })
     client.on('ready', () => {
       this.#since = undefined
@@ -23,7 +23,7 @@ export class Outage {
 
   refuse(command: Command, limit: number): boolean {
     if (this.#since === undefined || HANDSHAKE.has(command.name)) return false
-    const away = Date.now() - this.#since
+    const away = performance.now() - this.#since
     if (away < limit) return false
     command.reject(
       new RedisUnavailableError(

@@ -68,6 +68,7 @@ const commands: Record<string, (argument: never) => unknown> = {
   state: () => ({ state: app.health.state, reasons: app.health.reasons, id: app.health.id }),
   fleet: () => app.health.fleet(),
   ports: () => app.health.ports,
+  drain: () => void app.health.drain(),
   breakCheck: (name: string) => void (broken[name] = true),
   mendCheck: (name: string) => void (broken[name] = false)
 }
