@@ -1,14 +1,21 @@
 // Packs every public package and checks what a user would get: publint, the types as each module system
-// resolves them, and that an empty project which installs the tarballs can require() and import them.
+// resolves them, that an empty project which installs the tarballs can require() and import them, and that the
+// README's first example, copied as it stands into that project, answers on a real Redis and PostgreSQL.
 import { execFile } from 'node:child_process'
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { rmSync } from 'node:fs'
+import { mkdtemp, readdir, readFile, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 
-const run = promisify(execFile)
+const start = promisify(execFile)
+/** No command of this check takes minutes: one that hangs fails it. */
+const run = (file, args, options) =>
+  start(file, args, { timeout: 180_000, killSignal: 'SIGKILL', ...options })
 const root = new URL('..', import.meta.url).pathname
 const folder = await mkdtemp(join(tmpdir(), 'flotilla-packages-'))
+process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.once(signal, () => process.exit(1))
 const results = []
 
 async function check(name, action) {
@@ -22,6 +29,52 @@ async function check(name, action) {
   }
 }
 
+/** What a newcomer does: copies the example as it stands, compiles it, gives it its environment, and asks. */
+async function firstExample(project) {
+  const example = /```ts\n(.*?)```/s.exec(await readFile(join(root, 'README.md'), 'utf8'))?.[1]
+  if (!example) throw new Error('the README has no example')
+  await writeFile(join(project, 'app.mts'), example)
+  await writeFile(
+    join(project, 'ask.mts'),
+    `${example}
+const posted = await app.inject({ method: 'POST', url: '/posts', payload: { text: 'hello' } })
+const probe = await app.inject('/health')
+console.log(JSON.stringify([posted.statusCode, posted.json(), probe.statusCode, probe.json().version]))
+await app.close()
+`
+  )
+  const options = ['--strict', '--module', 'nodenext', '--target', 'es2023', '--types', 'node']
+  await run(bin('tsc'), [...options, 'app.mts', 'ask.mts'], { cwd: project })
+
+  const { startPostgres, startRedis } = await import('../packages/testbed/dist/index.js')
+  const starting = [startRedis(), startPostgres({ replicas: 1 })]
+  try {
+    const [redis, postgres] = await Promise.all(starting)
+    await postgres.primary.query('CREATE TABLE posts (id serial PRIMARY KEY, text text NOT NULL)')
+    const env = {
+      ...process.env,
+      REDIS_URL: redis.url,
+      SESSION_SECRET: 'a secret for the example, of 32 bytes or more',
+      DATABASE_URL: postgres.primary.url,
+      DATABASE_REPLICA_URL: postgres.replicas[0].url,
+      APP_VERSION: '1.2.3'
+    }
+    // Ends by itself once the app is closed: nothing holds the process.
+    const { stdout, stderr } = await run(process.execPath, ['ask.mjs'], {
+      cwd: project,
+      env,
+      timeout: 30_000
+    })
+    const answer = stdout.trim().split('\n').at(-1)
+    if (answer !== '[200,{"id":1},200,"1.2.3"]') throw new Error(`it answered ${stdout}${stderr}`)
+    const { rows } = await postgres.primary.query('SELECT text FROM posts')
+    if (rows[0]?.text !== 'hello') throw new Error('the row it wrote is not in the database')
+  } finally {
+    const started = await Promise.allSettled(starting)
+    await Promise.all(started.map(({ value }) => value?.stop()))
+  }
+}
+
 const bin = (name) => join(root, 'node_modules', '.bin', name)
 const manifests = []
 for (const name of await readdir(join(root, 'packages'))) {
@@ -29,78 +82,91 @@ for (const name of await readdir(join(root, 'packages'))) {
   if (!manifest.private) manifests.push({ ...manifest, folder: join(root, 'packages', name) })
 }
 
-try {
-  const tarballs = []
-  for (const manifest of manifests) {
-    await check(`${manifest.name} packs`, async () => {
-      const { stdout } = await run('npx', ['pnpm', 'pack', '--json', '--pack-destination', folder], {
-        cwd: manifest.folder
-      })
-      const { filename } = JSON.parse(stdout)
-      tarballs.push({
-        name: manifest.name,
-        file: filename.startsWith('/') ? filename : join(folder, filename)
-      })
+const tarballs = []
+for (const manifest of manifests) {
+  await check(`${manifest.name} packs`, async () => {
+    const { stdout } = await run('npx', ['pnpm', 'pack', '--json', '--pack-destination', folder], {
+      cwd: manifest.folder
     })
-  }
-  for (const { name, file } of tarballs) {
-    await check(`${name} passes publint`, () => run(bin('publint'), ['run', '--strict', file]))
-    await check(`${name} resolves with its types`, () =>
-      // ESM only: Node 20.19 and later can require() it, which this rule does not know of.
-      run(bin('attw'), [file, '--profile', 'node16', '--ignore-rules', 'cjs-resolves-to-esm'])
+    const { filename } = JSON.parse(stdout)
+    tarballs.push({
+      name: manifest.name,
+      file: filename.startsWith('/') ? filename : join(folder, filename)
+    })
+  })
+}
+for (const { name, file } of tarballs) {
+  await check(`${name} passes publint`, () => run(bin('publint'), ['run', '--strict', file]))
+  await check(`${name} resolves with its types`, () =>
+    // ESM only: Node 20.19 and later can require() it, which this rule does not know of.
+    run(bin('attw'), [file, '--profile', 'node16', '--ignore-rules', 'cjs-resolves-to-esm'])
+  )
+}
+
+const { version: typesOfNode } = JSON.parse(
+  await readFile(join(root, 'node_modules/@types/node/package.json'), 'utf8')
+)
+const project = await mkdtemp(join(folder, 'project-'))
+await writeFile(join(project, 'package.json'), JSON.stringify({ name: 'newcomer', private: true }))
+await check('an empty project installs the tarballs', () =>
+  run(
+    'npm',
+    [
+      'install',
+      '--no-audit',
+      '--no-fund',
+      'fastify',
+      `@types/node@${typesOfNode}`,
+      ...tarballs.map(({ file }) => file)
+    ],
+    {
+      cwd: project
+    }
+  )
+)
+for (const manifest of manifests) {
+  for (const entry of Object.keys(manifest.exports).filter((one) => one !== './package.json')) {
+    const specifier = manifest.name + entry.slice(1)
+    const isPlugin = entry === '.' && manifest.keywords.includes('fastify-plugin')
+    const judge = `if (Object.keys(m).length === 0) throw new Error('exports nothing');${
+      isPlugin
+        ? `if (typeof m.default !== 'function') throw new Error('the default export is no plugin')`
+        : ''
+    }`
+    await check(`import '${specifier}'`, () =>
+      run(process.execPath, ['--input-type=module', '-e', `import * as m from '${specifier}';${judge}`], {
+        cwd: project
+      })
+    )
+    await check(`require('${specifier}')`, () =>
+      run(process.execPath, ['--input-type=commonjs', '-e', `const m = require('${specifier}');${judge}`], {
+        cwd: project
+      })
+    )
+    if (!isPlugin) continue
+    await check(`fastify.register(require('${specifier}')) refuses wrong options by name`, () =>
+      run(
+        process.execPath,
+        [
+          '--input-type=commonjs',
+          '-e',
+          `const app = require('fastify')()
+           app.register(require('${specifier}'), { noSuchOption: 1 })
+           app.ready().then(
+             () => { throw new Error('accepted') },
+             (error) => {
+               if (!/^FLOTILLA_[A-Z]+_ERR_/.test(error.code) || !/option '\\w+'|noSuchOption/.test(error.message)) throw error
+             }
+           )`
+        ],
+        { cwd: project }
+      )
     )
   }
-
-  const project = await mkdtemp(join(folder, 'project-'))
-  await writeFile(join(project, 'package.json'), JSON.stringify({ name: 'newcomer', private: true }))
-  await check('an empty project installs the tarballs', () =>
-    run('npm', ['install', '--no-audit', '--no-fund', 'fastify', ...tarballs.map(({ file }) => file)], {
-      cwd: project
-    })
-  )
-  for (const manifest of manifests) {
-    for (const entry of Object.keys(manifest.exports).filter((one) => one !== './package.json')) {
-      const specifier = manifest.name + entry.slice(1)
-      const isPlugin = entry === '.' && manifest.keywords.includes('fastify-plugin')
-      const judge = `if (Object.keys(m).length === 0) throw new Error('exports nothing');${
-        isPlugin
-          ? `if (typeof m.default !== 'function') throw new Error('the default export is no plugin')`
-          : ''
-      }`
-      await check(`import '${specifier}'`, () =>
-        run(process.execPath, ['--input-type=module', '-e', `import * as m from '${specifier}';${judge}`], {
-          cwd: project
-        })
-      )
-      await check(`require('${specifier}')`, () =>
-        run(process.execPath, ['--input-type=commonjs', '-e', `const m = require('${specifier}');${judge}`], {
-          cwd: project
-        })
-      )
-      if (!isPlugin) continue
-      await check(`fastify.register(require('${specifier}')) refuses wrong options by name`, () =>
-        run(
-          process.execPath,
-          [
-            '--input-type=commonjs',
-            '-e',
-            `const app = require('fastify')()
-             app.register(require('${specifier}'), { noSuchOption: 1 })
-             app.ready().then(
-               () => { throw new Error('accepted') },
-               (error) => {
-                 if (!/^FLOTILLA_[A-Z]+_ERR_/.test(error.code) || !/option '\\w+'|noSuchOption/.test(error.message)) throw error
-               }
-             )`
-          ],
-          { cwd: project }
-        )
-      )
-    }
-  }
-} finally {
-  await rm(folder, { recursive: true, force: true })
 }
+await check('the first example of the README type-checks and answers in that project', () =>
+  firstExample(project)
+)
 
 const failed = results.filter((good) => !good).length
 console.log(`${results.length - failed} passed, ${failed} failed`)
