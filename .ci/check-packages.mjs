@@ -66,7 +66,8 @@ await app.close()
       timeout: 30_000
     })
     const answer = stdout.trim().split('\n').at(-1)
-    if (answer !== '[200,{"id":1},200,"1.2.3"]') throw new Error(`it answered ${stdout}${stderr}`)
+    if (answer !== '[200,{"id":1},200,"1.2.3"]')
+      throw new Error(`it answered ${String(stdout)}${String(stderr)}`)
     const { rows } = await postgres.primary.query('SELECT text FROM posts')
     if (rows[0]?.text !== 'hello') throw new Error('the row it wrote is not in the database')
   } finally {

@@ -52,8 +52,9 @@ async function onLogin() {
   live()
 }
 
-startFleetMap({ canOperate: await startOperator().catch(() => false) })
+// First, since it asks nobody: a form that is sent before would load the page again.
 startGuestBook({ onLogin })
+startFleetMap({ canOperate: await startOperator().catch(() => false) })
 live()
 every(1_500, refreshFleet)
 every(2_500, refreshSession)

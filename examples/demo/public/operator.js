@@ -7,7 +7,7 @@ const SAYS = {
   'resume-replica': 'the replica replays again',
   'cut-redis': 'you cut Redis off from every instance',
   'restore-redis': 'Redis is reachable again',
-  'fail-over': 'you killed the Redis master: Sentinel promotes a replica'
+  'fail-over': 'you killed the Redis master: Sentinel promotes a replica, and the old one comes back as one'
 }
 /** Buttons that switch between two actions. */
 const PAIRS = { 'pause-replica': 'resume-replica', 'cut-redis': 'restore-redis' }

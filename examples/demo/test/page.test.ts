@@ -1,45 +1,23 @@
-import { findProgram, until } from '@flotilla/testbed'
-import { chromium, type Browser, type Page } from 'playwright-core'
+import { until } from '@flotilla/testbed'
+import type { Browser } from 'playwright-core'
 import { t as tap, test } from 'tap'
 import { Visitor } from '../src/check/visitor.js'
+import { numberOf, openPage, startBrowser } from './browser.js'
 import { startFleet, type Fleet } from './fleet.js'
 
 let fleet: Fleet
 let browser: Browser
 
 tap.before(async () => {
-  const program = await findProgram('chromium')
-  ;[fleet, browser] = await Promise.all([
-    startFleet(),
-    chromium.launch({
-      executablePath: program.path,
-      args: ['--no-sandbox'],
-      env: { ...(process.env as Record<string, string>), ...program.env }
-    })
-  ])
+  ;[fleet, browser] = await Promise.all([startFleet(), startBrowser()])
 })
 tap.teardown(async () => {
   await browser?.close()
   await fleet?.stop()
 })
 
-async function openPage(size = { width: 1200, height: 900 }): Promise<{ page: Page; troubles: string[] }> {
-  const page = await browser.newPage({ viewport: size })
-  const troubles: string[] = []
-  page.on('pageerror', (error) => troubles.push(error.message))
-  page.on('console', (message) => message.type() === 'error' && troubles.push(message.text()))
-  await page.goto(fleet.url)
-  return { page, troubles }
-}
-
-const number = (page: Page, id: string): Promise<number> =>
-  page
-    .locator(`#n-${id}`)
-    .innerText()
-    .then((text) => Number(text.replace(/,/g, '')))
-
 test('log in, write, and see it live, by keyboard alone', async (t) => {
-  const { page, troubles } = await openPage()
+  const { page, troubles } = await openPage(browser, fleet.url)
   await page.locator('#live[data-state="open"]').waitFor()
   await page.locator('#name').focus()
   await page.keyboard.type('Ada')
@@ -69,13 +47,13 @@ test('log in, write, and see it live, by keyboard alone', async (t) => {
 })
 
 test('an instance killed by its button goes and comes back, and nothing is lost', async (t) => {
-  const { page } = await openPage()
+  const { page } = await openPage(browser, fleet.url)
   await page.locator('#live[data-state="open"]').waitFor()
   await page.getByRole('button', { name: 'Kill app-2' }).click()
   await page.locator('#instances li[data-name="app-2"][data-state="gone"]').waitFor({ timeout: 20_000 })
   await page.locator('#instances li[data-name="app-2"][data-state="ready"]').waitFor({ timeout: 30_000 })
   for (const count of ['failed', 'lost', 'stale']) {
-    t.equal(await number(page, count), 0, `${count}: ${await page.locator('#log').innerText()}`)
+    t.equal(await numberOf(page, count), 0, `${count}: ${await page.locator('#log').innerText()}`)
   }
   await page.close()
 })
@@ -95,8 +73,23 @@ test('a kill that its victim passes on is answered before the victim goes', asyn
   t.equal(unknown.status, 404)
 })
 
+test('Redis cut off by its button shows as away, and is back at the next press', async (t) => {
+  const { page } = await openPage(browser, fleet.url)
+  const redis = page.locator('#stores li[data-name="redis"]')
+  const button = page.getByRole('button', { name: 'Cut Redis' })
+  await page.locator('#live[data-state="open"]').waitFor()
+  await button.click()
+  await redis.and(page.locator('[data-state="down"]')).waitFor({ timeout: 10_000 })
+  t.equal(await button.getAttribute('aria-pressed'), 'true')
+  await button.click()
+  await redis.and(page.locator('[data-state="ready"]')).waitFor({ timeout: 20_000 })
+  await page.locator('#live[data-state="open"]').waitFor({ timeout: 20_000 })
+  t.equal(await numberOf(page, 'lost'), 0)
+  await page.close()
+})
+
 test('it fits a phone, and says everything to a screen reader', async (t) => {
-  const { page } = await openPage({ width: 360, height: 780 })
+  const { page } = await openPage(browser, fleet.url, { width: 360, height: 780 })
   await page.emulateMedia({ colorScheme: 'dark', reducedMotion: 'reduce' })
   await page.locator('#instances li').first().waitFor()
   const wide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth)

@@ -13,12 +13,17 @@ export interface Control {
   stop(): Promise<void>
 }
 
-type Action = (fleet: Fleet, query: URLSearchParams) => Promise<void>
+interface Action {
+  offered(fleet: Fleet): boolean
+  run(fleet: Fleet, query: URLSearchParams): Promise<void>
+  /** Why it is refused while it is under way; actions without this may overlap. */
+  readonly busy?: string
+}
 
 /** Seconds after which a killed instance is started again, as any orchestrator would. */
 const RESPAWN = 4_000
 
-const actions: Record<string, { run: Action; offered(fleet: Fleet): boolean }> = {
+const actions: Record<string, Action> = {
   kill: {
     offered: () => true,
     async run(fleet, query) {
@@ -27,10 +32,18 @@ const actions: Record<string, { run: Action; offered(fleet: Fleet): boolean }> =
       const instance = fleet.apps.instances[index]
       if (!instance) throw new DemoError('DEMO_ERR_CONTROL', `there is no instance "${name}"`)
       await instance.kill()
-      setTimeout(() => void instance.restart().catch(report), RESPAWN).unref()
+      const respawn = (): void => {
+        // A second press, or a roll, may have started it by then.
+        if (!instance.running) void instance.restart().catch(report)
+      }
+      setTimeout(respawn, RESPAWN).unref()
     }
   },
-  roll: { offered: () => true, run: (fleet) => rollFleet(fleet) },
+  roll: {
+    offered: () => true,
+    run: (fleet) => rollFleet(fleet),
+    busy: 'the fleet is rolling already'
+  },
   'pause-replica': {
     offered: ({ postgres }) => postgres.replicas.length > 0,
     run: async ({ postgres }) => postgres.replicas[0]?.pauseReplay()
@@ -50,9 +63,17 @@ const actions: Record<string, { run: Action; offered(fleet: Fleet): boolean }> =
   'fail-over': {
     offered: ({ sentinel }) => sentinel !== undefined,
     async run({ sentinel }) {
-      const master = await sentinel?.master()
-      await master?.kill()
-    }
+      if (!sentinel) return
+      const old = await sentinel.master()
+      await old.kill()
+      try {
+        await sentinel.waitForFailover(old)
+      } finally {
+        // Sentinel makes a replica of it, so that the next press finds as many as this one.
+        await old.restart()
+      }
+    },
+    busy: 'Redis is failing over already'
   }
 }
 
@@ -71,7 +92,7 @@ export async function rollFleet({ apps }: Pick<Fleet, 'apps'>): Promise<void> {
 export async function startControl(): Promise<Control> {
   const secret = randomBytes(16).toString('hex')
   let fleet: Fleet | undefined
-  let busy = false
+  const underWay = new Set<string>()
 
   const handle = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     const answer = (status: number, body: unknown): void => {
@@ -89,16 +110,16 @@ export async function startControl(): Promise<Control> {
     if (!action?.offered(fleet)) {
       return answer(404, { error: `there is no action "${name}" in this fleet` })
     }
-    if (name === 'roll' && busy) return answer(409, { error: 'the fleet is rolling already' })
+    if (action.busy !== undefined && underWay.has(name)) return answer(409, { error: action.busy })
     if (request.method !== 'POST') return answer(200, { started: name })
     answer(202, { started: name })
-    busy ||= name === 'roll'
+    underWay.add(name)
     try {
       await action.run(fleet, url.searchParams)
     } catch (error) {
       report(error)
     } finally {
-      if (name === 'roll') busy = false
+      underWay.delete(name)
     }
   }
 
