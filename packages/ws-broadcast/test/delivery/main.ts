@@ -22,6 +22,7 @@ const rows: [string, string | number][] = [
   ['missing', result.missing],
   ['duplicates', result.duplicates],
   ['out of order', result.outOfOrder],
+  ['stored again', result.restored],
   ['gap events', JSON.stringify(result.gaps)],
   ['client connections cut', result.cuts],
   ['faults', `${result.faults.length}: ${[...new Set(result.faults)].join('; ')}`],

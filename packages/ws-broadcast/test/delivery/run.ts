@@ -5,6 +5,8 @@ import Fastify from 'fastify'
 import { WebSocket } from 'ws'
 import { connect, type BroadcastClient } from '../../src/client/index.js'
 import { createPublisher } from '../../src/publisher.js'
+import type { Position } from '../../src/protocol.js'
+import { Log, Tally } from './tally.js'
 
 export interface DeliveryOptions {
   clients: number
@@ -27,7 +29,10 @@ export interface DeliveryResult {
   received: number
   missing: number
   duplicates: number
+  /** Deliveries not in the order of the acknowledged offsets. */
   outOfOrder: number
+  /** Deliveries of messages that a failover lost afterwards, so that a repeated publish stored them again. */
+  restored: number
   /** Gap events by reason. */
   gaps: Record<string, number>
   cuts: number
@@ -36,34 +41,6 @@ export interface DeliveryResult {
 }
 
 const CHANNEL = 'load:delivery'
-
-/** Counts what one client gets. */
-class Tally {
-  readonly counts: Uint8Array
-  received = 0
-  outOfOrder = 0
-  #last = -1
-
-  constructor(
-    messages: number,
-    private readonly repeated: ReadonlySet<number>
-  ) {
-    this.counts = new Uint8Array(messages)
-  }
-
-  add(n: number): void {
-    this.counts[n] = (this.counts[n] ?? 0) + 1
-    this.received += 1
-    // A publish that was repeated may stand behind ones that were sent after its first attempt.
-    if (this.repeated.has(n)) return
-    if (n < this.#last) this.outOfOrder += 1
-    else this.#last = n
-  }
-
-  get complete(): boolean {
-    return this.counts.every((count) => count > 0)
-  }
-}
 
 /**
  * Three instances behind one Sentinel group while everything goes wrong in turn: the Redis master is killed,
@@ -86,7 +63,7 @@ export async function runDelivery(options: DeliveryOptions): Promise<DeliveryRes
     channels: { 'load:*': { history: { size: 20_000, ttl: '10m' }, durable: true } }
   })
 
-  const repeatedIds = new Set<number>()
+  const acknowledgements = new Log()
   const gaps: Record<string, number> = {}
   const result = { acknowledged: 0, repeated: 0, cuts: 0, faults: [] as string[] }
   const sockets: (WebSocket | undefined)[] = []
@@ -96,7 +73,7 @@ export async function runDelivery(options: DeliveryOptions): Promise<DeliveryRes
 
   try {
     for (let index = 0; index < clientCount; index += 1) {
-      const tally = new Tally(messages, repeatedIds)
+      const tally = new Tally(messages, acknowledgements)
       tallies.push(tally)
       class Tracked extends WebSocket {
         constructor(url: string) {
@@ -110,7 +87,7 @@ export async function runDelivery(options: DeliveryOptions): Promise<DeliveryRes
         gaps[reason] = (gaps[reason] ?? 0) + 1
       })
       clients.push(client)
-      const { ready } = client.subscribe<number>(CHANNEL, ({ data }) => tally.add(data))
+      const { ready } = client.subscribe<number>(CHANNEL, ({ data, position }) => tally.add(data, position!))
       if (index % 50 === 49) await ready
       else ready.catch(() => undefined)
     }
@@ -128,11 +105,11 @@ export async function runDelivery(options: DeliveryOptions): Promise<DeliveryRes
     const publishOne = async (n: number): Promise<void> => {
       for (;;) {
         try {
-          await publisher.publish(CHANNEL, n, { idempotencyKey: `n${n}` })
+          const position = await publisher.publish(CHANNEL, n, { idempotencyKey: `n${n}` })
+          acknowledgements.acknowledge(n, position as Position)
           result.acknowledged += 1
           return
         } catch {
-          repeatedIds.add(n)
           result.repeated += 1
           await sleep(50)
         }
@@ -227,7 +204,8 @@ export async function runDelivery(options: DeliveryOptions): Promise<DeliveryRes
     received: sum(({ received }) => received),
     missing: count((n) => (n === 0 ? 1 : 0)),
     duplicates: count((n) => Math.max(0, n - 1)),
-    outOfOrder: sum(({ outOfOrder }) => outOfOrder),
+    outOfOrder: sum((tally) => tally.verdict().outOfOrder),
+    restored: sum((tally) => tally.verdict().restored),
     gaps,
     seconds: Math.round((performance.now() - startedAt) / 100) / 10
   }
