@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path'
 import { chartOf } from './harness/chart.js'
 import { parseCommand, USAGE, UsageError, type Command } from './harness/command-line.js'
 import { reportOf, tableOf } from './harness/report.js'
-import { paceOf, runSuite, type CaseResult, type Progress } from './harness/run.js'
+import { paceOf, runSuites, type Outcome, type Progress } from './harness/run.js'
 import { startServers } from './harness/servers.js'
 import type { ServerName, Suite } from './harness/suite.js'
 import { suites } from './suites/index.js'
@@ -29,18 +29,20 @@ async function main(): Promise<void> {
   const wanted = new Set<ServerName>(chosen.flatMap(({ servers }) => servers))
   console.log(`Starting ${[...wanted].join(' and ') || 'no servers'} …`)
   const servers = await startServers(wanted)
-  const cases: CaseResult[] = []
+  let outcome: Outcome
   try {
-    for (const suite of chosen) cases.push(...(await runSuite(suite, pace, servers.env, progress)))
+    outcome = await runSuites(chosen, pace, servers.env, progress)
   } finally {
     await servers.stop()
   }
-  const report = reportOf(command.suite, command.quick, cases)
+  const { cases, failure } = outcome
+  const report = reportOf(command.suite, command.quick, cases, failure)
   if (command.json !== undefined) {
     await mkdir(dirname(command.json), { recursive: true })
     await writeFile(command.json, `${JSON.stringify(report, null, 2)}\n`)
     console.log(`Figures: ${command.json}`)
   }
+  if (failure) throw failure
   if (command.svg !== undefined) {
     await mkdir(command.svg, { recursive: true })
     for (const { name } of chosen) {

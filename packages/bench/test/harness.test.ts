@@ -2,7 +2,7 @@ import { test } from 'tap'
 import { chartOf } from '../src/harness/chart.js'
 import { drive, http, work } from '../src/harness/measures.js'
 import { reportOf, tableOf } from '../src/harness/report.js'
-import { paceOf, runSuite, type CaseResult, type Pace } from '../src/harness/run.js'
+import { paceOf, runSuite, runSuites, type CaseResult, type Pace } from '../src/harness/run.js'
 import { defineSuite, type Case, type Suite } from '../src/harness/suite.js'
 
 const pace: Pace = { ms: 60, warmupMs: 20, rounds: 3, quick: true }
@@ -99,6 +99,28 @@ test('wrong answers void the run', async (t) => {
   await t.rejects(run({ subjects: ['flotilla'], measure: work('negative') }), /the figure is -1/)
   await t.rejects(run({ subjects: ['flotilla'], measure: work('dies') }), /ended \(3\)/)
   await t.rejects(run({ subjects: ['flotilla'], measure: work('endless'), patience: 50 }), /no figure within/)
+})
+
+test('a void case ends the run and keeps what was measured before it', async (t) => {
+  const suite = suiteOf({}, { subjects: ['flotilla', 'wrong-work'], measure: work('count') }, {})
+  const seen: string[] = []
+  const { cases, failure } = await runSuites(
+    [suite, suiteOf({})],
+    pace,
+    {},
+    {
+      step: () => {},
+      done: (result) => seen.push(result.case)
+    }
+  )
+  t.same(
+    cases.map((one) => one.case),
+    ['case-0']
+  )
+  t.same(seen, ['case-0'])
+  t.match(failure!.message, /case-1, subject wrong-work: .*2 is not 1/)
+  t.match(reportOf('fixture', true, cases, failure), { void: failure!.message, cases: [{ case: 'case-0' }] })
+  t.notOk('void' in reportOf('fixture', true, cases))
 })
 
 test('a suite is checked before it runs', async (t) => {

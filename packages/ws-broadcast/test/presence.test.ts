@@ -32,7 +32,7 @@ test('the members of a killed instance are gone within two leases', async (t) =>
   await two!.kill()
   const leases = await redis.command('ZRANGE', 'flotilla:ws:instances', 0, -1, 'WITHSCORES')
   const killedAt = await now()
-  const ends = (leases as [instance: string, end: number][]).map(([, end]) => Number(end) - killedAt)
+  const ends = (leases as [instance: string, end: string | number][]).map(([, end]) => Number(end) - killedAt)
   t.equal(ends.length, 2)
   t.ok(Math.max(...ends) <= LEASE, `no instance is vouched for longer than a lease: ${ends.join(', ')} ms`)
   await until(async () => (await now()) > killedAt + LEASE, { message: 'the lease has lapsed', interval: 20 })

@@ -9,10 +9,25 @@ export interface Report {
   readonly date: string
   readonly quick: boolean
   readonly cases: readonly CaseResult[]
+  /** Why the run ended before the cases that are not here. */
+  readonly void?: string
 }
 
-export function reportOf(suite: string, quick: boolean, cases: readonly CaseResult[]): Report {
-  return { suite, node: process.version, machine: machine(), date: new Date().toISOString(), quick, cases }
+export function reportOf(
+  suite: string,
+  quick: boolean,
+  cases: readonly CaseResult[],
+  failure?: Error
+): Report {
+  return {
+    suite,
+    node: process.version,
+    machine: machine(),
+    date: new Date().toISOString(),
+    quick,
+    cases,
+    ...(failure && { void: failure.message })
+  }
 }
 
 function machine(): string {

@@ -47,6 +47,35 @@ export function paceOf(suites: readonly Suite[], quick: boolean): Pace {
 const QUICK_ROUNDS = 2
 const QUICK_BUDGET = 35_000
 
+/** The cases that were measured, and why the run ended before the others. */
+export interface Outcome {
+  readonly cases: readonly CaseResult[]
+  readonly failure: Error | undefined
+}
+
+/** Measures suites until one case is void; what was measured before it is kept. */
+export async function runSuites(
+  suites: readonly Suite[],
+  pace: Pace,
+  env: Readonly<Record<string, string>>,
+  progress: Progress
+): Promise<Outcome> {
+  const cases: CaseResult[] = []
+  const collecting: Progress = {
+    step: (text) => progress.step(text),
+    done(result) {
+      cases.push(result)
+      progress.done(result)
+    }
+  }
+  try {
+    for (const suite of suites) await runSuite(suite, pace, env, collecting)
+    return { cases, failure: undefined }
+  } catch (error) {
+    return { cases, failure: error as Error }
+  }
+}
+
 /**
  * Measures every case of a suite: all its subjects run at once and take turns, A B C A B C, so that whatever
  * else the machine does meets them alike.

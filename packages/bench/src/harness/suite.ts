@@ -22,7 +22,7 @@ export interface Round {
   process(name: string): Promise<SubjectProcess>
 }
 
-/** Measures one stretch and returns the figure in the case's unit. Throwing voids the whole run. */
+/** Measures one stretch and returns the figure in the case's unit. Throwing voids the case and ends the run. */
 export type Measure = (round: Round) => Promise<number>
 
 /** What stands behind a reported subject name. */
