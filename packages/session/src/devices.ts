@@ -1,5 +1,6 @@
 import type { Cipher } from './cipher.js'
 import type { Owner } from './keys.js'
+import { isTime } from './meta.js'
 import type { Visitor } from './session-state.js'
 import type { Ticket } from './ticket.js'
 
@@ -38,10 +39,22 @@ export function createDevices(cipher: Cipher | undefined): Devices {
       const rest = text.slice(space + 1)
       try {
         const json = cipher ? cipher.open(owner.userHash, bound(owner, ref), rest) : rest
-        return { hash, device: JSON.parse(json) as Partial<Device> }
+        return { hash, device: deviceOf(JSON.parse(json)) }
       } catch {
         return { hash, device: {} }
       }
     }
+  }
+}
+
+/** What of a value found in Redis is a device's. */
+function deviceOf(value: unknown): Partial<Device> {
+  const { createdAt, ip, userAgent, label } = (value ?? {}) as Record<string, unknown>
+  const text = (one: unknown): string | undefined => (typeof one === 'string' ? one : undefined)
+  return {
+    ...(isTime(createdAt) && { createdAt }),
+    ip: text(ip),
+    userAgent: text(userAgent),
+    label: text(label)
   }
 }

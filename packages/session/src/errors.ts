@@ -27,7 +27,7 @@ export const ERR_READ_ONLY = createError(
 /** Fewer replicas than `durable.replicas` answered in time: a failover could undo the change. */
 export const ERR_NOT_DURABLE = createError(
   'FLOTILLA_SESSION_ERR_NOT_DURABLE',
-  'The change was made but too few replicas confirmed it in time; repeat it, or lower `durable.replicas`',
+  'Too few replicas confirmed the change in time, so that a failover could undo it; repeat it, or lower `durable.replicas`',
   503
 )
 

@@ -143,7 +143,7 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
     const state = (request as WithSession)[kState]
     if (state) {
       state.answered = true
-      if (!state.failed && writer.touchDue(state)) later(writer.touch(state))
+      if (!state.failed && writer.touchDue(state)) later(writer.touchLater(state))
     }
     done()
   })

@@ -2,16 +2,17 @@ import { type RedisClient, waitForReplicas } from '@flotilla/redis'
 import type { Announcer } from './announcer.js'
 import { channels } from './channels.js'
 import type { Devices } from './devices.js'
-import { ERR_NOT_DURABLE } from './errors.js'
+import { ERR_GONE, ERR_NOT_DURABLE } from './errors.js'
 import type { Keys, Owner } from './keys.js'
 import type { LocalSessions } from './local-sessions.js'
 import type { Settings } from './options.js'
 import type { Outage } from './outage.js'
 import type { SessionReader } from './reader.js'
+import { assertStorable } from './schema.js'
 import { SessionFields } from './session-fields.js'
 import type { SessionState } from './session-state.js'
-import { CorruptSession, type Found, type SessionStore } from './store.js'
-import type { Ticketing } from './ticket.js'
+import type { Changes, Found, Place, SessionStore, TakeResult } from './store.js'
+import type { Ticket, Ticketing } from './ticket.js'
 
 /** Everything that gives a session another id: opening, login, logout, regeneration, renewal. */
 export interface SessionIdentity {
@@ -38,12 +39,24 @@ export interface IdentityParts {
   readonly outage: Outage
   readonly announcer: Announcer
   readonly settings: Settings
+  /** Work that nobody waits for, to be finished before the app closes. */
+  readonly later: (work: Promise<unknown>) => void
 }
 
-type Texts = readonly (readonly [field: string, text: string])[]
+type Texts = ReadonlyMap<string, string>
+
+/** Whose a session is to be. */
+interface Binding {
+  readonly id: string
+  readonly owner: Owner
+  readonly label: string | undefined
+}
+
+// A browser that never stops writing must not keep its own login waiting.
+const PATIENT_TAKES = 5
 
 export function createIdentity(parts: IdentityParts): SessionIdentity {
-  const { client, store, keys, devices, ticketing, reader, local, outage, announcer, settings } = parts
+  const { client, store, keys, devices, ticketing, reader, local, outage, announcer, settings, later } = parts
 
   const settle = async (key: string): Promise<void> => {
     if (!settings.durable) return
@@ -55,20 +68,19 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
     }
   }
 
-  /** Opens a session with these texts in Redis and in the state. */
+  /** Opens a session in Redis; the state knows nothing of it yet. */
   const open = async (
     state: SessionState,
-    set: Texts,
-    user?: { id: string; owner: Owner; label: string | undefined }
-  ): Promise<void> => {
-    const ticket = user ? ticketing.issue(user.owner.tag) : state.reserve(() => ticketing.issue())
-    state.fields.assertSize({ set, remove: [] }, settings.maxSize)
+    ticket: Ticket,
+    set: Changes['set'],
+    user?: Binding
+  ): Promise<Found> => {
     const device = user ? devices.write(user.owner, ticket, state.visitor, user.label) : ''
     const changes = { set, remove: [] }
     const now = await outage.ask('create', () =>
       store.create(ticket, { userId: user?.id, owner: user?.owner, changes, device })
     )
-    const found: Found = {
+    return {
       ticket,
       meta: {
         createdAt: now,
@@ -83,28 +95,71 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
       userId: user?.id,
       fields: {}
     }
-    state.live(found, state.fields)
-    state.writtenAt = now
-    state.cookie = 'set'
-    channels.created.publish(user ? { ref: ticket.hash, userId: user.id } : { ref: ticket.hash })
   }
 
-  /** Ends what is in Redis and returns it; `undefined` where it had ended already. */
-  const take = async (state: SessionState): Promise<Found | undefined> => {
+  const adopt = (state: SessionState, found: Found, fields: SessionFields): void => {
+    const { meta, userId } = found
+    if (state.phase === 'live') state.none()
+    state.live(found, fields)
+    state.writtenAt = meta.createdAt
+    state.cookie = 'set'
+    channels.created.publish(userId === undefined ? { ref: meta.ref } : { ref: meta.ref, userId })
+  }
+
+  const announceEnd = async ({ meta, userId }: Found): Promise<void> => {
+    local?.drop(meta.ref)
+    await announcer.revoked([meta.ref], userId)
+  }
+
+  /** Ends what is in Redis. */
+  const take = async (state: SessionState): Promise<void> => {
     const { place, found } = state
-    if (!place || !found) return undefined
-    const taken = await outage.ask('end', async () => {
+    if (!place || !found) return
+    try {
+      await outage.ask('end', () => store.take(place))
+    } catch (error) {
+      // Unreadable, and gone with that: all that was wanted.
+      if (!reader.drop(state, error)) throw error
+    }
+    await announceEnd(found)
+  }
+
+  /**
+   * Ends the session that a login replaces, once the new one holds everything: a failure on the way leaves the
+   * old one as it was.
+   * @param texts what the new one was opened with
+   * @param textsOf what the new one is to hold, given what the old one holds; `undefined` where that is gone
+   * @returns what the new one holds
+   */
+  const supersede = async (
+    state: SessionState,
+    next: Place,
+    texts: Texts,
+    textsOf: (old: Found | undefined) => Texts
+  ): Promise<Texts> => {
+    const place = state.place!
+    const found = state.found!
+    let known = found
+    let held = texts
+    for (let attempt = 1; ; attempt++) {
+      const revision = attempt > PATIENT_TAKES ? undefined : known.meta.revision
+      let result: TakeResult
       try {
-        return await store.take(place)
+        result = await outage.ask('end', () => store.takeUnchanged(place, revision))
       } catch (error) {
-        // Unreadable, and gone now: that is all that was wanted.
-        if (error instanceof CorruptSession) return undefined
-        throw error
+        if (!reader.drop(state, error)) throw error
       }
-    })
-    local?.drop(found.meta.ref)
-    await announcer.revoked([found.meta.ref], found.userId)
-    return taken
+      const wanted = textsOf(result?.found)
+      const changes = difference(held, wanted)
+      if (changes) {
+        if ((await outage.ask('save', () => store.save(next, changes))) === undefined) throw new ERR_GONE()
+        held = wanted
+      }
+      if (!result || result.taken) break
+      known = result.found
+    }
+    await announceEnd(found)
+    return held
   }
 
   return {
@@ -112,57 +167,64 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
 
     async create(state) {
       const changes = state.fields.changes()
-      await open(state, changes?.set ?? [])
+      await assertStorable(state.fields, changes ?? { set: [], remove: [] }, settings)
+      const ticket = state.reserve(() => ticketing.issue())
+      adopt(state, await open(state, ticket, changes?.set ?? []), state.fields)
       if (changes) state.fields.saved(changes)
     },
 
     async login(state, userId, label) {
       const owner = keys.owners(userId)[0]!
+      const { place } = state
       // What one user left behind is not for the next.
       const keeps = state.userId === undefined || state.userId === userId
       const before = keeps ? state.fields : new SessionFields({})
-      const own = keeps ? before.changes() : undefined
-      const live = state.phase === 'live'
-      const taken = await take(state)
-      const texts = new Map<string, string>()
-      if (keeps && taken)
-        for (const [field, text] of reader.fieldsOf(taken).snapshot()) texts.set(field, text)
-      for (const [field, text] of own?.set ?? []) texts.set(field, text)
-      for (const field of own?.remove ?? []) texts.delete(field)
-      if (live) state.none()
-      state.fields = SessionFields.from(texts, before)
-      await open(state, [...texts], { id: userId, owner, label })
+      const own = before.changes()
+      const textsOf = (old: Found | undefined): Texts => {
+        const texts = new Map(keeps && old ? reader.fieldsOf(old).snapshot() : [])
+        for (const [field, text] of own?.set ?? []) texts.set(field, text)
+        for (const field of own?.remove ?? []) texts.delete(field)
+        return texts
+      }
+      let texts: Texts = new Map(before.snapshot())
+      await assertStorable(new SessionFields(Object.fromEntries(texts)), { set: [], remove: [] }, settings)
+
+      const ticket = ticketing.issue(owner.tag)
+      const next: Place = { ticket, userHash: owner.userHash }
+      let opened: Found
       try {
-        await settle(store.keyOf(state.place!.ticket))
+        opened = await open(state, ticket, [...texts], { id: userId, owner, label })
+        await settle(store.keyOf(ticket))
+        if (place) texts = await supersede(state, next, texts, textsOf)
       } catch (error) {
-        state.cookie = 'keep'
+        // Nobody will ever have its id, and it must not stay among the user's devices.
+        later(store.take(next))
         throw error
       }
+      adopt(state, opened, SessionFields.from(texts, before))
+      if (place) await settle(store.keyOf(place.ticket))
     },
 
     async end(state) {
-      const place = state.place
-      if (place) {
-        await take(state)
-        state.cookie = 'clear'
-        await settle(store.keyOf(place.ticket))
-      } else if (state.presented && state.phase !== 'away') {
-        state.cookie = 'clear'
-      }
+      const { place } = state
+      if (place) await take(state)
+      if (place || (state.presented && state.phase !== 'away')) state.cookie = 'clear'
       state.none()
+      if (place) await settle(store.keyOf(place.ticket))
     },
 
     async regenerate(state, keep) {
-      const kept: [string, unknown][] = []
-      for (const key of keep) if (state.fields.has(key)) kept.push([key, state.fields.get(key)])
-      const place = state.place
-      if (place) {
-        await take(state)
-        await settle(store.keyOf(place.ticket))
-      }
+      const fields = new SessionFields({})
+      for (const key of keep) if (state.fields.has(key)) fields.set(key, state.fields.get(key))
+      const changes = fields.changes()
+      // Found out while the session before is still there.
+      if (changes) fields.assertSize(changes, settings.maxSize)
+      const { place } = state
+      if (place) await take(state)
       if (state.presented) state.cookie = 'clear'
       state.none()
-      for (const [key, value] of kept) state.fields.set(key, value)
+      state.fields = fields
+      if (place) await settle(store.keyOf(place.ticket))
     },
 
     async renew(state, grace) {
@@ -178,4 +240,10 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
       return true
     }
   }
+}
+
+function difference(from: Texts, to: Texts): Changes | undefined {
+  const set = [...to].filter(([field, text]) => from.get(field) !== text)
+  const remove = [...from.keys()].filter((field) => !to.has(field))
+  return set.length > 0 || remove.length > 0 ? { set, remove } : undefined
 }

@@ -25,15 +25,28 @@ export const ALIAS = '@a'
 const LAYOUT =
   /^1 (\d{1,16}) (\d{1,16}) (\d{1,16}) (\d{1,16}) (\d{1,16}) (\d{1,9}) ([\w-]{43}) ([\w-]{32}|-)$/
 
+// ECMA-262 §21.4.1.1: no Date is later, and one that is cannot be printed.
+export const LATEST = 8.64e15
+
+/** Whether a number found in Redis can be a time. */
+export function isTime(value: unknown): value is number {
+  return typeof value === 'number' && value >= 0 && value <= LATEST
+}
+
 /** `undefined` where the text is not a meta field of ours. */
 export function parseMeta(text: string): Meta | undefined {
   const match = LAYOUT.exec(text)
   if (!match) return undefined
+  const createdAt = Number(match[1])
+  const absoluteAt = Number(match[2])
+  const touchedAt = Number(match[3])
+  const renewedAt = Number(match[4])
+  if (!isTime(createdAt) || !isTime(absoluteAt) || !isTime(touchedAt) || !isTime(renewedAt)) return undefined
   return {
-    createdAt: Number(match[1]),
-    absoluteAt: Number(match[2]),
-    touchedAt: Number(match[3]),
-    renewedAt: Number(match[4]),
+    createdAt,
+    absoluteAt,
+    touchedAt,
+    renewedAt,
     revision: Number(match[5]),
     version: Number(match[6]),
     ref: match[7]!,

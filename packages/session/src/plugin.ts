@@ -84,7 +84,8 @@ async function session(fastify: FastifyInstance, options: SessionOptions): Promi
     local,
     outage,
     announcer,
-    settings
+    settings,
+    later
   })
   const writer = createWriter({
     store,

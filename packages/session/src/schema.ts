@@ -1,4 +1,6 @@
 import { ERR_INVALID_DATA } from './errors.js'
+import type { SessionFields } from './session-fields.js'
+import type { Changes } from './store.js'
 
 /** The part of the Standard Schema interface (https://standardschema.dev, version 1) that is used here. */
 export interface StandardSchema<Input = unknown, Output = Input> {
@@ -30,6 +32,19 @@ export async function validate(schema: StandardSchema, data: unknown): Promise<R
   const result = await schema['~standard'].validate(data)
   if (result.issues) throw new ERR_INVALID_DATA(result.issues.slice(0, 5).map(describe).join('; '))
   return result.value as Record<string, unknown>
+}
+
+/**
+ * What has to hold before anything of these changes is written.
+ * @throws FLOTILLA_SESSION_ERR_TOO_LARGE, FLOTILLA_SESSION_ERR_INVALID_DATA
+ */
+export async function assertStorable(
+  fields: SessionFields,
+  changes: Changes,
+  { maxSize, schema }: { readonly maxSize: number; readonly schema: StandardSchema | undefined }
+): Promise<void> {
+  fields.assertSize(changes, maxSize)
+  if (schema) await validate(schema, structuredClone(fields.data))
 }
 
 function describe({ message, path }: SchemaIssue): string {

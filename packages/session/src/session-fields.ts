@@ -196,6 +196,8 @@ export class SessionFields {
       delete this.#values[key]
     } else {
       next[field] = stored
+      // Data of a session that was new had no sealed form until now.
+      if (!this.#texts && stored !== text) this.#texts = new Map(Object.entries(this.#stored))
       this.#texts?.set(field, text)
       this.#values[key] = deserialise(field, text)
     }

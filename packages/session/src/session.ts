@@ -150,9 +150,11 @@ export class Session<Data extends object = SessionData> {
 
   /**
    * Binds the session to a user under a new id (OWASP: against session fixation) and lists it among the
-   * user's sessions. Data is kept, unless it belongs to another user. The old id is dead at once.
+   * user's sessions. Data is kept, unless it belongs to another user. The old id is dead when this resolves;
+   * where it rejects, the session is still the one it was.
    *
-   * @throws FLOTILLA_SESSION_ERR_USER_ID, FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_NOT_DURABLE
+   * @throws FLOTILLA_SESSION_ERR_USER_ID, FLOTILLA_SESSION_ERR_TOO_LARGE, FLOTILLA_SESSION_ERR_INVALID_DATA,
+   *   FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_NOT_DURABLE
    */
   async login(userId: string, { label }: LoginOptions = {}): Promise<void> {
     await this.load()
@@ -219,9 +221,15 @@ export class Session<Data extends object = SessionData> {
     if (changes) await asking(this, () => writer.commit(this[kState], changes))
   }
 
-  /** Moves the idle deadline, which otherwise happens by itself. */
+  /**
+   * Moves the idle deadline, which otherwise happens by itself; nothing where the session is still new.
+   * @throws FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_READ_ONLY
+   */
   async touch(): Promise<void> {
-    if (readable(this).phase === 'live') await this[kParts].writer.touch(this[kState])
+    const state = readable(this)
+    if (state.phase === 'none') return
+    writable(this)
+    await asking(this, () => this[kParts].writer.touch(state))
   }
 
   /** Attributes for this session's cookie, should this response set it. */

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import type { RedisClient } from '@flotilla/redis'
+import { commandTimeoutOf, type RedisClient } from '@flotilla/redis'
 import type { Cipher } from './cipher.js'
 import type { RedisClock } from './clock.js'
 import type { FieldCodec } from './field-codec.js'
@@ -7,7 +7,7 @@ import type { Keys, Owner } from './keys.js'
 import { createAnonymous, createOwned } from './lua/create.js'
 import { renewAnonymous, renewOwned, type RenewReply } from './lua/renew.js'
 import { saveAnonymous, saveOwned } from './lua/save.js'
-import { takeAnonymous, takeOwned } from './lua/take.js'
+import { takeAnonymous, takeOwned, type TakeReply } from './lua/take.js'
 import { updateAnonymous, updateOwned } from './lua/update.js'
 import { ALIAS, META, type Meta, parseMeta, USER } from './meta.js'
 import type { Ticket, Ticketing } from './ticket.js'
@@ -43,6 +43,9 @@ export interface CreateInput {
 /** `stored` is the field's text as Redis now holds it: what was written, or what stood in the way. */
 export type UpdateResult = { readonly stored: string | undefined; readonly written: boolean } | undefined
 
+/** `undefined` where the session is gone. */
+export type TakeResult = { readonly found: Found; readonly taken: boolean } | undefined
+
 /** Every Redis command on one session: one HGETALL to read, one script for anything that writes. */
 export interface SessionStore {
   /** `undefined` where there is none. @throws CorruptSession */
@@ -61,6 +64,12 @@ export interface SessionStore {
   renew(found: Found, place: Place, grace: number): Promise<Ticket | undefined>
   /** Ends it and returns what it held. @throws CorruptSession */
   take(place: Place): Promise<Found | undefined>
+  /**
+   * Ends it if it was not written to since, and only while the caller still waits; returns what it holds.
+   * @param revision of the last write known, or `undefined` to end it in any case
+   * @throws CorruptSession
+   */
+  takeUnchanged(place: Place, revision: number | undefined): Promise<TakeResult>
   /** The key that decides which node answers for this session. */
   keyOf(ticket: Ticket): string
 }
@@ -70,6 +79,7 @@ export class CorruptSession extends Error {}
 
 const NOTHING: Changes = { set: [], remove: [] }
 const HOPS = 3
+const LATE_TRIES = 4
 
 export interface StoreParts {
   readonly client: RedisClient
@@ -130,6 +140,23 @@ export function createStore(parts: StoreParts): SessionStore {
     if ((user === undefined) !== (meta.userHash === undefined))
       throw new CorruptSession('its user field is missing')
     return { ticket, meta, userId: user === undefined ? undefined : codec.decode(ticket, USER, user), fields }
+  }
+
+  const readFlat = (ticket: Ticket, flat: readonly string[]): Found => {
+    const fields: Record<string, string> = {}
+    for (let i = 0; i < flat.length; i += 2) fields[flat[i]!] = flat[i + 1]!
+    return read(ticket, fields)
+  }
+
+  const runTake = async (
+    place: Place,
+    revision: number | '-',
+    latest: number | '-'
+  ): Promise<Exclude<TakeReply, readonly [2, string]>> => {
+    const script = place.userHash === undefined ? takeAnonymous : takeOwned
+    return await following<Exclude<TakeReply, readonly [2, string]>>(place, () =>
+      script.run(client, keysOf(place), [revision, latest])
+    )
   }
 
   return {
@@ -223,13 +250,19 @@ export function createStore(parts: StoreParts): SessionStore {
     },
 
     async take(place) {
-      const script = place.userHash === undefined ? takeAnonymous : takeOwned
-      const reply = await following(place, () => script.run(client, keysOf(place)))
-      if (reply[0] === 0) return undefined
-      const flat = reply[1] as string[]
-      const fields: Record<string, string> = {}
-      for (let i = 0; i < flat.length; i += 2) fields[flat[i]!] = flat[i + 1]!
-      return read(place.ticket, fields)
+      const reply = await runTake(place, '-', '-')
+      return reply[0] === 1 ? readFlat(place.ticket, reply[1]) : undefined
+    },
+
+    async takeUnchanged(place, revision) {
+      for (let attempt = 0; attempt < LATE_TRIES; attempt++) {
+        const latest = Math.round(clock.now() + commandTimeoutOf(client) / 2)
+        const reply = await runTake(place, revision ?? '-', latest)
+        if (reply[0] === 0) return undefined
+        if (reply[0] !== 4) return { found: readFlat(place.ticket, reply[1]), taken: reply[0] === 1 }
+        clock.observe(reply[1])
+      }
+      throw new Error('Redis takes longer to get round to a command than its client waits')
     }
   }
 }

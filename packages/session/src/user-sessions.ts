@@ -6,6 +6,7 @@ import type { Keys, Owner } from './keys.js'
 import type { LocalSessions } from './local-sessions.js'
 import { listSessions } from './lua/list.js'
 import { revokeScript } from './lua/revoke.js'
+import { isTime, LATEST } from './meta.js'
 import type { Outage } from './outage.js'
 
 /** One of a user's sessions, as a page of "your devices" shows it. */
@@ -62,8 +63,10 @@ export function createUserSessions(parts: UserSessionsParts): UserSessions {
     for (let i = 0; i < scores.length; i += 2) {
       const ref = scores[i]!
       const { hash, device } = devices.read(owner, ref, details.get(ref) ?? ref)
-      const expiresAt = new Date(Number(scores[i + 1]))
-      const lastSeenAt = new Date(Number(details.get(`${ref}:t`) ?? device.createdAt ?? 0))
+      const expiry = Number(scores[i + 1])
+      const expiresAt = new Date(isTime(expiry) ? expiry : LATEST)
+      const seen = Number(details.get(`${ref}:t`) ?? Number.NaN)
+      const lastSeenAt = new Date(isTime(seen) ? seen : (device.createdAt ?? 0))
       const createdAt = new Date(device.createdAt ?? lastSeenAt)
       const { ip, userAgent, label } = device
       entries.push({

@@ -9,7 +9,7 @@ import type { LocalSessions } from './local-sessions.js'
 import { fieldOf } from './meta.js'
 import type { Settings } from './options.js'
 import type { Outage } from './outage.js'
-import { validate } from './schema.js'
+import { assertStorable, validate } from './schema.js'
 import { serialise } from './session-fields.js'
 import type { SessionState } from './session-state.js'
 import type { Changes, SessionStore } from './store.js'
@@ -22,8 +22,10 @@ export interface SessionWriter {
   commit(state: SessionState, changes: Changes): Promise<void>
   /** Compare-and-set of one key, repeated until it holds. @returns the new value */
   update(state: SessionState, key: string, change: (value: unknown) => unknown): Promise<unknown>
-  /** Moves the idle deadline where it has become stale. Never rejects. */
+  /** Moves the idle deadline. @throws FLOTILLA_SESSION_ERR_UNAVAILABLE */
   touch(state: SessionState): Promise<void>
+  /** The same after the response, when nobody is left to be told. Never rejects. */
+  touchLater(state: SessionState): Promise<void>
   touchDue(state: SessionState): boolean
 }
 
@@ -41,21 +43,17 @@ export interface WriterParts {
 }
 
 const ATTEMPTS = 200
+const NOTHING: Changes = { set: [], remove: [] }
 
 export function createWriter(parts: WriterParts): SessionWriter {
   const { store, codec, local, outage, clock, announcer, settings, log } = parts
   const queue = createKeyedQueue()
   const touching = new Set<string>()
 
-  const check = async (state: SessionState, changes: Changes): Promise<void> => {
-    state.fields.assertSize(changes, settings.maxSize)
-    if (settings.schema) await validate(settings.schema, structuredClone(state.fields.data))
-  }
-
   /** The session ended while this request had it: what it wanted to write is not written, and nothing comes back. */
   const refused = (state: SessionState): void => {
     const ref = state.found!.meta.ref
-    log.info({ ref }, 'a session ended while a request was using it; its changes were not saved')
+    log.info({ ref }, 'a session ended while a request was using it; nothing was written')
     channels.refused.publish({ ref })
     local?.drop(ref)
     state.none()
@@ -77,8 +75,8 @@ export function createWriter(parts: WriterParts): SessionWriter {
   }
 
   const commit = async (state: SessionState, changes: Changes): Promise<void> => {
-    await check(state, changes)
     if (state.phase === 'none') return await parts.create(state)
+    await assertStorable(state.fields, changes, settings)
     const started = performance.now()
     const now = await outage.ask('save', () => store.save(state.place!, changes))
     if (now === undefined) return refused(state)
@@ -144,25 +142,33 @@ export function createWriter(parts: WriterParts): SessionWriter {
     return age >= settings.touchInterval || age < -1_000
   }
 
+  /** False where the session is gone. */
+  const moveDeadline = async (state: SessionState): Promise<boolean> => {
+    const started = performance.now()
+    const now = await outage.ask('touch', () => store.save(state.place!, NOTHING))
+    if (now !== undefined) await written(state, 0, now, started)
+    return now !== undefined
+  }
+
   return {
     pending,
     commit,
     touchDue,
+    async touch(state) {
+      if (!(await moveDeadline(state))) refused(state)
+    },
     update(state, key, change) {
       const run = (): Promise<unknown> => update(state, key, change)
       // A session that is new is this request's alone: it must not wait for other visitors' new sessions.
       return state.place ? queue.run(`${state.place.ticket.hash}\n${key}`, run) : state.updates.run(key, run)
     },
 
-    async touch(state) {
-      const place = state.place!
-      const { hash } = place.ticket
+    async touchLater(state) {
+      const { hash } = state.place!.ticket
       if (touching.has(hash)) return
       touching.add(hash)
-      const started = performance.now()
       try {
-        const now = await outage.ask('touch', () => store.save(place, { set: [], remove: [] }))
-        if (now !== undefined) await written(state, 0, now, started)
+        await moveDeadline(state)
       } catch (err) {
         // The request has been answered; the next one tries again.
         log.debug({ err }, 'a session could not be touched')

@@ -149,6 +149,10 @@ test('a session that Redis holds differently than we wrote it is dropped and log
     'a field of another name': (key) => redis.command('HSET', key, '__proto__', '1'),
     'no meta field': (key) => redis.command('HDEL', key, '@'),
     'a meta field of another make': (key) => redis.command('HSET', key, '@', 'hello'),
+    'a meta field with a time that is none': async (key) => {
+      const meta = String(await redis.command('HGET', key, '@'))
+      await redis.command('HSET', key, '@', meta.replace(/^(1 \d+) \d+/, '$1 9999999999999999'))
+    },
     'a user without a user hash': (key) => redis.command('HSET', key, '@u', 'admin'),
     'an alias that leads nowhere': async (key) => {
       await redis.command('DEL', key)

@@ -151,6 +151,35 @@ test('the list shows what a page of devices needs; revoke ends one, elsewhere an
   }
 })
 
+test('what is found in the list of devices and is not ours does no harm', async (t) => {
+  const { app, browser } = await serve(t, { url: redis.url, session: { prefix: 'foreign:' } })
+  const visitor = browser({ 'user-agent': 'Phone' })
+  const { ref } = (await visitor.post('/login', { userId: 'ada', label: 'mine' })).body
+  const [devices] = (await redis.command('KEYS', 'foreign:d:*')) as string[]
+  const [index] = (await redis.command('KEYS', 'foreign:u:*')) as string[]
+  for (const text of [
+    '',
+    'null',
+    '7',
+    '"text"',
+    '[1]',
+    '{broken',
+    '{"createdAt":"x","ip":1,"label":{}}',
+    '{"createdAt":1e300}'
+  ]) {
+    await redis.command('HSET', devices!, String(ref), `${String(ref)} ${text}`, `${String(ref)}:t`, text)
+    await redis.command('ZADD', index!, text === '7' ? 'inf' : 8e15, String(ref))
+    const [entry, ...others] = await app.sessions.list('ada')
+    t.same(others, [])
+    t.equal(entry?.ref, ref)
+    t.doesNotThrow(() =>
+      [entry!.createdAt, entry!.lastSeenAt, entry!.expiresAt].map((at) => at.toISOString())
+    )
+    t.same([entry?.ip, entry?.userAgent, entry?.label], [undefined, undefined, undefined], text)
+  }
+  t.equal(await app.sessions.revokeAll('ada'), 1)
+})
+
 test('revokeAll ends all but the one named', async (t) => {
   const { app, browser } = await serve(t, { url: redis.url, session: { prefix: 'all:' } })
   const browsers = Array.from({ length: 5 }, () => browser())

@@ -93,6 +93,47 @@ test("'anonymous': an empty session that cannot be written", async (t) => {
   t.same((await visitor.get('/data')).body, { count: 1 })
 })
 
+test('a touch that was asked for tells when it could not be made, and when there was nothing to touch', async (t) => {
+  const own = await startRedis()
+  t.teardown(() => own.stop())
+  for (const onOutage of ['fail', 'anonymous'] as const) {
+    const app = await buildApp({
+      url: own.url,
+      redis: { commandTimeout: '500ms' },
+      session: { onOutage, prefix: `${onOutage}:` }
+    })
+    app.post<{ Body: { pause?: boolean; remove?: boolean } }>('/touch', async ({ session, body }) => {
+      if (body.pause) own.pause()
+      if (body.remove)
+        for (const key of (await own.command('KEYS', '*')) as string[]) await own.command('DEL', key)
+      await session.touch()
+      return { isNew: session.isNew }
+    })
+    const { browser } = await serve(t, app)
+    const visitor = browser()
+    t.same((await visitor.post('/touch')).body, { isNew: true }, 'nothing yet')
+    await visitor.post('/set', { count: 1 })
+    await visitor.post('/touch')
+    const { commands } = await own.countCommands(() => visitor.post('/touch'))
+    t.same(
+      commands.map(([name]) => name),
+      ['HGETALL', 'EVALSHA']
+    )
+    const lost = await visitor.post('/touch', { pause: true })
+    t.equal(lost.status, 503)
+    t.equal(lost.body['code'], 'FLOTILLA_SESSION_ERR_UNAVAILABLE')
+    t.equal(lost.headers.get('retry-after'), '5')
+    if (onOutage === 'anonymous') {
+      t.equal((await visitor.post('/touch')).body['code'], 'FLOTILLA_SESSION_ERR_READ_ONLY')
+    }
+    own.resume()
+    await until(async () => (await visitor.post('/touch')).body['isNew'] === false, { message: 'it is back' })
+    const gone = await visitor.post('/touch', { remove: true })
+    t.same([gone.status, gone.body], [200, { isNew: true }], 'nothing is brought back')
+    t.same(await own.command('KEYS', `${onOutage}:*`), [])
+  }
+})
+
 test('durable without enough replicas: the caller is told, no cookie is set', async (t) => {
   const { app, browser } = await serve(t, {
     url: redis.url,

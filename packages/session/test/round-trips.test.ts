@@ -1,6 +1,8 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { startRedis, until } from '@flotilla/testbed'
 import { after, before, test } from 'tap'
 import { createTicketing } from '../src/ticket.js'
+import { buildApp } from './support/app.js'
 import { serve } from './support/serve.js'
 
 let redis: Awaited<ReturnType<typeof startRedis>>
@@ -9,10 +11,29 @@ before(async () => {
 })
 after(() => redis.stop())
 
-/** Names of the commands, without what the bus sends itself. */
+/** Resolves with whether the channel spoke in time. */
+async function waitFor(channel: string, timeout: number): Promise<boolean> {
+  return await new Promise((resolve) => {
+    const done = (heard: boolean): void => {
+      clearTimeout(timer)
+      unsubscribe(channel, listener)
+      resolve(heard)
+    }
+    const listener = (): void => done(true)
+    const timer = setTimeout(() => done(false), timeout)
+    subscribe(channel, listener)
+  })
+}
+
+/** What the bus sends by itself: its heartbeat, and requests of one who joins. */
+const OF_THE_BUS = new Set(['PUBLISH', 'SPUBLISH'])
+
+/** Names of the commands; of messages on the bus those about sessions. */
 async function commandsOf(work: () => Promise<unknown>): Promise<string[]> {
   const { commands } = await redis.countCommands(work)
-  return commands.filter(([name]) => name !== 'PUBLISH' && name !== 'SPUBLISH').map(([name]) => name!)
+  return commands
+    .filter(([name, ...rest]) => !OF_THE_BUS.has(name!) || rest.join(' ').includes('session.'))
+    .map(([name]) => name!)
 }
 
 test('no cookie, a bad MAC, a route with sessions off: none', async (t) => {
@@ -65,10 +86,10 @@ test('load: one HGETALL; nothing changed: nothing more; changed: one script', as
   )
   t.same(
     await commandsOf(() => fresh.post('/login', { userId: 'ada' })),
-    ['HGETALL', 'EVALSHA', 'EVALSHA'],
-    'one to end, one to begin'
+    ['HGETALL', 'EVALSHA', 'EVALSHA', 'PUBLISH'],
+    'one to begin, one to end, and the others are told'
   )
-  t.same(await commandsOf(() => fresh.post('/logout')), ['HGETALL', 'EVALSHA'])
+  t.same(await commandsOf(() => fresh.post('/logout')), ['HGETALL', 'EVALSHA', 'PUBLISH'])
 })
 
 test('touch: only when the deadline has become stale, and after the response', async (t) => {
@@ -94,6 +115,34 @@ test('touch: only when the deadline has become stale, and after the response', a
   t.same(await commandsOf(() => visitor.get('/data')), ['HGETALL'], 'and not again')
 })
 
+test('touch: the response does not wait for it', async (t) => {
+  const own = await startRedis()
+  t.teardown(() => own.stop())
+  const app = await buildApp({
+    url: own.url,
+    session: { idleTimeout: '10s', touchInterval: 0 }
+  })
+  app.get('/stop-redis', async ({ session }) => {
+    own.pause()
+    return { count: session.get('count') }
+  })
+  const { browser } = await serve(t, app)
+  const visitor = browser()
+  await visitor.post('/set', { count: 1 })
+  await visitor.get('/data')
+  const { commands } = await own.countCommands(async () => {
+    const { status, body } = await visitor.get('/stop-redis')
+    t.same([status, body], [200, { count: 1 }], 'answered while Redis can do nothing')
+    const saved = waitFor('flotilla:session:saved', 5_000)
+    own.resume()
+    t.ok(await saved, 'and touched when it can')
+  })
+  t.same(
+    commands.map(([name]) => name).filter((name) => !OF_THE_BUS.has(name!)),
+    ['HGETALL', 'EVALSHA']
+  )
+})
+
 test('from memory: none on a hit', async (t) => {
   const { browser } = await serve(t, { url: redis.url, session: { local: { maxAge: '1m' } } })
   const visitor = browser()
@@ -101,7 +150,39 @@ test('from memory: none on a hit', async (t) => {
   t.same(await commandsOf(() => visitor.get('/data')), ['HGETALL'])
   t.same(await commandsOf(() => visitor.get('/data')), [])
   t.same((await visitor.get('/data')).body, { count: 1 })
-  t.same(await commandsOf(() => visitor.post('/set', { count: 2 })), ['EVALSHA'])
+  const written = await commandsOf(() => visitor.post('/set', { count: 2 }))
+  t.same(written, ['EVALSHA', 'PUBLISH'], 'the others are told')
   t.same(await commandsOf(() => visitor.get('/data')), ['HGETALL'])
   t.same((await visitor.get('/data')).body, { count: 2 })
+  await visitor.post('/update/count')
+  t.same(await commandsOf(() => visitor.post('/update/count')), ['HGETALL', 'EVALSHA', 'PUBLISH'])
+  t.same(
+    await commandsOf(() => visitor.post('/set', { count: 4 })),
+    ['HGETALL'],
+    'the same value is no change'
+  )
+})
+
+test('from memory: a touch tells nobody, for nothing has changed', async (t) => {
+  const { browser } = await serve(t, {
+    url: redis.url,
+    session: { local: { maxAge: '1m' }, idleTimeout: '10s', touchInterval: '300ms' }
+  })
+  const visitor = browser()
+  await visitor.post('/set', { count: 1 })
+  await visitor.get('/data')
+  let touched: string[] = []
+  await until(
+    async () => {
+      const saved = waitFor('flotilla:session:saved', 500)
+      const commands = await commandsOf(async () => {
+        await visitor.get('/data')
+        await saved
+      })
+      if (commands.includes('EVALSHA')) touched = commands
+      return touched.length > 0
+    },
+    { message: 'a touch' }
+  )
+  t.same(touched, ['EVALSHA'])
 })

@@ -1,16 +1,22 @@
 import { defineScript } from '@flotilla/redis'
-import { OPEN } from './fragments.js'
+import { NOW, OPEN } from './fragments.js'
 
 /**
  * Ends a session and hands back what it held, in one step: no write of a parallel request is lost between
  * the reading and the ending.
  *
  * KEYS  session [, index, devices]
- * Reply {1, [field, value, …]}; {0} gone already; {2, alias} renewed meanwhile
+ * ARGV  expected revision or `-`, latest time or `-`: a call that the server got round to only after its caller
+ *       had given up must not end a session
+ * Reply {1, [field, value, …]}; {0} gone already; {2, alias} renewed meanwhile; {3, [field, value, …]} written to
+ *       meanwhile, and left as it is; {4, now} too late, and left as it is
  */
 const LUA = `
 ${OPEN}
+${NOW}
+if ARGV[2] ~= '-' and now > tonumber(ARGV[2]) then return {4, now} end
 local fields = redis.call('HGETALL', KEYS[1])
+if ARGV[1] ~= '-' and ARGV[1] ~= revision then return {3, fields} end
 redis.call('DEL', KEYS[1])
 if KEYS[2] then
   redis.call('ZREM', KEYS[2], ref)
@@ -19,7 +25,7 @@ end
 return {1, fields}
 `
 
-export type TakeReply = [1, string[]] | [0] | [2, string]
+export type TakeReply = [1 | 3, string[]] | [0] | [2, string] | [4, number]
 
 const script = { name: 'session-take', lua: LUA } as const
 
