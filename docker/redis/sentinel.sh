@@ -1,6 +1,7 @@
 #!/bin/sh
 # One Sentinel of three; two must agree before a failover (quorum 2).
 set -eu
+umask 077
 cat >/tmp/sentinel.conf <<CONF
 port 26379
 sentinel resolve-hostnames yes

@@ -27,7 +27,10 @@ export async function buildApp(config: Config): Promise<FastifyInstance> {
     version: config.version,
     header: true,
     drain: fault === 'no-drain' ? false : DRAIN,
-    fleet: { name: 'demo', lease: '3s' }
+    fleet: { name: 'demo', lease: '3s' },
+    metrics: true,
+    ...(config.adminPort !== undefined && { admin: { port: config.adminPort } }),
+    ...(config.agentPort !== undefined && { agent: { port: config.agentPort } })
   })
   await (fault === 'memory-sessions' ? app.register(memorySessions) : registerSessions(app, config))
   await app.register(cache, {

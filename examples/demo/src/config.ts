@@ -5,6 +5,10 @@ import { readFileSync } from 'node:fs'
 export interface Config {
   readonly host: string
   readonly port: number
+  /** Probes, `/health/fleet` and `/metrics`, unguarded, on a port for operators alone; undefined for none. */
+  readonly adminPort: number | undefined
+  /** HAProxy's agent-check; undefined for none. */
+  readonly agentPort: number | undefined
   /** Any topology: `redis://`, `redis+sentinel://`, `redis+cluster://`. */
   readonly redisUrl: string
   readonly databaseUrl: string
@@ -28,7 +32,9 @@ export class ConfigError extends Error {
 export function readConfig(env: Readonly<Record<string, string | undefined>> = process.env): Config {
   return {
     host: setting(env, 'HOST') ?? '0.0.0.0',
-    port: portOf(setting(env, 'PORT') ?? '8080'),
+    port: portOf(env, 'PORT') ?? 8080,
+    adminPort: portOf(env, 'ADMIN_PORT'),
+    agentPort: portOf(env, 'AGENT_PORT'),
     redisUrl: needed(env, 'REDIS_URL', 'redis://localhost:6379'),
     databaseUrl: needed(env, 'DATABASE_URL', 'postgres://user:password@localhost:5432/app'),
     replicaUrls: (setting(env, 'DATABASE_REPLICA_URL') ?? '').split(',').filter(Boolean),
@@ -68,10 +74,12 @@ function secretOf(env: Readonly<Record<string, string | undefined>>): string {
   return secret
 }
 
-function portOf(text: string): number {
+function portOf(env: Readonly<Record<string, string | undefined>>, name: string): number | undefined {
+  const text = setting(env, name)
+  if (text === undefined) return undefined
   const port = Number(text)
   if (!Number.isInteger(port) || port < 0 || port > 65_535) {
-    throw new ConfigError(`PORT must be a number from 0 to 65535, not "${text}"`)
+    throw new ConfigError(`${name} must be a number from 0 to 65535, not "${text}"`)
   }
   return port
 }

@@ -1,4 +1,4 @@
-import { check } from './check/check.js'
+import { check, checkRunning } from './check/check.js'
 import { parseCommand, USAGE } from './runner/command-line.js'
 import { describe, DemoError } from './runner/errors.js'
 import { startFleet } from './runner/fleet.js'
@@ -10,6 +10,7 @@ async function main(): Promise<number> {
     console.log(USAGE)
     return 0
   }
+  if (command.url !== '') return (await checkRunning(command.url, command.instances, command.only)) ? 0 : 1
   const interrupted = new Promise<NodeJS.Signals>((resolve) => {
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, resolve)
   })

@@ -11,7 +11,9 @@ test('what the command line does not know is refused with the usage', async (t) 
     ['--port', '70000'],
     ['--port', 'x'],
     ['--redis', 'mongo'],
-    ['--instances', '1']
+    ['--instances', '1'],
+    ['--url', 'http://127.0.0.1:1'],
+    ['--check', '--url', 'localhost:8080']
   ]) {
     const { code, output } = await runDemo(args)
     t.equal(code, 2, args.join(' '))
@@ -85,7 +87,9 @@ test('the configuration of an instance', async (t) => {
     [{ SESSION_SECRET_FILE: '' }, /set SESSION_SECRET, the same on every instance/],
     [{ SESSION_SECRET_FILE: '/nowhere' }, /SESSION_SECRET_FILE names \/nowhere, which cannot be read/],
     [{ SESSION_SECRET_FILE: '', SESSION_SECRET: 'short' }, /at least 32 characters/],
-    [{ PORT: 'http' }, /PORT must be a number/]
+    [{ PORT: 'http' }, /PORT must be a number/],
+    [{ ADMIN_PORT: '-1' }, /ADMIN_PORT must be a number/],
+    [{ AGENT_PORT: '65536' }, /AGENT_PORT must be a number/]
   ]
   for (const [change, message] of refused) {
     t.throws(() => readConfig({ ...whole, ...change }), { code: 'DEMO_ERR_CONFIG', message })

@@ -4,6 +4,8 @@ import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { parseDuration } from '@flotilla/core'
+import health from '@flotilla/health'
+import Fastify from 'fastify'
 import { test } from 'tap'
 import { parse, parseAllDocuments } from 'yaml'
 import { DRAIN } from '../src/config.js'
@@ -20,6 +22,17 @@ interface Manifest {
   data?: Record<string, string>
 }
 type Model = new (data: object) => { validate(): void }
+
+interface Autoscaler {
+  minReplicas: number
+  metrics: { type: string; pods?: { metric: { name: string } } }[]
+}
+interface NetworkPolicy {
+  ingress: {
+    from: { namespaceSelector: { matchLabels: Record<string, string> } }[]
+    ports: { port: string }[]
+  }[]
+}
 
 interface Probe {
   httpGet: { path: string; port: string }
@@ -39,7 +52,7 @@ interface Container {
   resources: { requests: Record<string, string>; limits: Record<string, string> }
 }
 interface Pod {
-  metadata: { labels: Record<string, string> }
+  metadata: { labels: Record<string, string>; annotations: Record<string, string> }
   spec: {
     terminationGracePeriodSeconds: number
     securityContext: Record<string, unknown>
@@ -149,6 +162,42 @@ for (const overlay of await readdir(`${docker}kubernetes/overlays`)) {
       }
     })
 
+    await t.test('what it scales on is exposed where Prometheus is told to scrape and let in', async (t) => {
+      const { metadata, spec } = podOf(manifests)
+      const { data = {} } = find(manifests, 'ConfigMap')
+      const admin = spec.containers[0].ports.find((port) => port.name === 'admin')
+      t.equal(metadata.annotations['prometheus.io/port'], String(admin?.containerPort))
+      t.equal(data['ADMIN_PORT'], String(admin?.containerPort))
+
+      const { ingress } = find(manifests, 'NetworkPolicy').spec as unknown as NetworkPolicy
+      const callers = ingress.map(({ from, ports }) => [
+        from.map(({ namespaceSelector }) => namespaceSelector.matchLabels['kubernetes.io/metadata.name']),
+        ports.map(({ port }) => port)
+      ])
+      t.same(callers, [
+        [['ingress-nginx'], ['http']],
+        [['monitoring'], ['admin']]
+      ])
+
+      // As the app registers it; the fleet registry alone needs servers.
+      const app = Fastify()
+      t.teardown(() => app.close())
+      await app.register(health, {
+        metrics: true,
+        fleet: false,
+        drain: false,
+        admin: { port: 0, host: '127.0.0.1' }
+      })
+      await app.ready()
+      const path = String(metadata.annotations['prometheus.io/path'])
+      const scraped = await fetch(`http://127.0.0.1:${app.health.ports.admin}${path}`)
+      const exposed = new Set((await scraped.text()).match(/^[a-z]\w+/gm))
+      const { metrics } = find(manifests, 'HorizontalPodAutoscaler').spec as unknown as Autoscaler
+      const asked = metrics.flatMap(({ pods }) => pods?.metric.name ?? [])
+      t.ok(asked.length > 0)
+      for (const name of asked) t.ok(exposed.has(name), name)
+    })
+
     await t.test('selectors agree, and scaling never goes below what may be missing', async (t) => {
       const { labels } = podOf(manifests).metadata
       const selectors = [
@@ -157,7 +206,7 @@ for (const overlay of await readdir(`${docker}kubernetes/overlays`)) {
         (find(manifests, 'NetworkPolicy').spec['podSelector'] as { matchLabels: unknown }).matchLabels
       ]
       for (const selector of selectors) t.hasStrict(labels, selector)
-      const { minReplicas } = find(manifests, 'HorizontalPodAutoscaler').spec as { minReplicas: number }
+      const { minReplicas } = find(manifests, 'HorizontalPodAutoscaler').spec as unknown as Autoscaler
       t.ok(minReplicas >= 2)
       t.equal(
         find(manifests, 'HorizontalPodAutoscaler').spec['minReplicas'],

@@ -53,6 +53,11 @@ export class Connections {
     return this.sockets.size + this.sessions.size
   }
 
+  /** Open WebSockets, and whatever else took a connection over by an upgrade. */
+  get upgrades(): number {
+    return this.upgraded.size
+  }
+
   /** Requests that wait for the end of their response (HTTP/1). */
   get requests(): number {
     let busy = 0

@@ -75,6 +75,11 @@ function gauges({ instance, version, board, checks, connections, load }: MetricS
         .map(([check, { status, level, scope }]) => [{ check, level, scope }, Number(status === 'passing')])
     ),
     single('flotilla_http_connections', 'Open HTTP connections', () => connections.open),
+    single(
+      'flotilla_upgraded_connections',
+      'Open WebSockets and other upgraded connections',
+      () => connections.upgrades
+    ),
     single('flotilla_http_requests_in_flight', 'Requests being answered', () => connections.requests),
     single(
       'flotilla_event_loop_delay_seconds',

@@ -1,3 +1,6 @@
+import { once } from 'node:events'
+import { request } from 'node:http'
+import type { AddressInfo, Socket } from 'node:net'
 import { readFile } from 'node:fs/promises'
 import { channel } from 'node:diagnostics_channel'
 import { createChannel } from '@flotilla/core'
@@ -77,6 +80,31 @@ test('state, checks, load and process', async (t) => {
   ]) {
     t.ok(line(text, `${name}{`), name)
   }
+})
+
+test('open WebSockets are counted', async (t) => {
+  const app = await start(t)
+  app.server.on('upgrade', (_request, socket) => {
+    socket.on('error', () => socket.destroy())
+    socket.on('end', () => socket.end())
+    socket.resume()
+    socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n')
+  })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const count = async (): Promise<string | undefined> =>
+    line(await scrape(app), 'flotilla_upgraded_connections{instance="m-1"}')?.split(' ')[1]
+  t.equal(await count(), '0')
+  const { port } = app.server.address() as AddressInfo
+  const outgoing = request({
+    port,
+    host: '127.0.0.1',
+    headers: { connection: 'upgrade', upgrade: 'websocket' }
+  })
+  outgoing.end()
+  const [, socket] = (await once(outgoing, 'upgrade')) as [unknown, Socket]
+  t.equal(await count(), '1')
+  socket.destroy()
+  await until(async () => (await count()) === '0')
 })
 
 test('every flotilla:* channel becomes metrics, whenever it is created', async (t) => {

@@ -18,46 +18,58 @@ interface Ranking {
   answeredBy: string
 }
 
-export interface Chapter {
-  readonly name: string
-  /** Walks it and says what was seen; throws when something did not hold. */
-  run(fleet: Fleet): Promise<string>
+/** Where a fleet is reached. */
+export interface Reached {
+  /** The load balancer. */
+  readonly url: string
+  /** One address for each instance; the balancer's where it is all that can be reached. */
+  readonly urls: readonly string[]
+  /** Its servers, where they are ours. */
+  readonly fleet: Fleet | undefined
 }
 
-const urlsOf = (fleet: Fleet): string[] => fleet.apps.instances.map(({ url }) => url)
+/** A part of the story. `run` walks it and says what was seen; it throws when something did not hold. */
+export type Chapter =
+  | { readonly name: string; readonly needs: 'balancer'; run(reached: Reached): Promise<string> }
+  /** Servers are hurt here, so they must be ours. */
+  | { readonly name: string; readonly needs: 'fleet'; run(fleet: Fleet): Promise<string> }
 
 /** What a fleet must hold to, told in the order in which an operator would try it. */
 export const story: readonly Chapter[] = [
   {
     name: 'each instance says who it is and that it is well',
-    async run(fleet) {
+    needs: 'balancer',
+    async run({ urls, fleet }) {
       const visitor = new Visitor()
       const names = new Set<string>()
-      for (const url of urlsOf(fleet)) {
+      for (const url of urls) {
         let health: Record<string, unknown> = {}
         // An instance on a busy machine may just have seen a dependency answer late; it must recover by itself.
         await until(
           async () => {
             health = await visitor.must<Record<string, unknown>>(url, '/health')
-            return health['status'] === 'healthy'
+            // The balancer chooses: ask until it has come to each.
+            const wanted = fleet !== undefined || !names.has(String(health['instance']))
+            return health['status'] === 'healthy' && wanted
           },
-          { timeout: 20_000, message: `${url} to be healthy` }
+          { timeout: 20_000, message: `${url} shows ${names.size + 1} healthy instances` }
         )
         for (const field of ['status', 'instance', 'version', 'uptime']) {
           assert(field in health, `/health has no "${field}": ${JSON.stringify(health)}`)
         }
         names.add(String(health['instance']))
       }
-      assert(names.size === fleet.apps.instances.length, `instances share a name: ${[...names].join(', ')}`)
+      assert(names.size === urls.length, `instances share a name: ${[...names].join(', ')}`)
       visitor.close()
       return [...names].toSorted().join(', ')
     }
   },
   {
     name: 'a session made on one instance is read on every other',
-    async run(fleet) {
+    needs: 'balancer',
+    async run({ urls }) {
       const visitor = new Visitor()
-      const [first, ...others] = urlsOf(fleet)
+      const [first, ...others] = urls
       await visitor.login(first!, 'Ada')
       let visits = 0
       for (const url of [...others, first!, ...others]) {
@@ -66,19 +78,20 @@ export const story: readonly Chapter[] = [
         assert(me.visits === ++visits, `${url} counted ${me.visits} visits instead of ${visits}`)
       }
       visitor.close()
-      return `made on app-1, read ${visits} times on ${urlsOf(fleet).length} instances, each write seen by the next`
+      return `made on one, read ${visits} times on ${urls.length} instances, each write seen by the next`
     }
   },
   {
     name: 'a value missing everywhere is computed once for the fleet',
-    async run(fleet) {
-      const visitor = await loggedIn(fleet, 'Bea')
-      const before = await visitor.must<Ranking>(urlsOf(fleet)[0]!, '/api/ranking')
-      await post(visitor, urlsOf(fleet)[0]!, 'this entry drops the ranking')
+    needs: 'balancer',
+    async run({ url: balancer, urls }) {
+      const visitor = await loggedIn(balancer, 'Bea')
+      const before = await visitor.must<Ranking>(urls[0]!, '/api/ranking')
+      await post(visitor, urls[0]!, 'this entry drops the ranking')
       const asked = 30
       const answers = await Promise.all(
         Array.from({ length: asked }, (_, index) =>
-          visitor.must<Ranking>(urlsOf(fleet)[index % urlsOf(fleet).length]!, '/api/ranking')
+          visitor.must<Ranking>(urls[index % urls.length]!, '/api/ranking')
         )
       )
       const computations = new Set(answers.map(({ computation }) => computation))
@@ -88,18 +101,17 @@ export const story: readonly Chapter[] = [
         `${asked} requests saw ${computations.size} computations (${[...computations].join(', ')})`
       )
       visitor.close()
-      return `${asked} requests on ${urlsOf(fleet).length} instances at once, 1 computation, by ${answers[0]!.computedBy}`
+      return `${asked} requests on ${urls.length} instances at once, 1 computation, by ${answers[0]!.computedBy}`
     }
   },
   {
     name: 'a message reaches the sockets of every instance',
-    async run(fleet) {
-      const listeners = await Promise.all(
-        urlsOf(fleet).flatMap((url) => [Listener.open(url), Listener.open(url)])
-      )
-      const visitor = await loggedIn(fleet, 'Cem')
+    needs: 'balancer',
+    async run({ url: balancer, urls }) {
+      const listeners = await Promise.all(urls.flatMap((url) => [Listener.open(url), Listener.open(url)]))
+      const visitor = await loggedIn(balancer, 'Cem')
       const ids: string[] = []
-      for (const url of urlsOf(fleet)) ids.push(await post(visitor, url, `hello from ${url}`))
+      for (const url of urls) ids.push(await post(visitor, url, `hello from ${url}`))
       await Promise.all(listeners.map((listener) => listener.waitFor(ids)))
       for (const listener of listeners) listener.close()
       visitor.close()
@@ -108,9 +120,9 @@ export const story: readonly Chapter[] = [
   },
   {
     name: 'what a visitor wrote is read back, from a replica',
-    async run(fleet) {
-      const visitor = await loggedIn(fleet, 'Dot')
-      const urls = urlsOf(fleet)
+    needs: 'balancer',
+    async run({ url: balancer, urls, fleet }) {
+      const visitor = await loggedIn(balancer, 'Dot')
       const roles = { primary: 0, replica: 0 }
       const writeAndRead = async (turn: number): Promise<void> => {
         const id = await post(visitor, urls[turn % urls.length]!, `turn ${turn}`)
@@ -124,6 +136,11 @@ export const story: readonly Chapter[] = [
       for (let turn = 0; turn < 30; turn++) await writeAndRead(turn)
       const { replica } = roles
       assert(replica > 0, 'not one of 30 reads was served by the replica')
+      const seen = `30 of 30 right, ${replica} of them from the replica`
+      if (fleet === undefined) {
+        visitor.close()
+        return seen
+      }
       await fleet.postgres.replicas[0]!.pauseReplay()
       try {
         for (let turn = 0; turn < 10; turn++) await writeAndRead(turn)
@@ -131,14 +148,15 @@ export const story: readonly Chapter[] = [
         await fleet.postgres.replicas[0]!.resumeReplay()
       }
       visitor.close()
-      return `30 of 30 right, ${replica} of them from the replica; with its replay paused 10 of 10 right`
+      return `${seen}; with its replay paused 10 of 10 right`
     }
   },
   {
     name: 'an instance killed in the middle takes nobody with it',
+    needs: 'fleet',
     async run(fleet) {
       const victim = fleet.apps.instances[1]!
-      const visitor = await loggedIn(fleet, 'Eve')
+      const visitor = await loggedIn(fleet.url, 'Eve')
       const listeners = await Promise.all(Array.from({ length: 9 }, () => Listener.open(fleet.url)))
       const load = await Load.start(fleet.url)
       await until(() => load.answered > 100, { message: 'the load runs' })
@@ -168,8 +186,9 @@ export const story: readonly Chapter[] = [
   },
   {
     name: 'a rolling restart of every instance loses nothing',
+    needs: 'fleet',
     async run(fleet) {
-      const visitor = await loggedIn(fleet, 'Fay')
+      const visitor = await loggedIn(fleet.url, 'Fay')
       const listeners = await Promise.all(Array.from({ length: 9 }, () => Listener.open(fleet.url)))
       const load = await Load.start(fleet.url)
       await until(() => load.answered > 50, { message: 'the load runs' })
@@ -187,17 +206,18 @@ export const story: readonly Chapter[] = [
   },
   {
     name: 'a revoked session loses its sockets everywhere',
-    async run(fleet) {
-      const visitor = await loggedIn(fleet, 'Gus')
-      const other = await loggedIn(fleet, 'Gus')
-      const listeners = await Promise.all(urlsOf(fleet).map((url) => Listener.open(url, other.cookie)))
-      const kept = await Listener.open(urlsOf(fleet)[0]!, visitor.cookie)
-      await visitor.must(urlsOf(fleet)[0]!, '/api/sessions', { method: 'DELETE', status: 204 })
+    needs: 'balancer',
+    async run({ url: balancer, urls }) {
+      const visitor = await loggedIn(balancer, 'Gus')
+      const other = await loggedIn(balancer, 'Gus')
+      const listeners = await Promise.all(urls.map((url) => Listener.open(url, other.cookie)))
+      const kept = await Listener.open(urls[0]!, visitor.cookie)
+      await visitor.must(urls[0]!, '/api/sessions', { method: 'DELETE', status: 204 })
       for (const listener of listeners) {
         await until(() => listener.refused, { message: 'the revoked session has lost its socket' })
       }
       assert(!kept.refused, 'the session that was to stay lost its socket too')
-      const me = await other.must<{ name: string | null }>(urlsOf(fleet)[2] ?? fleet.url, '/api/me')
+      const me = await other.must<{ name: string | null }>(urls[2] ?? balancer, '/api/me')
       assert(me.name === null, 'the revoked session is still good')
       kept.close()
       visitor.close()
@@ -207,9 +227,9 @@ export const story: readonly Chapter[] = [
   }
 ]
 
-async function loggedIn(fleet: Fleet, name: string): Promise<Visitor> {
+async function loggedIn(url: string, name: string): Promise<Visitor> {
   const visitor = new Visitor()
-  await visitor.login(fleet.url, name)
+  await visitor.login(url, name)
   return visitor
 }
 

@@ -11,13 +11,16 @@ export interface Command {
   readonly instances: number
   /** With `check`: only the chapters whose name contains this. */
   readonly only: string
+  /** With `check`: a fleet that runs already, by the address of its balancer; empty to start one. */
+  readonly url: string
   readonly help: boolean
 }
 
-export const USAGE = `usage: pnpm demo [--check [--only TEXT]] [--haproxy] [--port N] [--redis single|sentinel|cluster] [--instances N]
+export const USAGE = `usage: pnpm demo [--check [--only TEXT] [--url URL]] [--haproxy] [--port N] [--redis single|sentinel|cluster] [--instances N]
 
   --check        walk the story without a browser, print what held, exit 0 or 1
   --only TEXT    check only what has this in its name
+  --url URL      check a fleet that runs already, through its balancer: what needs no fault of its servers
   --haproxy      HAProxy in front instead of nginx
   --port N       the port of the load balancer (default: a free one)
   --redis KIND   one server, a Sentinel group or a Cluster (default: single)
@@ -36,6 +39,7 @@ export function parseCommand(args: readonly string[]): Command {
         redis: { type: 'string', default: 'single' },
         instances: { type: 'string', default: '3' },
         only: { type: 'string', default: '' },
+        url: { type: 'string', default: '' },
         help: { type: 'boolean', short: 'h', default: false }
       }
     }).values
@@ -46,7 +50,12 @@ export function parseCommand(args: readonly string[]): Command {
   if (redis !== 'single' && redis !== 'sentinel' && redis !== 'cluster') {
     throw usage(`--redis must be single, sentinel or cluster, not "${redis}"`)
   }
+  const { url } = values
+  if (url !== '' && !(values.check && /^https?:$/.test(URL.parse(url)?.protocol ?? ''))) {
+    throw usage(`--url takes http://host:port and belongs to --check, not "${url}"`)
+  }
   return {
+    url: url.replace(/\/+$/, ''),
     check: values.check,
     balancer: values.haproxy ? 'haproxy' : 'nginx',
     port: whole('--port', values.port, 0, 65_535),
