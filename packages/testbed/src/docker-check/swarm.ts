@@ -1,40 +1,54 @@
 import { randomBytes } from 'node:crypto'
 import { freePort } from '../ports.js'
 import { until } from '../until.js'
-import { command, docker } from './engine.js'
-import { Load, Visitor } from './visitor.js'
-
-/** Runs one named step of the check. */
-export type Step = (name: string, work: () => Promise<string>) => Promise<boolean>
+import { command, docker, dockerCleanup, listed } from './engine.js'
+import type { Images } from './images.js'
+import type { Report } from './report.js'
+import { instancesSeen, Load, lost, Visitor } from './visitor.js'
 
 const stack = `flotilla-check`
+const service = `${stack}_app`
+const namespace = `label=com.docker.stack.namespace=${stack}`
 const hex = (): string => randomBytes(16).toString('hex')
 
 /** The secrets that docker/stack.yaml and stack.local.yaml name. */
 function secrets(): Record<string, string> {
   const redis = hex()
-  const postgres = hex()
+  const app = hex()
   return {
     session_secret: hex() + hex(),
     redis_url: `redis://:${redis}@redis:6379/0`,
     'redis.conf': `requirepass ${redis}`,
-    database_url: `postgres://app:${postgres}@postgres:5432/app`,
+    database_url: `postgres://app:${app}@postgres:5432/app`,
     // No replica here. A secret cannot be empty; the app trims it.
     database_replica_url: '\n',
-    postgres_password: postgres
+    postgres_password: hex(),
+    app_password: app
   }
 }
 
 /** Deploys the Swarm stack, scales it, rolls it, and takes everything away again. */
-export async function swarmSteps(step: Step, image: string): Promise<void> {
+export async function swarmSteps(report: Report, images: Images): Promise<void> {
   const port = await freePort()
   const url = `http://127.0.0.1:${port}`
   const load = new Load()
   const made: string[] = []
   const inactive = (await docker('info', '--format', '{{.Swarm.LocalNodeState}}')) === 'inactive'
+  const networks = new Set(await listed('network', 'ls', '--format', '{{.Name}}'))
+  const step = (name: string, work: () => Promise<string>): Promise<boolean> =>
+    report.step(`Swarm: ${name}`, work, { diagnosis })
   try {
-    const deployed = await step('Swarm: deploy', async () => {
+    await step('a missing secret is named', async () => {
       if (inactive) await docker('swarm', 'init', '--advertise-addr', '127.0.0.1')
+      const said = await deploy(images.first, port).then(
+        () => 'nothing',
+        (error: unknown) => String(error)
+      )
+      const reason = /secret not found: \S+/.exec(said)?.[0]
+      if (reason === undefined) throw new Error(`the secret is not named: ${said}`)
+      return reason
+    })
+    const deployed = await step('deploy', async () => {
       for (const [name, value] of Object.entries(secrets())) {
         // On standard input: an argument could be read by everybody.
         await command('sh', ['-c', 'printf "%s" "$SECRET" | docker secret create "$0" -', name], {
@@ -42,19 +56,14 @@ export async function swarmSteps(step: Step, image: string): Promise<void> {
         })
         made.push(name)
       }
-      const files = ['-c', 'docker/stack.yaml', '-c', 'docker/stack.local.yaml']
-      await command('docker', ['stack', 'deploy', '--resolve-image', 'never', ...files, stack], {
-        env: { FLOTILLA_PORT: String(port), APP_IMAGE: `${image}:dev` }
-      })
+      await deploy(images.first, port)
       const visitor = new Visitor(url)
       await until(async () => (await visitor.ask('GET', '/health/ready')).status === 200, {
         timeout: 150_000,
         interval: 100,
         message: 'the stack answers'
-      }).catch(async (error: unknown) => {
-        throw new Error(`${String(error)}\n${await tasks()}`, { cause: error })
       })
-      await until(async () => (await seen(url)).size === 3, {
+      await until(async () => (await instancesSeen(url)).size === 3, {
         timeout: 90_000,
         message: 'three instances answer'
       })
@@ -62,83 +71,100 @@ export async function swarmSteps(step: Step, image: string): Promise<void> {
     })
     if (!deployed) return
     await load.start(url)
-    await step('Swarm: scale to five', async () => {
+    await step('scale to five', async () => {
       const before = load.failures.length
-      await docker('service', 'scale', '--detach', `${stack}_app=5`)
-      await until(async () => (await seen(url)).size === 5, {
+      await docker('service', 'scale', '--detach', `${service}=5`)
+      await until(async () => (await instancesSeen(url)).size === 5, {
         timeout: 120_000,
         message: 'five instances answer'
       })
-      return failed(load, before)
+      return lost(load, before)
     })
-    await step('Swarm: rolling update', async () => {
+    await step('rolling update', async () => {
       const before = load.failures.length
-      await command(
-        'docker',
-        [
-          `service update --no-resolve-image --update-delay 1s --update-monitor 5s --quiet`.split(' '),
-          ['--image', `${image}:next`, '--env-add', 'APP_VERSION=next', `${stack}_app`]
-        ].flat(),
-        { timeout: 400_000 }
-      )
-      // The command returns when the last task runs; the update ends when that task's monitoring has.
-      const state = await until(
-        async () => {
-          const now = await docker(
-            'service',
-            'inspect',
-            '--format',
-            '{{.UpdateStatus.State}} {{.UpdateStatus.Message}}',
-            `${stack}_app`
-          )
-          return now.startsWith('updating') ? undefined : now
-        },
-        { timeout: 120_000, interval: 200, message: 'the update has ended' }
-      )
-      if (!state.startsWith('completed')) throw new Error(`the update is ${state}\n${await tasks()}`)
-      await until(async () => (await seen(url, 'next')).size === 5, {
+      const state = await update(images, images.next)
+      if (!state.startsWith('completed')) throw new Error(`the update is ${state}`)
+      await until(async () => (await instancesSeen(url, images.next)).size === 5, {
         timeout: 60_000,
-        message: 'five instances of the new version answer'
+        message: 'five instances of the new version answer, and no other'
       })
-      await load.stop()
-      return failed(load, before)
+      return lost(load, before)
+    })
+    await step('an image that does not start is rolled back', async () => {
+      const before = load.failures.length
+      const state = await update(images, images.broken)
+      if (!state.startsWith('rollback_completed')) throw new Error(`the update is ${state}`)
+      const failed = await listed('service', 'ps', '--no-trunc', '--format', '{{.Image}} {{.Error}}', service)
+      const why = failed.find((line) => line.includes(images.broken) && line.includes('non-zero exit'))
+      if (why === undefined) throw new Error('no task says that it failed')
+      await until(async () => (await instancesSeen(url, images.next)).size === 5, {
+        timeout: 60_000,
+        message: 'five instances of the version before answer, and no other'
+      })
+      return `${lost(load, before)}; ${why.split(' ').slice(1).join(' ')}`
     })
   } finally {
     await load.stop()
-    await step('Swarm: remove', async () => {
-      await docker('stack', 'rm', stack).catch(() => '')
-      await until(
-        async () =>
-          (await docker('ps', '-aq', '--filter', `label=com.docker.stack.namespace=${stack}`)) === '',
-        { timeout: 90_000, interval: 200, message: 'every task is gone' }
-      )
-      for (const name of made) await docker('secret', 'rm', name)
-      await docker('volume', 'rm', '--force', `${stack}_redis`).catch(() => '')
-      if (inactive) await docker('swarm', 'leave', '--force')
-      return 'no task left'
-    })
+    await report.step('Swarm: remove', () => remove(made, inactive, networks), { cleans: true })
   }
 }
 
-/** The instances that answer; with a version, only those that report it. */
-async function seen(url: string, version?: string): Promise<Set<string>> {
-  const instances = new Set<string>()
-  const visitor = new Visitor(url)
-  for (let turn = 0; turn < 40; turn += 1) {
-    const answer = await visitor.ask('GET', '/health')
-    const right = version === undefined || answer.body.includes(`"version":"${version}"`)
-    if (answer.status === 200 && right) instances.add(answer.instance)
+function deploy(version: string, port: number): Promise<string> {
+  const files = ['-c', 'docker/stack.yaml', '-c', 'docker/stack.local.yaml']
+  return command('docker', ['stack', 'deploy', '--resolve-image', 'never', ...files, stack], {
+    env: { FLOTILLA_PORT: String(port), APP_IMAGE: `flotilla-demo:${version}` }
+  })
+}
+
+/** Updates the app to an image and waits until Swarm has done with it, one way or the other. */
+async function update(images: Images, version: string): Promise<string> {
+  await docker(
+    ...'service update --detach --no-resolve-image --update-delay 1s --update-monitor 5s --quiet'.split(' '),
+    '--image',
+    `${images.name}:${version}`,
+    '--env-add',
+    `APP_VERSION=${version}`,
+    service
+  )
+  return until(
+    async () => {
+      const format = '{{.UpdateStatus.State}} {{.UpdateStatus.Message}}'
+      const now = await docker('service', 'inspect', '--format', format, service)
+      return /^(updating|rollback_started) /.test(now) ? undefined : now
+    },
+    { timeout: 240_000, interval: 200, message: 'the update has ended' }
+  )
+}
+
+/** How each task stands, and the end of what the app wrote. */
+async function diagnosis(): Promise<string> {
+  const format = '{{.Name}}: {{.CurrentState}} {{.Error}}'
+  const tasks = await docker('stack', 'ps', '--no-trunc', '--format', format, stack)
+  const logs = await command('sh', ['-c', 'timeout 20 docker service logs --tail 5 "$0" 2>&1', service])
+  return `${tasks}\n${logs}`
+}
+
+async function remove(made: readonly string[], inactive: boolean, networks: Set<string>): Promise<string> {
+  await dockerCleanup('stack', 'rm', stack).catch(() => '')
+  const gone = async (...list: string[]): Promise<boolean> =>
+    (await listed(...list, '--filter', namespace)).length === 0
+  await until(
+    async () => (await gone('ps', '--all', '--quiet')) && (await gone('network', 'ls', '--quiet')),
+    {
+      timeout: 90_000,
+      interval: 200,
+      message: 'every task and network is gone'
+    }
+  )
+  for (const name of made) await dockerCleanup('secret', 'rm', name)
+  for (const volume of await listed('volume', 'ls', '--quiet', '--filter', namespace))
+    await dockerCleanup('volume', 'rm', '--force', volume)
+  if (!inactive) return 'no task, secret, network or volume left'
+  await dockerCleanup('swarm', 'leave', '--force')
+  // Made by the engine for Swarm.
+  for (const network of ['docker_gwbridge', 'ingress']) {
+    const there = (await listed('network', 'ls', '--quiet', '--filter', `name=^${network}$`)).length > 0
+    if (there && !networks.has(network)) await dockerCleanup('network', 'rm', network)
   }
-  return instances
-}
-
-function failed(load: Load, before: number): string {
-  const failures = load.failures.slice(before)
-  if (failures.length > 0) throw new Error(`${failures.length} requests failed, the first: ${failures[0]}`)
-  return `0 of ${load.answered} requests failed`
-}
-
-/** Which task stands still, and why. */
-function tasks(): Promise<string> {
-  return docker('stack', 'ps', '--no-trunc', '--format', '{{.Name}}: {{.CurrentState}} {{.Error}}', stack)
+  return 'no task, secret, network or volume left; Swarm is off again'
 }

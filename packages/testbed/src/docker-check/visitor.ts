@@ -52,6 +52,27 @@ export class Visitor {
   }
 }
 
+/** The instances that answer now; with a version, those that report it, and none where another answers too. */
+export async function instancesSeen(url: string, version?: string): Promise<Set<string>> {
+  const seen = new Set<string>()
+  const visitor = new Visitor(url)
+  for (let turn = 0; turn < 40; turn += 1) {
+    const { status, instance, body } = await visitor.ask('GET', '/health')
+    if (status !== 200) continue
+    if (version !== undefined && !body.includes(`"version":"${version}"`)) return new Set()
+    seen.add(instance)
+  }
+  return seen
+}
+
+/** What to say of the requests that failed since `before`. @throws where more than `allowed` did */
+export function lost(load: Load, before: number, allowed = 0): string {
+  const failures = load.failures.slice(before)
+  if (failures.length > allowed)
+    throw new Error(`${failures.length} requests failed, the first: ${failures[0]}`)
+  return `${failures.length} of ${load.answered} requests failed`
+}
+
 /** Visitors who read and write all the time, and count what they did not get. */
 export class Load {
   answered = 0

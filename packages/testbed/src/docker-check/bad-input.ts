@@ -1,0 +1,108 @@
+import { until } from '../until.js'
+import { docker, logsOf } from './engine.js'
+import type { Images } from './images.js'
+import type { Report } from './report.js'
+import { ComposeStack } from './stack.js'
+
+/**
+ * What a user gets wrong: each time the command or the service's own log says what, and nothing waits or
+ * restarts for ever. `running` is a stack that is up; what is wrong is tried beside it.
+ */
+export async function badInputSteps(report: Report, images: Images, running: ComposeStack): Promise<void> {
+  /** The app as a container of its own in the running stack, with one setting wrong; it must end by itself. */
+  const refused = (settings: Record<string, string>, reason: RegExp) => async (): Promise<string> => {
+    const env = Object.entries(settings).flatMap(([name, value]) => ['-e', `${name}=${value}`])
+    const said = await failureOf(
+      running.run(['run', '--rm', '--no-deps', ...env, 'app'], images.first, { timeout: 60_000 })
+    )
+    return found(said, reason)
+  }
+  await report.step(
+    'bad input: a secret is missing',
+    refused(
+      { SESSION_SECRET_FILE: '/run/flotilla/absent' },
+      /SESSION_SECRET_FILE names \S+, which cannot be read/
+    )
+  )
+  await report.step(
+    "bad input: PostgreSQL's password is wrong",
+    refused(
+      { DATABASE_URL_FILE: '', DATABASE_URL: 'postgres://app:wrong@pgbouncer:6432/app' },
+      /.*(pgbouncer:6432|password authentication|SASL|28P01).*/
+    )
+  )
+  await report.step(
+    "bad input: Redis's password is wrong",
+    refused(
+      { REDIS_URL_FILE: '', REDIS_URL: 'redis://:wrong@redis:6379/0' },
+      /.*(WRONGPASS|invalid password).*/
+    )
+  )
+  await besides(report, 'bad input: the port is busy', running.port, async (stack) => {
+    const said = await failureOf(stack.run(['up', '-d', '--no-build', '--no-deps', 'balancer'], images.first))
+    if (!said.includes('balancer')) throw new Error(`the service is not named:\n${said}`)
+    await nothingRuns(stack)
+    return found(said, new RegExp(`.*${stack.port}.*(already allocated|in use).*`))
+  })
+  await besides(report, 'bad input: a secret that is too short', 0, async (stack) => {
+    const put = ['run', '--rm', 'secrets', 'sh', '-c', 'echo short >/secrets/session_secret']
+    await stack.run(put, images.first)
+    const said = await failureOf(stack.run(['up', '-d', '--no-build'], images.first))
+    if (!said.includes('secrets')) throw new Error(`the service is not named:\n${said}`)
+    await nothingRuns(stack)
+    const logs = await stack.run(['logs', '--no-color', 'secrets'], images.first)
+    return found(logs, /session_secret must have at least 32 characters/)
+  })
+  await besides(report, 'bad input: the image does not start', 0, async (stack) => {
+    const up = ['up', '-d', '--no-build', '--no-deps', '--scale', 'app=1', 'app']
+    await stack.run(up, images.broken)
+    const [container] = await stack.containers('app', { all: true })
+    if (container === undefined) throw new Error('no container was made')
+    const state = (): Promise<string> =>
+      docker('inspect', '--format', '{{.State.Status}} {{.RestartCount}}', container)
+    await until(async () => (await state()).startsWith('exited 5'), {
+      timeout: 60_000,
+      interval: 100,
+      message: 'the engine has given up after five restarts'
+    })
+    return `${found(await logsOf(container), /cannot start: made so/)}; given up after 5 restarts`
+  })
+}
+
+/** A second project, which is taken away again. */
+async function besides(
+  report: Report,
+  name: string,
+  port: number,
+  work: (stack: ComposeStack) => Promise<string>
+): Promise<void> {
+  const stack = new ComposeStack(['compose.yaml'], port)
+  try {
+    await report.step(name, () => work(stack), { diagnosis: () => stack.diagnosis() })
+  } finally {
+    await stack.remove()
+  }
+}
+
+/** What a command said that had to fail. */
+async function failureOf(running: Promise<string>): Promise<string> {
+  const said = await running.then(
+    () => undefined,
+    (error: unknown) => (error instanceof Error ? error.message : String(error))
+  )
+  if (said === undefined) throw new Error('it did not fail')
+  if (/did not end within/.test(said)) throw new Error(said)
+  return said
+}
+
+/** The part that tells the user why. */
+function found(said: string, reason: RegExp): string {
+  const match = reason.exec(said)
+  if (!match) throw new Error(`the reason is not named:\n${said}`)
+  return match[0].trim().slice(0, 160)
+}
+
+async function nothingRuns(stack: ComposeStack): Promise<void> {
+  const ids = await stack.containers()
+  if (ids.length > 0) throw new Error(`${ids.length} containers run still`)
+}
