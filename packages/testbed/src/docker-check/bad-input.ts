@@ -77,11 +77,10 @@ async function besides(
   work: (stack: ComposeStack) => Promise<string>
 ): Promise<void> {
   const stack = new ComposeStack(['compose.yaml'], port)
-  try {
-    await report.step(name, () => work(stack), { diagnosis: () => stack.diagnosis() })
-  } finally {
-    await stack.remove()
-  }
+  await report.step(name, () => work(stack), {
+    diagnosis: () => stack.diagnosis(),
+    after: () => stack.remove()
+  })
 }
 
 /** What a command said that had to fail. */

@@ -10,6 +10,8 @@ interface Outcome {
 export interface StepOptions {
   /** Where it fails: what else to show, such as the logs of what stands still. */
   diagnosis?: () => Promise<string>
+  /** Runs once the step has ended and been diagnosed, whatever came of it; what it throws fails the step. */
+  after?: () => Promise<unknown>
   /** It takes something away again, so it runs to its end after an interruption too. */
   cleans?: boolean
 }
@@ -22,16 +24,24 @@ export class Report {
   async step(
     name: string,
     work: () => Promise<string>,
-    { diagnosis, cleans = false }: StepOptions = {}
+    { diagnosis, after, cleans = false }: StepOptions = {}
   ): Promise<boolean> {
     const began = performance.now()
-    const [held, detail] = await (cleans ? work() : this.#unlessInterrupted(work)).then(
-      (text) => [true, text] as const,
-      async (error: unknown) => {
-        const more = interrupted.aborted ? undefined : await diagnosis?.().catch(String)
-        return [false, [messageOf(error), more].filter(Boolean).join('\n')] as const
-      }
-    )
+    let held = true
+    let detail: string
+    try {
+      detail = await (cleans ? work() : this.#unlessInterrupted(work))
+    } catch (error) {
+      held = false
+      const more = interrupted.aborted ? undefined : await diagnosis?.().catch(String)
+      detail = [messageOf(error), more].filter(Boolean).join('\n')
+    }
+    try {
+      await after?.()
+    } catch (error) {
+      held = false
+      detail = `${detail}\n${messageOf(error)}`
+    }
     const seconds = (performance.now() - began) / 1_000
     this.#outcomes.push({ name, held, detail, seconds })
     say(`${held ? 'ok    ' : 'FAILED'} ${name.padEnd(40)} ${seconds.toFixed(1).padStart(6)} s  ${detail}`)
