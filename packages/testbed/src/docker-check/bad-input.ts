@@ -38,13 +38,13 @@ export async function badInputSteps(report: Report, images: Images, running: Com
       /.*(WRONGPASS|invalid password).*/
     )
   )
-  await besides(report, 'bad input: the port is busy', running.port, async (stack) => {
+  await besides(report, images, 'bad input: the port is busy', running.port, async (stack) => {
     const said = await failureOf(stack.run(['up', '-d', '--no-build', '--no-deps', 'balancer'], images.first))
     if (!said.includes('balancer')) throw new Error(`the service is not named:\n${said}`)
     await nothingRuns(stack)
     return found(said, new RegExp(`.*${stack.port}.*(already allocated|in use).*`))
   })
-  await besides(report, 'bad input: a secret that is too short', 0, async (stack) => {
+  await besides(report, images, 'bad input: a secret that is too short', 0, async (stack) => {
     const put = ['run', '--rm', 'secrets', 'sh', '-c', 'echo short >/secrets/session_secret']
     await stack.run(put, images.first)
     const said = await failureOf(stack.run(['up', '-d', '--no-build'], images.first))
@@ -53,7 +53,7 @@ export async function badInputSteps(report: Report, images: Images, running: Com
     const logs = await stack.run(['logs', '--no-color', 'secrets'], images.first)
     return found(logs, /session_secret must have at least 32 characters/)
   })
-  await besides(report, 'bad input: the image does not start', 0, async (stack) => {
+  await besides(report, images, 'bad input: the image does not start', 0, async (stack) => {
     const up = ['up', '-d', '--no-build', '--no-deps', '--scale', 'app=1', 'app']
     await stack.run(up, images.broken)
     const [container] = await stack.containers('app', { all: true })
@@ -72,11 +72,12 @@ export async function badInputSteps(report: Report, images: Images, running: Com
 /** A second project, which is taken away again. */
 async function besides(
   report: Report,
+  images: Images,
   name: string,
   port: number,
   work: (stack: ComposeStack) => Promise<string>
 ): Promise<void> {
-  const stack = new ComposeStack(['compose.yaml'], port)
+  const stack = new ComposeStack(images, ['compose.yaml'], port)
   await report.step(name, () => work(stack), {
     diagnosis: () => stack.diagnosis(),
     after: () => stack.remove()

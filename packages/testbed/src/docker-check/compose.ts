@@ -1,7 +1,7 @@
 import { freePort } from '../ports.js'
 import { until } from '../until.js'
 import { badInputSteps } from './bad-input.js'
-import { command, docker } from './engine.js'
+import { command, docker, interrupted } from './engine.js'
 import type { Images } from './images.js'
 import type { Report } from './report.js'
 import { ComposeStack } from './stack.js'
@@ -24,7 +24,8 @@ async function withStack(
   overlays: readonly string[],
   use: (stack: ComposeStack) => Promise<void>
 ): Promise<void> {
-  const stack = new ComposeStack(['compose.yaml', ...overlays], await freePort())
+  const stack = new ComposeStack(images, ['compose.yaml', ...overlays], await freePort())
+  if (interrupted.aborted) return
   const name = ['compose', ...overlays.map((file) => file.split('.')[1])].join(' ')
   const diagnosis = (): Promise<string> => stack.diagnosis()
   try {

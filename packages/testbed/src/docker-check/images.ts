@@ -56,7 +56,7 @@ export class Images {
       }
       await build(this.#stage, '--target', 'build', '-f', 'docker/Dockerfile', '.')
       await build(first, '-f', 'docker/Dockerfile', '.')
-      await build(PGBOUNCER, 'docker/pgbouncer')
+      await build(`${PGBOUNCER}:${this.first}`, 'docker/pgbouncer')
     }
     await this.#derive(this.next, 'ENV FOLLOWS=1')
     await this.#derive(

@@ -1,3 +1,4 @@
+import { TimeoutError } from '../errors.js'
 import { interrupted } from './engine.js'
 
 interface Outcome {
@@ -75,7 +76,8 @@ export class Report {
 
 function messageOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
-  return error.cause instanceof Error && !error.message.includes(error.cause.message)
+  // What was thrown last while something was waited for; a command's error says it all by itself.
+  return error instanceof TimeoutError && error.cause instanceof Error
     ? `${error.message} (${error.cause.message})`
     : error.message
 }

@@ -1,4 +1,5 @@
 import { command, composeProgram, docker, listed, logsOf } from './engine.js'
+import type { Images } from './images.js'
 
 let count = 0
 
@@ -8,6 +9,7 @@ export class ComposeStack {
   #program: [string, ...string[]] | undefined
 
   constructor(
+    private readonly images: Images,
     private readonly files: readonly string[],
     readonly port: number
   ) {}
@@ -27,7 +29,12 @@ export class ComposeStack {
     return command(program, [...first, '-p', this.project, ...files, ...args], {
       timeout,
       cleans,
-      env: { FLOTILLA_PORT: String(this.port), APP_VERSION: version, COMPOSE_HTTP_TIMEOUT: '240' }
+      env: {
+        FLOTILLA_PORT: String(this.port),
+        APP_VERSION: version,
+        PGBOUNCER_VERSION: this.images.first,
+        COMPOSE_HTTP_TIMEOUT: '240'
+      }
     })
   }
 
@@ -73,6 +80,7 @@ export class ComposeStack {
 
   /** Takes everything of it away. @throws where something is left */
   async remove(): Promise<string> {
+    if (this.#program === undefined) return 'nothing was started'
     await this.run(['down', '--volumes', '--remove-orphans', '--timeout', '5'], 'dev', { cleans: true })
     const label = `label=com.docker.compose.project=${this.project}`
     const left = [
