@@ -45,7 +45,7 @@ export class Report {
     }
     const seconds = (performance.now() - began) / 1_000
     this.#outcomes.push({ name, held, detail, seconds })
-    say(`${held ? 'ok    ' : 'FAILED'} ${name.padEnd(40)} ${seconds.toFixed(1).padStart(6)} s  ${detail}`)
+    say(`${held ? 'ok    ' : 'FAILED'} ${name.padEnd(48)} ${seconds.toFixed(1).padStart(6)} s  ${detail}`)
     return held
   }
 
