@@ -46,7 +46,7 @@ export async function command(
       stderr = '',
       killed
     } = cause as { stdout?: string; stderr?: string; killed?: boolean }
-    const wrote = `${stdout}\n${stderr}`.trim().split('\n').slice(-15).join('\n')
+    const wrote = `${stdout}\n${stderr}`.trim().split('\n').slice(-30).join('\n')
     const how = killed ? `did not end within ${timeout / 1_000} s` : 'failed'
     throw new Error(`${program} ${args.slice(0, 6).join(' ')} ${how}:\n${wrote}`, { cause })
   }
