@@ -107,6 +107,14 @@ test('periodic renewal: the old id leads to the session for the grace, reads and
     await until(async () => (await visitor.get('/data')).setCookie.length === 1, {
       message: 'the id is renewed'
     })
+    let aliases = 0
+    for (const key of (await redis.command('KEYS', `grace-${encrypt}:s:*`)) as string[]) {
+      if ((await redis.command('HEXISTS', key, '@a')) !== 1) continue
+      aliases++
+      const left = Number(await redis.command('PTTL', key))
+      t.ok(left > 0 && left <= 2_000, `the old id is there for the grace and no longer: ${left} ms`)
+    }
+    t.equal(aliases, 1)
     const parallel = await old.get('/data')
     t.same(parallel.body, { count: 1 }, 'a request under way with the old id')
     t.equal(parallel.setCookie.length, 1, 'is told the new one')
