@@ -93,8 +93,8 @@ function socketIo(url: string, sharded: boolean): Promise<ServedSubject> {
   sockets.on('connection', (socket) => {
     socket.on('subscribe', async (channel: string) => {
       await socket.join(channel)
-      // The sharded adapter does not wait for Redis; a reply to a later command of the same connection does.
-      if (sharded) await subscriber.ssubscribe('confirmed')
+      // The adapters do not wait for Redis. The reply to a later command of the same connection tells that it is done.
+      await (sharded ? subscriber.ssubscribe('confirmed') : subscriber.subscribe('confirmed'))
       socket.emit('subscribed', channel)
     })
     socket.on('publish', (channel: string, data: unknown) => {
