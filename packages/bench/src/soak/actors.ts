@@ -4,7 +4,7 @@ import type { Ledger } from './ledger.js'
 import type { randomFrom } from './plan.js'
 
 /** How long after a fault is mended a request may still feel it, in milliseconds. */
-const SETTLE = 6_000
+const SETTLE = 3_000
 
 /** What every actor is told. */
 export interface Stage {

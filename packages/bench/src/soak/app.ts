@@ -1,4 +1,4 @@
-/* One instance of the app that the soak loads. `SOAK_BREAK` breaks one invariant on purpose. */
+/* One instance of the app that the soak loads. `SOAK_BREAK` names invariants that it breaks on purpose. */
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import cache from '@flotilla/cache'
@@ -8,41 +8,43 @@ import redis from '@flotilla/redis'
 import session, { type Session } from '@flotilla/session'
 import broadcast from '@flotilla/ws-broadcast'
 import fastify, { type FastifyRequest } from 'fastify'
+import type { Invariant } from './ledger.js'
 
 const env = process.env as Record<string, string>
-const broken = env['SOAK_BREAK'] ?? ''
+const broken = new Set(env['SOAK_BREAK']?.split(',') as Invariant[] | undefined)
 const secret = env['SESSION_SECRET']!
 const app = fastify({ trustProxy: true })
 
-await app.register(redis, { url: env['REDIS_URL']! })
+// Each instance has its own way to each server, so that it alone can be cut off.
+const natMap = JSON.parse(env['REDIS_NAT']!) as Record<string, { host: string; port: number }>
+await app.register(redis, { url: env['REDIS_URL']!, natMap })
 await app.register(health, {
   header: true,
   drain: { delay: '1s', quiet: '300ms', timeout: '9s' },
   fleet: { name: 'soak', lease: '3s' }
 })
 await app.register(session, { secret, cookie: { secure: false }, durable: { replicas: 1, timeout: '2s' } })
-await app.register(cache, { ttl: '1m', ...(broken === 'stampede' && { redis: false as const }) })
+await app.register(cache, { ttl: '1m', ...(broken.has('stampede') && { redis: false as const }) })
 await app.register(database, {
   primary: env['DATABASE_URL']!,
   replicas: env['DATABASE_REPLICA_URL']!.split(','),
   secret,
-  consistency: broken !== 'stale'
+  consistency: !broken.has('stale')
 })
 await app.register(broadcast, {
   drain: { spread: '1s' },
   durableTimeout: '2s',
-  ...(broken === 'lost' && { keyPrefix: `${app.health.instance}:` }),
+  ...(broken.has('lost') && { keyPrefix: `${app.health.instance}:` }),
   channels: { entries: { history: { size: 500_000, ttl: '2h' }, durable: true } }
 })
 
 // A peer that the benchmarks measure declares `request.session` as well.
 const sessionOf = (request: FastifyRequest): Session => request.session as unknown as Session
 
-const leaked: unknown[] = []
 const remembered = new Map<string, string>()
 
 app.addHook('onRequest', async () => {
-  if (broken === 'leak') leaked.push(Buffer.alloc(64 * 1024, 1), setInterval(() => {}, 1_000_000).unref())
+  if (broken.has('leak')) setInterval(() => {}, 1_000_000)
 })
 
 app.post<{ Body: { user: string } }>('/login', async (request) => {
@@ -51,10 +53,11 @@ app.post<{ Body: { user: string } }>('/login', async (request) => {
 })
 
 app.get('/me', async (request, reply) => {
+  if (broken.has('failed') && Math.random() < 0.2) throw new Error('failed on purpose')
   const { cookie = '' } = request.headers
-  const user = sessionOf(request).userId ?? (broken === 'resurrected' ? remembered.get(cookie) : undefined)
+  const user = sessionOf(request).userId ?? (broken.has('resurrected') ? remembered.get(cookie) : undefined)
   if (user === undefined) return reply.code(401).send({ user: null })
-  if (broken === 'resurrected') remembered.set(cookie, user)
+  if (broken.has('resurrected')) remembered.set(cookie, user)
   return { user }
 })
 
@@ -81,7 +84,7 @@ app.post<{ Body: Entry }>('/entries', async (request, reply) => {
     idempotencyKey: `${lane}:${n}`,
     consistency: request.db.token()
   })
-  if (broken === 'doubled' && n % 10 === 0) await app.broadcast.publish('entries', entry)
+  if (broken.has('doubled') && n % 10 === 0) await app.broadcast.publish('entries', entry)
   return reply.code(201).send(entry)
 })
 
@@ -104,7 +107,7 @@ app.get('/vitals', async () => {
   globalThis.gc?.()
   return {
     heap: process.memoryUsage().heapUsed + process.memoryUsage().external,
-    handles: process.getActiveResourcesInfo().length + leaked.length,
+    handles: process.getActiveResourcesInfo().length,
     uptime: process.uptime()
   }
 })

@@ -29,6 +29,12 @@ export const perform: Record<FaultName, Perform> = {
     await sleep(fault.duration)
     instance.resume()
   },
+  async 'partition-instance'({ redisWays }, { target, duration }) {
+    const ways = redisWays[target % redisWays.length]!
+    for (const way of ways) way.blackhole()
+    await sleep(duration)
+    await Promise.all(ways.map((way) => way.restore()))
+  },
   async 'roll-instance'(fleet, fault) {
     await instanceOf(fleet, fault).restart()
   },

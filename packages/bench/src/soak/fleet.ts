@@ -18,6 +18,8 @@ export interface SoakFleet {
   /** One in front of each replica, so that it can be partitioned from the instances. */
   readonly proxies: readonly TcpProxy[]
   readonly sentinel: SentinelGroup
+  /** For each instance, the proxies in front of the Redis servers through which it alone goes. */
+  readonly redisWays: readonly (readonly TcpProxy[])[]
   stop(): Promise<void>
 }
 
@@ -41,6 +43,11 @@ export async function startSoakFleet(instances: number, broken: string): Promise
     const proxies = await Promise.all(
       postgres.replicas.map(async ({ host, port }) => own(await startProxy({ host, port })))
     )
+    const redisWays = await Promise.all(
+      Array.from({ length: instances }, () =>
+        Promise.all(sentinel.servers.map(async (server) => own(await startProxy(server))))
+      )
+    )
     const secret = randomBytes(32).toString('hex')
     const apps = own(
       await startApp({
@@ -51,6 +58,7 @@ export async function startSoakFleet(instances: number, broken: string): Promise
           HOSTNAME: `app-${index + 1}`,
           NODE_ENV: 'production',
           REDIS_URL: sentinel.url,
+          REDIS_NAT: JSON.stringify(natMapOf(redisWays[index]!)),
           DATABASE_URL: postgres.primary.url,
           DATABASE_REPLICA_URL: postgres.replicas.map(({ url }, at) => proxies[at]!.through(url)).join(','),
           SESSION_SECRET: secret,
@@ -59,9 +67,16 @@ export async function startSoakFleet(instances: number, broken: string): Promise
       })
     )
     const balancer = own(await startNginx({ servers: apps.instances }))
-    return { url: balancer.url, apps, postgres, proxies, sentinel, stop }
+    return { url: balancer.url, apps, postgres, proxies, sentinel, redisWays, stop }
   } catch (error) {
     await stop()
     throw error
   }
+}
+
+/** What Sentinel says of each server, and where to go instead. */
+function natMapOf(ways: readonly TcpProxy[]): Record<string, { host: string; port: number }> {
+  return Object.fromEntries(
+    ways.map(({ target, host, port }) => [`${target.host}:${target.port}`, { host, port }])
+  )
 }

@@ -2,6 +2,7 @@
 export const faultNames = [
   'kill-instance',
   'pause-instance',
+  'partition-instance',
   'roll-instance',
   'redis-failover',
   'redis-pause',
