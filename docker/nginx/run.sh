@@ -64,8 +64,9 @@ chosen() {
 }
 
 write() {
-  # max_fails: between two looks, an instance that refuses is left out for fail_timeout.
-  for server in ${1:-127.0.0.1:9}; do echo "server $server max_fails=2 fail_timeout=5s;"; done >servers.new
+  # max_fails: between two looks, an instance that refuses is left out for fail_timeout. Not longer: while what all
+  # of them need is away each answers 503, and nginx would go on to answer 502 by itself when that is back.
+  for server in ${1:-127.0.0.1:9}; do echo "server $server max_fails=2 fail_timeout=1s;"; done >servers.new
   mv servers.new servers.conf
 }
 

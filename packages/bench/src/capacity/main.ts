@@ -1,0 +1,106 @@
+/* What one of each thing costs, as measured: `node dist/capacity/main.js [--json FILE] [--count N]`. */
+import { writeFile } from 'node:fs/promises'
+import { cpus } from 'node:os'
+import { resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+import { startApp, startPostgres, startRedis, type AppInstance, type RedisServer } from '@flotilla/testbed'
+import { connect } from '@flotilla/ws-broadcast/client'
+import { WebSocket } from 'ws'
+
+interface Cost {
+  readonly what: string
+  readonly figure: number
+  readonly unit: 'bytes of Redis' | 'bytes of the process' | 'µs of CPU'
+}
+
+const STORED = ['session', 'cached key', 'history message']
+const QUERIES = ['routed query', 'pg query']
+
+/** What Redis holds more after `count` of them, for each; what is made before the first is not counted. */
+async function stored(redis: RedisServer, app: AppInstance, what: string, count: number): Promise<Cost> {
+  const used = async (): Promise<number> => Number((await redis.info('memory'))['used_memory'])
+  await app.call({ what, count: 1 })
+  const before = await used()
+  await app.call({ what, count }, 120_000)
+  return { what, figure: ((await used()) - before) / count, unit: 'bytes of Redis' }
+}
+
+/** What the process grows by for each socket that is open, subscribed and silent. */
+async function sockets(app: AppInstance, count: number): Promise<Cost> {
+  const clients: ReturnType<typeof connect>[] = []
+  const open = async (many: number): Promise<void> => {
+    for (let left = many; left > 0; left -= 50) {
+      const some = Array.from({ length: Math.min(50, left) }, () => connect(`${app.url}/ws`, { WebSocket }))
+      clients.push(...some)
+      await Promise.all(some.map((client) => client.subscribe('idle').ready))
+    }
+  }
+  const used = (): Promise<number> => app.call<number>({ what: 'memory', count: 0 })
+  try {
+    await open(500)
+    const before = await used()
+    await open(count)
+    return {
+      what: 'idle socket',
+      figure: ((await used()) - before) / count,
+      unit: 'bytes of the process'
+    }
+  } finally {
+    for (const client of clients) client.close()
+  }
+}
+
+/** CPU of the app's process for each query, and of the same through a bare pool. */
+async function queries(app: AppInstance, what: string, count: number): Promise<Cost> {
+  await app.call({ what, count: 1_000 }, 60_000)
+  return { what, figure: await app.call<number>({ what, count }, 120_000), unit: 'µs of CPU' }
+}
+
+async function measure(count: number): Promise<Cost[]> {
+  const stops: (() => Promise<unknown>)[] = []
+  try {
+    const redis = await startRedis()
+    stops.push(() => redis.stop())
+    const postgres = await startPostgres({ replicas: 1 })
+    stops.push(() => postgres.stop())
+    const fleet = await startApp({
+      script: new URL('./app.js', import.meta.url),
+      nodeArgs: ['--expose-gc'],
+      env: {
+        NODE_ENV: 'production',
+        REDIS_URL: redis.url,
+        DATABASE_URL: postgres.primary.url,
+        DATABASE_REPLICA_URL: postgres.replicas[0]!.url
+      }
+    })
+    stops.push(() => fleet.stop())
+    const [app] = fleet.instances
+    // First: what other work has left free in the process would hide what sockets need.
+    const costs: Cost[] = [await sockets(app!, Math.min(count, 4_000))]
+    for (const what of STORED) costs.push(await stored(redis, app!, what, count))
+    for (const what of QUERIES) costs.push(await queries(app!, what, count))
+    return costs
+  } finally {
+    for (const stop of stops.toReversed()) await stop()
+  }
+}
+
+const { values } = parseArgs({
+  args: process.argv.slice(2).filter((argument) => argument !== '--'),
+  options: { json: { type: 'string' }, count: { type: 'string', default: '10000' } }
+})
+const count = Number(values.count)
+if (!Number.isInteger(count) || count < 100) {
+  console.error('--count must be a whole number from 100 up')
+  process.exit(2)
+}
+const machine = `${cpus().length} × ${cpus()[0]?.model ?? 'unknown'}, Node.js ${process.version}`
+const costs = await measure(count)
+console.log(`One of each, from ${count.toLocaleString('en-US')}; payloads of 100 characters; ${machine}\n`)
+for (const { what, figure, unit } of costs) {
+  console.log(`  ${what.padEnd(18)} ${figure.toFixed(0).padStart(8)} ${unit}`)
+}
+if (values.json !== undefined) {
+  const file = resolve(process.env['INIT_CWD'] ?? '.', values.json)
+  await writeFile(file, `${JSON.stringify({ machine, count, costs }, null, 2)}\n`)
+}
