@@ -96,7 +96,7 @@ for (const found of signs) {
       if (found[name])
         t.ok(
           ofIt.some(({ what }) => found[name]!.test(what)),
-          ofIt[0]?.what
+          ofIt[0]?.what ?? 'nothing'
         )
     }
   })

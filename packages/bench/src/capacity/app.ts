@@ -5,7 +5,7 @@ import redis from '@flotilla/redis'
 import session, { type Session } from '@flotilla/session'
 import broadcast from '@flotilla/ws-broadcast'
 import fastify from 'fastify'
-import pg from 'pg'
+import { Pool } from 'pg'
 
 const env = process.env as Record<string, string>
 const app = fastify()
@@ -29,7 +29,7 @@ app.get<{ Querystring: { user: string } }>('/login', async (request) => {
 
 /** A text of 100 characters, the payload of everything that is stored. */
 const text = (n: number): string => `${n} `.padEnd(100, '.')
-const pool = new pg.Pool({ connectionString: env['DATABASE_REPLICA_URL'] })
+const pool = new Pool({ connectionString: env['DATABASE_REPLICA_URL'] })
 const QUERY = 'SELECT $1::int AS n'
 
 const once: Record<string, (n: number) => Promise<unknown>> = {
@@ -59,7 +59,9 @@ async function repeat(what: string, count: number): Promise<number> {
 
 function memory(): number {
   for (let turn = 0; turn < 3; turn++) globalThis.gc?.()
-  return process.memoryUsage().rss
+  // Not the resident size: that moves in steps, by what V8 keeps in reserve.
+  const { heapUsed, external } = process.memoryUsage()
+  return heapUsed + external
 }
 
 process.on('message', ({ id, message }: { id: number; message: { what: string; count: number } }) => {

@@ -7,6 +7,8 @@ import { startApp, startPostgres, startRedis, type AppInstance, type RedisServer
 import { connect } from '@flotilla/ws-broadcast/client'
 import { WebSocket } from 'ws'
 
+type RedisClient = ReturnType<RedisServer['client']>
+
 interface Cost {
   readonly what: string
   readonly figure: number
@@ -17,8 +19,9 @@ const STORED = ['session', 'cached key', 'history message']
 const QUERIES = ['routed query', 'pg query']
 
 /** What Redis holds more after `count` of them, for each; what is made before the first is not counted. */
-async function stored(redis: RedisServer, app: AppInstance, what: string, count: number): Promise<Cost> {
-  const used = async (): Promise<number> => Number((await redis.info('memory'))['used_memory'])
+async function stored(redis: RedisClient, app: AppInstance, what: string, count: number): Promise<Cost> {
+  const used = async (): Promise<number> =>
+    Number(/^used_memory:(\d+)/m.exec(await redis.info('memory'))?.[1])
   await app.call({ what, count: 1 })
   const before = await used()
   await app.call({ what, count }, 120_000)
@@ -61,6 +64,9 @@ async function measure(count: number): Promise<Cost[]> {
   try {
     const redis = await startRedis()
     stops.push(() => redis.stop())
+    // One connection for all of it, opened while nothing else goes on.
+    const client = redis.client()
+    await client.ping()
     const postgres = await startPostgres({ replicas: 1 })
     stops.push(() => postgres.stop())
     const fleet = await startApp({
@@ -77,7 +83,7 @@ async function measure(count: number): Promise<Cost[]> {
     const [app] = fleet.instances
     // First: what other work has left free in the process would hide what sockets need.
     const costs: Cost[] = [await sockets(app!, Math.min(count, 4_000))]
-    for (const what of STORED) costs.push(await stored(redis, app!, what, count))
+    for (const what of STORED) costs.push(await stored(client, app!, what, count))
     for (const what of QUERIES) costs.push(await queries(app!, what, count))
     return costs
   } finally {
