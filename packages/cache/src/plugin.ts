@@ -2,6 +2,7 @@ import fp from 'fastify-plugin'
 import type { FastifyInstance } from 'fastify'
 import { Cache } from './cache.js'
 import { RegisteredTwiceError } from './errors.js'
+import type { FactoryContext } from './factory.js'
 import { responseCache } from './http/plugin.js'
 import { readOptions, type CacheOptions } from './options.js'
 import { buildCore } from './wiring.js'
@@ -9,6 +10,14 @@ import { buildCore } from './wiring.js'
 declare module 'fastify' {
   interface FastifyInstance {
     cache: Cache
+  }
+  interface FastifyRequest {
+    /**
+     * In the handler of a route with `config.cache`, while what it answers is to be stored: what a factory of
+     * `getOrSet` is given. `undefined` where the response is not going to be stored. `cacheFill?.after` is the token
+     * of the write that dropped the last response: read no older state than that.
+     */
+    readonly cacheFill: FactoryContext | undefined
   }
 }
 

@@ -390,3 +390,28 @@ t.test('request headers made to be slow to read', async (t) => {
   const { user } = process.cpuUsage(began)
   t.ok(user < 1_500_000, `${user / 1000} ms of the processor for 24 requests`)
 })
+
+t.test(
+  'a handler asks for the token of the write that dropped the last response, and only then is its answer kept',
+  async (t) => {
+    const asking = await serve(t, { ttl: '1m', tags: ['posts'] }, (request) => ({
+      after: request.cacheFill?.after ?? null
+    }))
+    t.same((await asking.get()).json(), { after: null })
+    await asking.app.cache.invalidateTags(['posts'], { after: 'token-1' })
+    t.same((await asking.get()).json(), { after: 'token-1' })
+    t.same((await asking.get()).json(), { after: 'token-1' }, 'from what is stored')
+    t.equal(asking.calls(), 2)
+
+    const careless = await serve(t, { ttl: '1m', tags: ['posts'] }, () => ({ n: 1 }))
+    await careless.get()
+    await careless.app.cache.invalidateTags(['posts'], { after: 'token-1' })
+    await careless.get()
+    await careless.get()
+    t.equal(careless.calls(), 3, 'what may have been read from a replica that is behind is not stored')
+
+    const none = await serve(t, { ttl: '1m' }, () => 'x')
+    none.app.get('/plain', async (request) => ({ fills: request.cacheFill !== undefined }))
+    t.same((await none.get({}, '/plain')).json(), { fills: false })
+  }
+)

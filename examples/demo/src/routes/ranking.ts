@@ -24,7 +24,9 @@ export async function ranking(app: FastifyInstance): Promise<void> {
   })
 
   // The same knowledge as a whole response: stored, validated and purged by the tag that the data carries.
-  app.get('/api/front-page', { config: { cache: { ttl: '1m', tags: ['posts'] } } }, async () => compute(app))
+  app.get('/api/front-page', { config: { cache: { ttl: '1m', tags: ['posts'] } } }, async (request) =>
+    compute(app, request.cacheFill?.after)
+  )
 }
 
 /** @param after the place of the write that dropped the last ranking: an older one must not take its place */

@@ -1,7 +1,7 @@
 import { Transform, pipeline, type Readable } from 'node:stream'
 import { isPersonal } from '@flotilla/core'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { Context } from '../factory.js'
+import type { Context, FactoryContext } from '../factory.js'
 import { cacheStatus, type CacheStatus } from './cache-status.js'
 import { notModified, type Conditions } from './conditional.js'
 import { judge, type Judgement, type Lifetimes } from './freshness.js'
@@ -55,6 +55,11 @@ export class Exchange {
     })
     this.outcome.catch(() => undefined)
     this.#askWhetherChanged(request)
+  }
+
+  /** What the handler may say of the value and ask about it. */
+  get context(): FactoryContext {
+    return this.#parts.context
   }
 
   /** The request ended without a response that passed our hook: its client has gone, perhaps. */

@@ -13,6 +13,11 @@ const SAFE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE'])
  */
 export function responseCache(fastify: FastifyInstance, cache: Cache, settings: HttpSettings): void {
   const responses = new ResponseCache(fastify, cache)
+  fastify.decorateRequest('cacheFill', {
+    getter(this: FastifyRequest) {
+      return responses.contextOf(this)
+    }
+  })
   /** What URLs of cached routes begin with, up to the first parameter: another method may name those otherwise. */
   const cached = new Set<string>()
   const mayBeCached = (path: string): boolean => [...cached].some((prefix) => path.startsWith(prefix))

@@ -2,7 +2,7 @@ import { isPersonal } from '@flotilla/core'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Cache } from '../cache.js'
 import type { GetOrSetOptions } from '../engine.js'
-import type { Context, Factory } from '../factory.js'
+import type { Context, Factory, FactoryContext } from '../factory.js'
 import { channels } from '../telemetry.js'
 import { parseCacheControl, type Directives } from './cache-control.js'
 import { cacheStatus, type CacheStatus } from './cache-status.js'
@@ -53,6 +53,11 @@ export class ResponseCache {
     this.#fastify = fastify
     // XFetch would run handlers early for no one; routes have stale-while-revalidate for that.
     this.#store = cache.namespace<Stored>('http', { codec: 'msgpack', early: 0, swr: 0, grace: 0, jitter: 0 })
+  }
+
+  /** What the handler of a request that fills the cache may say and ask. */
+  contextOf(request: FastifyRequest): FactoryContext | undefined {
+    return this.#exchanges.get(request)?.context
   }
 
   /** Before the handler and after all hooks of the app: answers, or lets the handler run. */
