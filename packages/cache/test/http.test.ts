@@ -409,9 +409,5 @@ t.test(
     await careless.get()
     await careless.get()
     t.equal(careless.calls(), 3, 'what may have been read from a replica that is behind is not stored')
-
-    const none = await serve(t, { ttl: '1m' }, () => 'x')
-    none.app.get('/plain', async (request) => ({ fills: request.cacheFill !== undefined }))
-    t.same((await none.get({}, '/plain')).json(), { fills: false })
   }
 )
