@@ -4,6 +4,7 @@ import { NotReadyError, StateError, TimeoutError } from './errors.js'
 import { ManagedProcess } from './managed-process.js'
 import { onFreePort } from './ports.js'
 import { whenReady } from './readiness.js'
+import { until } from './until.js'
 
 export interface AppOptions {
   /** The file to run: JavaScript, or TypeScript through tsx. A path or a `file:` URL. */
@@ -156,7 +157,13 @@ export class AppInstance {
       this.#ready = message.ready === true
       if ('url' in message && typeof message.url === 'string') this.#url = message.url
     })
-    await whenReady(app, () => this.#answers(readyPath), readyTimeout)
+    try {
+      await whenReady(app, () => this.#answers(readyPath), readyTimeout)
+    } catch (error) {
+      // One that said it was ready and ended at once, between two looks, was ready all the same.
+      await until(() => !app.child.connected, { timeout: 1_000 }).catch(() => undefined)
+      if (readyPath !== undefined || !this.#ready) throw error
+    }
   }
 
   async #answers(readyPath: string | undefined): Promise<boolean> {
