@@ -72,3 +72,11 @@ test('a start that loses its port gets another one; a fixed port that is busy is
     message: new RegExp(`port ${taken} is in use`)
   })
 })
+
+test('an app that was ready and ended between two looks has started; one that only ended has not', async (t) => {
+  const script = new URL('./fixtures/ready-and-gone.ts', import.meta.url)
+  const fleet = await startApp({ script, args: ['ready'] })
+  t.teardown(() => fleet.stop())
+  t.strictSame(await fleet.instances[0]!.exited, { code: 0, signal: null })
+  await t.rejects(startApp({ script }), { code: 'FLOTILLA_TESTBED_ERR_NOT_READY' })
+})
