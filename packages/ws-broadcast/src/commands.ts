@@ -9,6 +9,7 @@ import type { Presence } from './presence.js'
 import { CLOSE, type ErrorCode, type Position } from './protocol.js'
 import type { Publishing } from './publishing.js'
 import { Subscriptions } from './subscriptions.js'
+import { Turns } from './turns.js'
 
 /** Frames that are no commands before a client is sent away. */
 const MAX_BAD_FRAMES = 10
@@ -44,6 +45,7 @@ export interface CommandParts {
 export class Commands {
   readonly #parts: CommandParts
   readonly #subscriptions: Subscriptions
+  readonly #turns = new Turns()
 
   constructor(parts: CommandParts) {
     this.#parts = parts
@@ -119,23 +121,29 @@ export class Commands {
       case 'pong':
         return
       case 'subscribe': {
-        const { channel, rule } = await this.#allow(connection, frame, 'subscribe')
-        await this.#subscriptions.add(connection, channel, rule, readSince(frame['since']), answer.id)
+        const { channel, rule } = this.#find(frame)
+        await this.#inTurn(connection, channel, 'subscribe', () =>
+          this.#subscriptions.add(connection, channel, rule, readSince(frame['since']), answer.id)
+        )
         return
       }
       case 'unsubscribe': {
         const { channel } = this.#find(frame)
-        this.#subscriptions.end(connection, channel)
-        connection.send({ type: 'unsubscribed', ...answer, channel })
+        await this.#inTurn(connection, channel, undefined, () => {
+          this.#subscriptions.end(connection, channel)
+          connection.send({ type: 'unsubscribed', ...answer, channel })
+        })
         return
       }
       case 'publish':
         await this.#publish(connection, frame, answer)
         return
       case 'presence': {
-        const { channel, rule } = await this.#allow(connection, frame, 'presence')
-        if (!rule.presence) throw new Refusal('no_presence', 'This channel keeps no presence')
-        const members = await this.#parts.presence.list(channel)
+        const { channel, rule } = this.#find(frame)
+        const members = await this.#inTurn(connection, channel, 'presence', () => {
+          if (!rule.presence) throw new Refusal('no_presence', 'This channel keeps no presence')
+          return this.#parts.presence.list(channel)
+        })
         connection.send({ type: 'presence', ...answer, channel, members })
         return
       }
@@ -149,19 +157,21 @@ export class Commands {
     frame: Record<string, unknown>,
     answer: { id?: number | string }
   ): Promise<void> {
-    const { channel, rule } = await this.#allow(connection, frame, 'publish')
-    if (!rule.clientPublish) throw new Refusal('forbidden', 'Only the server publishes here')
-    const { data, key } = frame
-    if (data === undefined) throw new Refusal('bad_frame', 'A publish carries data')
-    if (key !== undefined && (typeof key !== 'string' || key === '' || key.length > MAX_KEY)) {
-      throw new Refusal('bad_frame', `A key is a string of 1 to ${MAX_KEY} characters`)
-    }
-    const { offset, epoch } = await this.#parts.publishing.publish(
-      channel,
-      data,
-      // Keys are the user's own: another user cannot suppress messages by guessing them.
-      key === undefined ? {} : { idempotencyKey: `${connection.identity.userId ?? ''}:${key}` }
-    )
+    const { channel, rule } = this.#find(frame)
+    const { offset, epoch } = await this.#inTurn(connection, channel, 'publish', () => {
+      if (!rule.clientPublish) throw new Refusal('forbidden', 'Only the server publishes here')
+      const { data, key } = frame
+      if (data === undefined) throw new Refusal('bad_frame', 'A publish carries data')
+      if (key !== undefined && (typeof key !== 'string' || key === '' || key.length > MAX_KEY)) {
+        throw new Refusal('bad_frame', `A key is a string of 1 to ${MAX_KEY} characters`)
+      }
+      return this.#parts.publishing.publish(
+        channel,
+        data,
+        // Keys are the user's own: another user cannot suppress messages by guessing them.
+        key === undefined ? {} : { idempotencyKey: `${connection.identity.userId ?? ''}:${key}` }
+      )
+    })
     // Without an id nobody waits for the answer.
     if (answer.id === undefined) return
     connection.send({ type: 'published', ...answer, channel, ...(offset && epoch && { offset, epoch }) })
@@ -177,17 +187,25 @@ export class Commands {
     return { channel, rule }
   }
 
-  async #allow(
+  /** Does what a command asks, once `authorize` agrees (leaving needs no leave) and after earlier commands to the channel. */
+  #inTurn<Result>(
     connection: Connection,
-    frame: Record<string, unknown>,
-    action: ChannelAction
-  ): Promise<{ channel: string; rule: ChannelRule }> {
-    const found = this.#find(frame)
+    channel: string,
+    action: ChannelAction | undefined,
+    act: () => Result | Promise<Result>
+  ): Result | Promise<Result> {
     const { authorize } = this.#parts.config
-    if (authorize && !(await authorize(connection.request!, found.channel, action))) {
-      throw new Refusal('forbidden', `You may not ${action === 'presence' ? 'see who is' : action} here`)
-    }
-    return found
+    const allow =
+      authorize && action
+        ? async (): Promise<void> => {
+            if (await authorize(connection.request!, channel, action)) return
+            throw new Refusal(
+              'forbidden',
+              `You may not ${action === 'presence' ? 'see who is' : action} here`
+            )
+          }
+        : undefined
+    return this.#turns.take(connection, channel, allow, act)
   }
 
   #bad(connection: Connection, code: ErrorCode, id: number | string | undefined, message: string): void {

@@ -50,7 +50,9 @@ export class Hub {
     this.#started = true
     const pending = this.#pending
     this.#pending = []
-    for (const envelope of pending) this.#accept(envelope)
+    for (const envelope of pending) this.#take(envelope)
+    // What was left out shows only when something follows it, which may be never.
+    if (this.#overflowed) await this.sync()
   }
 
   /** Settles once no repair is under way. */
@@ -66,10 +68,7 @@ export class Hub {
       this.#fan(Object.assign(new Frame(envelope.body), { conflateKey: envelope.conflateKey }), this.position)
       return
     }
-    // The envelope shares memory with what Redis sent; it is copied into a frame once it is accepted.
-    if (this.#started && !this.#syncing) this.#accept(envelope)
-    else if (this.#pending.length < MAX_PENDING) this.#pending.push(envelope)
-    else this.#overflowed = true
+    this.#take(envelope)
   }
 
   /** Reads on from a position for one subscription; what is news to the hub reaches everyone. */
@@ -171,6 +170,13 @@ export class Hub {
       }
     }
     return true
+  }
+
+  #take(envelope: Envelope): void {
+    // The envelope shares memory with what Redis sent; it is copied into a frame once it is accepted.
+    if (this.#started && !this.#syncing) this.#accept(envelope)
+    else if (this.#pending.length < MAX_PENDING) this.#pending.push(envelope)
+    else this.#overflowed = true
   }
 
   #accept(envelope: Envelope): void {

@@ -182,6 +182,12 @@ export class Presence {
 
   async #write(channel: string, members: Member[], replace: boolean, announce: boolean): Promise<void> {
     for (let index = 0; index < Math.max(1, members.length); index += CHUNK) {
+      // Whoever left while this was waiting has been removed already.
+      const present = members
+        .slice(index, index + CHUNK)
+        .filter((member) => this.#members.get(channel)?.get(member.id) === member)
+      const first = replace && index === 0
+      if (present.length === 0 && !first) continue
       await joinScript.run(
         this.client,
         [this.keys.presence(channel), this.keys.members(channel, this.instance)],
@@ -189,8 +195,8 @@ export class Presence {
           this.instance,
           this.keys.wire(channel),
           this.#publish,
-          replace && index === 0 ? 1 : 0,
-          ...members.slice(index, index + CHUNK).flatMap((member) => {
+          first ? 1 : 0,
+          ...present.flatMap((member) => {
             const event = JSON.stringify({ type: 'join', channel, member })
             return [member.id, JSON.stringify(member), announce ? plainEnvelope('p', '', event) : '']
           })

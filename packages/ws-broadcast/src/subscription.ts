@@ -103,6 +103,7 @@ export class Subscription {
   }
 
   async #readOn(): Promise<void> {
+    const before = this.hub.position
     const page = await this.hub.readFrom(this.position)
     // The subscription may have ended while Redis answered.
     if ((this.state as string) !== 'behind') return
@@ -112,13 +113,13 @@ export class Subscription {
     }
     if (page.messages.length > 0) {
       this.#pushAll(page.messages)
-    } else if (!samePosition(page.end, this.hub.position)) {
-      // The log's end is ahead of the hub: a message is on its way, or the hub holds one that a failover lost.
-      await this.hub.sync()
-      this.position = this.hub.position
-    } else {
-      this.position = this.hub.position
+      return
     }
+    // The log's end is ahead of the hub: a message is on its way, or the hub holds one that a failover lost.
+    if (!samePosition(page.end, this.hub.position)) await this.hub.sync()
+    const { position } = this.hub
+    // Where the hub has moved on since, what it has delivered is still to come here.
+    if (samePosition(position, before) || samePosition(position, page.end)) this.position = position
   }
 
   #pushAll(messages: readonly MessageFrame[]): void {

@@ -1,5 +1,8 @@
 import { startApp, startRedis, until } from '@flotilla/testbed'
+import Fastify from 'fastify'
 import { test } from 'tap'
+import { ChannelKeys } from '../src/channel-keys.js'
+import { Presence } from '../src/presence.js'
 import { RawClient, startTestApp } from './app.js'
 
 const LEASE = 900
@@ -89,4 +92,29 @@ test('members carry their user and what the rule tells of them; a closed app lea
     keys.filter((key) => key.includes(':in') || key.includes('instances')),
     []
   )
+})
+
+test('who leaves while its arrival is still being written is not left behind', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const { log } = Fastify()
+  const presence = new Presence(redis.client(), new ChannelKeys('flotilla:ws:', ''), 'one', 60_000, log)
+  t.teardown(() => presence.close())
+  // The first arrivals of an instance wait for its lease.
+  const arriving = [presence.join('room:1', { id: 'stays' }), presence.join('room:1', { id: 'leaves' })]
+  await presence.leave('room:1', 'leaves')
+  await Promise.all(arriving)
+  t.same(await presence.list('room:1'), [{ id: 'stays' }])
+
+  const crowd = Array.from({ length: 1200 }, (_none, n) => ({ id: `member ${n}` }))
+  await Promise.all(crowd.map((member) => presence.join('room:1', member)))
+  // Written again in several parts; these leave one after another while that goes on.
+  const rewriting = presence.refresh()
+  const leaving: Promise<void>[] = []
+  for (const { id } of crowd.slice(600)) {
+    leaving.push(presence.leave('room:1', id))
+    await new Promise(setImmediate)
+  }
+  await Promise.all([rewriting, ...leaving])
+  t.equal((await presence.list('room:1')).length, 601)
 })

@@ -1,5 +1,6 @@
 import { startProxy, startRedis, until, type RedisServer } from '@flotilla/testbed'
 import { test } from 'tap'
+import type { ServerFrame } from '../src/protocol.js'
 import { RawClient, startTestApp } from './app.js'
 
 /** How often Redis was asked to subscribe to a channel. */
@@ -64,22 +65,38 @@ test('thousands of channels on one socket: refused one by one over the limit, se
   await witness.subscribe('news')
   const ask = async (url: string): Promise<RawClient> => {
     const client = await RawClient.open(t, url)
-    for (let n = 0; n < 5000; n += 1) client.send({ type: 'subscribe', id: n, channel: `load:${n}` })
-    await until(() => client.of('error').length + client.of('subscribed').length === 5000, {
-      timeout: 20_000,
-      message: 'every subscribe is answered'
-    })
+    let open = Array.from({ length: 5000 }, (_none, n) => n)
+    // On a starved machine Redis may be late for some of so many at once: those are to be tried again, and only they.
+    while (open.length > 0) {
+      const from = client.frames.length
+      for (const n of open) client.send({ type: 'subscribe', id: n, channel: `load:${n}` })
+      const answers = (): ServerFrame[] =>
+        client.frames.slice(from).filter(({ type }) => type === 'subscribed' || type === 'error')
+      await until(() => answers().length >= open.length, {
+        timeout: 20_000,
+        message: 'every subscribe is answered'
+      })
+      open = answers().flatMap((frame) =>
+        frame.type === 'error' && frame.code === 'unavailable' ? [Number(frame.id)] : []
+      )
+    }
     return client
   }
   const refused = await ask(few.ws)
+  const codes = (client: RawClient): Set<string> => {
+    const refusals = new Set<string>(client.of('error').map(({ code }) => code))
+    refusals.delete('unavailable')
+    return refusals
+  }
   t.equal(refused.of('subscribed').length, 100)
-  t.same(new Set(refused.of('error').map(({ code }) => code)), new Set(['too_many_channels']))
+  t.same(codes(refused), new Set(['too_many_channels']))
   t.equal(refused.closed, undefined)
   await few.app.broadcast.publish('news', 'on')
   await witness.count(1)
 
   const served = await ask(many.ws)
-  t.equal(served.of('error').length, 0)
+  t.same(codes(served), new Set())
+  t.equal(served.of('subscribed').length, 5000)
   for (const n of [0, 2500, 4999]) await few.app.broadcast.publish(`load:${n}`, n)
   await served.count(3)
   t.same(new Set(served.data()), new Set([0, 2500, 4999]))

@@ -1,0 +1,154 @@
+import { startRedis, until } from '@flotilla/testbed'
+import { test, type Test } from 'tap'
+import { ChannelKeys } from '../src/channel-keys.js'
+import { HistoryReader, type HistoryPage } from '../src/history.js'
+import { Hub } from '../src/hub.js'
+import { Connection } from '../src/connection.js'
+import { Outbox, type Batch } from '../src/outbox.js'
+import { Subscription } from '../src/subscription.js'
+import type { MessageFrame } from '../src/message-frame.js'
+import type { Position } from '../src/protocol.js'
+import { createPublisher, type Publisher } from '../src/publisher.js'
+
+interface Bench {
+  publisher: Publisher
+  hub: Hub
+  /** Messages that pub/sub has brought. */
+  received: number
+  /** Offsets in the order they were delivered. */
+  delivered: string[]
+  command: (...args: (string | number)[]) => Promise<unknown>
+  /** What pub/sub brings is held back until it is called off. */
+  hold(): () => void
+  /** Happens once, between Redis's answer to the next read and its arrival. */
+  afterRead: (() => Promise<void>) | undefined
+}
+
+/** A hub on a real Redis, with `meanwhile` happening between its two first steps: subscribed, and told where the log ends. */
+async function setUp(
+  t: Test,
+  meanwhile: (bench: Bench) => Promise<unknown> = async () => undefined
+): Promise<Bench> {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const keys = new ChannelKeys('flotilla:ws:', '')
+  const publisher = createPublisher({
+    redis: redis.client(),
+    channels: { news: { history: { size: 5000 } } }
+  })
+  t.teardown(() => publisher.close())
+  class Slow extends HistoryReader {
+    override async end(channel: string): Promise<Position> {
+      const end = await super.end(channel)
+      await meanwhile(bench)
+      return end
+    }
+    override async read(channel: string, since: Position): Promise<HistoryPage> {
+      const page = await super.read(channel, since)
+      const { afterRead } = bench
+      bench.afterRead = undefined
+      await afterRead?.()
+      return page
+    }
+  }
+  const rule = {
+    pattern: 'news',
+    history: { size: 5000, ttl: 600_000 },
+    presence: undefined,
+    clientPublish: false,
+    backpressure: 'resync' as const,
+    durable: false
+  }
+  const hub = new Hub('news', rule, new Slow(redis.client(), keys))
+  t.teardown(() => hub.close())
+  let held: Buffer[] | undefined
+  const bench: Bench = {
+    publisher,
+    hub,
+    received: 0,
+    delivered: [],
+    command: (...args) => redis.command(...args),
+    afterRead: undefined,
+    hold: () => {
+      held = []
+      return () => {
+        for (const message of held ?? []) hub.receive(message)
+        held = undefined
+      }
+    }
+  }
+  hub.subscriptions.add({
+    state: 'live',
+    deliver: ({ offset }: MessageFrame) => bench.delivered.push(offset),
+    gap: () => undefined
+  } as never)
+  const subscriber = redis.client()
+  subscriber.on('messageBuffer', (_channel: Buffer, message: Buffer) => {
+    if (held) held.push(message)
+    else hub.receive(message)
+    bench.received += 1
+  })
+  await subscriber.subscribe(keys.pubsub('news'))
+  await hub.start()
+  await hub.settled()
+  return bench
+}
+
+test('a flood before a channel has started is delivered whole, though nothing follows it', async (t) => {
+  const offsets: (string | undefined)[] = []
+  const { delivered } = await setUp(t, async (bench) => {
+    const publishing = Array.from({ length: 2500 }, (_none, n) => bench.publisher.publish('news', n))
+    offsets.push(...(await Promise.all(publishing)).map(({ offset }) => offset))
+    await until(() => bench.received === 2500)
+  })
+  await until(() => delivered.length >= 2500, { message: 'all of them arrive', timeout: 2000 }).catch(
+    () => undefined
+  )
+  t.same(delivered, offsets)
+})
+
+test('what a lost master had announced before a channel has started disturbs nothing', async (t) => {
+  const offsets: (string | undefined)[] = []
+  const { delivered } = await setUp(t, async (bench) => {
+    await bench.command('PUBLISH', 'flotilla:ws:{news}', 'm 1700000000000-9 1700000000000-8 lost \n{}')
+    for (const n of [1, 2, 3]) offsets.push((await bench.publisher.publish('news', n)).offset)
+    await until(() => bench.received === 4)
+  })
+  t.same(delivered, offsets)
+})
+
+test('a client that resumes ahead of its instance misses nothing that arrives while it reads', async (t) => {
+  const bench = await setUp(t, ({ publisher }) => publisher.publish('news', 'before'))
+  const { hub, publisher } = bench
+  const written: Buffer[] = []
+  const outbox = new Outbox()
+  const context = { outbox, highWaterMark: 1e6, rate: { perSecond: 1, burst: 1 }, onDrained: () => undefined }
+  const transport = {
+    kind: 'ws' as const,
+    open: true,
+    buffered: 0,
+    write: (batch: Batch) => written.push(...batch.frames().map(({ body }) => body)),
+    onceDrained: () => undefined,
+    ping: () => undefined,
+    close: () => undefined,
+    terminate: () => undefined
+  }
+  const subscription = new Subscription(new Connection(context, transport, undefined, {}), hub)
+  hub.subscriptions.add(subscription)
+
+  // The client has it from another instance; here it is still on its way.
+  const release = bench.hold()
+  const known = await publisher.publish('news', 'known')
+  bench.afterRead = async () => {
+    release()
+    await publisher.publish('news', 'new')
+    await until(() => bench.received === 3)
+  }
+  subscription.resumeAt(known as Position, [])
+  await until(() => subscription.state === 'live')
+  outbox.flush()
+  t.same(
+    written.map((body) => (JSON.parse(body.toString()) as { data: unknown }).data),
+    ['new']
+  )
+})
