@@ -23,7 +23,9 @@ export interface SetOptions extends EntryOptions {
 }
 
 export interface SetEntry<V = unknown> extends SetOptions {
+  /** The key within the namespace. */
   key: string
+  /** What is stored, as the codec can carry it. */
   value: V
 }
 
@@ -32,6 +34,7 @@ export interface NamespaceOptions extends EntryOptions {
   codec?: 'json' | 'msgpack' | Codec
 }
 
+/** What an invalidation may say of the write behind it. */
 export interface InvalidateOptions {
   /**
    * The write behind this invalidation (`db.token()`): what is computed from now on must have read it, or is
@@ -173,6 +176,7 @@ export class Cache<V = unknown> {
     await this.#core.delete([this.#address(key)])
   }
 
+  /** As {@link Cache.delete}, for many keys at once. */
   async deleteMany(keys: readonly string[]): Promise<void> {
     await this.#core.delete(keys.map((key) => this.#address(key)))
   }

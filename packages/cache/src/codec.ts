@@ -9,6 +9,7 @@ export interface Codec {
   readonly name: string
   /** @throws anything, for a value that it cannot carry; the caller gets FLOTILLA_CACHE_ERR_VALUE with it as cause */
   encode(value: unknown): Buffer | string
+  /** @throws anything, for bytes that it did not write: the entry then counts as missing */
   decode(bytes: Buffer): unknown
 }
 

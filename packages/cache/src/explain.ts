@@ -6,25 +6,37 @@ import { decodeEntry } from './wire.js'
 
 /** One copy of an entry, times in milliseconds from now (negative: past). */
 export interface ExplainedCopy {
+  /** Differs for each value that was ever stored under the key. */
   version: string
+  /** Since it was computed. */
   age: number
+  /** Served as it is. */
   freshFor: number
+  /** Served while a new value is computed in the background. */
   staleFor: number
+  /** Served where computing a new value fails. */
   graceFor: number
+  /** How long computing it took. */
   computeMs: number
+  /** Whoever invalidates one of these invalidates the entry. */
   tags: readonly string[]
   /** The tag or generation that was invalidated after this value was computed. */
   invalidatedBy: string | undefined
 }
 
+/** What the cache knows of one key, and what it would do with it now. */
 export interface Explanation {
+  /** As it was asked for. */
   key: string
+  /** Empty for the root. */
   namespace: string
   /** The entry's key in Redis, without the client's own prefix. */
   redisKey: string
   /** What getOrSet would do now, and why, in words. */
   verdict: 'fresh' | 'stale' | 'miss'
+  /** One sentence for a human. */
   reason: string
+  /** The copy of this instance. `suspect`: an invalidation may have been missed, so Redis is asked first. */
   memory: (ExplainedCopy & { bytes: number; suspect: boolean }) | undefined
   /** `undefined` without Redis; `away` where it did not answer; otherwise its copy, if it has one. */
   redis:
@@ -39,9 +51,11 @@ export interface Explanation {
       }
 }
 
+/** Who may compute the value now. */
 export interface ExplainedLease {
   /** `held` by a process that computes the value, `cooling` after a failure. */
   state: 'free' | 'held' | 'cooling'
+  /** How long that lasts, in milliseconds. */
   ms: number
 }
 

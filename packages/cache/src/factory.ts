@@ -4,6 +4,7 @@ import { checkTags, ms } from './options.js'
 
 /** What a factory is given. */
 export interface FactoryContext<T = unknown> {
+  /** The key that is computed, within its namespace. */
   readonly key: string
   /** Aborted when `timeout` has passed or the app closes. */
   readonly signal: AbortSignal

@@ -35,6 +35,12 @@ async function cachePlugin(fastify: FastifyInstance, input: CacheOptions): Promi
   if (settings.http) responseCache(fastify, cache, settings.http)
 }
 
+/**
+ * Decorates the instance with `cache`, a {@link Cache} in memory and, where a client is registered, in Redis;
+ * routes with `config.cache` have their responses cached.
+ *
+ * @throws FLOTILLA_CACHE_ERR_OPTIONS, FLOTILLA_CACHE_ERR_REGISTERED_TWICE, FLOTILLA_REDIS_ERR_NO_CLIENT from `register`
+ */
 const flotillaCache = fp(cachePlugin, { name: '@flotilla/cache', fastify: '5.x' })
 
 export default flotillaCache

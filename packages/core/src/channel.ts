@@ -2,9 +2,11 @@ import { channel } from 'node:diagnostics_channel'
 
 /** A `node:diagnostics_channel` whose message is built only while somebody listens. */
 export interface Channel<Message extends object> {
+  /** `flotilla:<pkg>:<event>`. */
   readonly name: string
   /** True while somebody listens: the way to skip the cost of measuring. */
   readonly active: boolean
+  /** Does nothing while nobody listens. */
   publish(message: Message): void
 }
 

@@ -4,6 +4,7 @@ import type { Duration } from './duration.js'
 /** Where an instance stands; only `ready` and `degraded` take traffic. */
 export type HealthState = 'starting' | 'ready' | 'degraded' | 'draining' | 'down'
 
+/** What a check is given. */
 export interface CheckContext {
   /** Aborted when the check's `timeout` has passed. */
   readonly signal: AbortSignal
@@ -13,13 +14,16 @@ export interface CheckContext {
 export interface CheckReport {
   /** False fails the check without an exception. Default true. */
   readonly ok?: boolean
+  /** A sentence for whoever reads the details. */
   readonly message?: string
   /** Figures to show, by name: lag, connections, bytes. */
   readonly details?: Readonly<Record<string, string | number | boolean | null>>
 }
 
+/** Looks at one dependency; throwing, rejecting or `ok: false` says that it fails. */
 export type CheckFunction = (context: CheckContext) => CheckReport | void | Promise<CheckReport | void>
 
+/** How often a check runs and what its failure means. */
 export interface CheckOptions {
   /** How long one run may take. */
   timeout?: Duration
@@ -31,17 +35,22 @@ export interface CheckOptions {
   scope?: 'local' | 'shared'
 }
 
+/** What a drain step is given. */
 export interface DrainContext {
   /** When the process ends whatever remains, in milliseconds of `Date.now()`. */
   readonly deadline: number
 }
 
+/** Called once when the instance goes away; the drain waits for it up to its deadline. */
 export type DrainStep = (context: DrainContext) => void | Promise<void>
 
 /** The part of `fastify.health` that sibling plugins use. */
 export interface HealthRegistry {
+  /** Where this instance stands. */
   readonly state: HealthState
+  /** @throws FLOTILLA_HEALTH_ERR_DUPLICATE where the name is taken */
   addCheck(name: string, check: CheckFunction, options?: CheckOptions): void
+  /** @throws FLOTILLA_HEALTH_ERR_DUPLICATE where the name is taken */
   onDrain(name: string, step: DrainStep): void
 }
 

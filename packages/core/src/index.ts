@@ -12,7 +12,7 @@ export {
   type HealthRegistry,
   type HealthState
 } from './health.js'
-export { optionReader, type OptionErrorConstructor, type OptionReader } from './options.js'
+export { optionReader, type OptionErrorConstructor, type OptionRange, type OptionReader } from './options.js'
 export { isPersonal, markPersonal } from './personal.js'
 export { createSigner, type Secret, type Signer } from './signer.js'
 export { parseSize, type Size } from './size.js'

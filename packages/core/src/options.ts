@@ -5,9 +5,13 @@ import { parseSize } from './size.js'
 /** A coded error class made with `@fastify/error` whose message is `'%s'`. */
 export type OptionErrorConstructor = new (message: string) => Error
 
-interface Range<Default> {
+/** Bounds of a figure, both allowed, and what stands for it where it was not given. */
+export interface OptionRange<Default> {
+  /** Returned where the option is absent; need not lie within the bounds. */
   default: Default
+  /** Default 0. */
   min?: number
+  /** Default none. */
   max?: number
 }
 
@@ -17,16 +21,23 @@ interface Range<Default> {
  * was never asked for, so that a misspelt option fails `register` rather than being ignored.
  */
 export interface OptionReader {
+  /** `true` or `false`. */
   boolean<D>(name: string, fallback: D): boolean | D
+  /** A non-empty string. */
   string<D>(name: string, fallback: D): string | D
-  integer<D>(name: string, range: Range<D>): number | D
-  number<D>(name: string, range: Range<D>): number | D
+  /** A whole number within the range. */
+  integer<D>(name: string, range: OptionRange<D>): number | D
+  /** A finite number within the range. */
+  number<D>(name: string, range: OptionRange<D>): number | D
   /** Milliseconds. */
-  duration<D>(name: string, range: Range<D>): number | D
+  duration<D>(name: string, range: OptionRange<D>): number | D
   /** Bytes. */
-  size<D>(name: string, range: Range<D>): number | D
+  size<D>(name: string, range: OptionRange<D>): number | D
+  /** One of these values. */
   oneOf<const V extends string | boolean, D>(name: string, values: readonly V[], fallback: D): V | D
+  /** A function; its parameters are not looked at. */
   func<F, D>(name: string, fallback: D): F | D
+  /** A list of non-empty strings. */
   strings<D>(name: string, fallback: D): readonly string[] | D
   /** One secret or a list, each at least `minBytes` long. */
   secret(name: string, minBytes: number): Secret
@@ -34,14 +45,19 @@ export interface OptionReader {
   group<T>(name: string, read: (reader: OptionReader) => T): T | undefined
   /** Takes an option as it is; the caller checks it and calls `fail`. */
   raw<T = unknown>(name: string): T | undefined
+  /** Whether the option was given. */
   has(name: string): boolean
   /** The keys present in this group, for records whose names are the user's. */
   keys(): string[]
+  /** Throws for an option that the caller checked itself; `expected` ends "must be …". */
   fail(name: string, expected: string): never
+  /** Throws where an option was given that nobody asked for. */
   done(): void
 }
 
 /**
+ * Reads the options that one plugin was given.
+ *
  * @param plugin the package's name, for the message
  * @param input what the user passed to `register`
  */
@@ -89,7 +105,7 @@ function createReader(
   }
   const ranged = <D>(
     name: string,
-    { default: fallback, min = 0, max = Number.MAX_SAFE_INTEGER }: Range<D>,
+    { default: fallback, min = 0, max = Number.MAX_SAFE_INTEGER }: OptionRange<D>,
     what: string,
     parse: (v: unknown) => number | undefined
   ): number | D => {

@@ -17,6 +17,8 @@ export interface Signer {
 const MAC_LENGTH = 43
 
 /**
+ * Makes a signer from one secret or several.
+ *
  * @param purpose bound into each MAC, so that a value signed for one use is worthless for another even
  *   where both share a secret.
  */

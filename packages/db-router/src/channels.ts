@@ -4,15 +4,23 @@ import { createChannel } from '@flotilla/core'
 export interface QueryMessage {
   /** `host:port/database`. */
   server: string
+  /** The role that the server had when it was chosen. */
   role: 'primary' | 'replica'
+  /** How the statement was sent, not what it does. */
   kind: 'read' | 'write'
   /** Milliseconds from the call to the answer, waiting for a connection included. */
   duration: number
+  /** Why it failed; absent where it succeeded. */
   error?: unknown
 }
 
 /** `flotilla:db:gate`: how a read that had to see a write was placed. */
 export interface GateMessage {
+  /**
+   * `fresh`: a replica had the write; `waited`: one caught up in time; `primary`: none did; `refused`: the
+   * primary's share of such
+   * reads was used up.
+   */
   outcome: 'fresh' | 'waited' | 'primary' | 'refused'
   /** Milliseconds. */
   waited: number
@@ -20,15 +28,21 @@ export interface GateMessage {
 
 /** `flotilla:db:server`: a server changed state. */
 export interface ServerMessage {
+  /** `host:port/database`. */
   server: string
+  /** `ejected`: too far behind; `fenced`: another server was promoted; `foreign`: of another cluster. */
   event: 'up' | 'down' | 'ejected' | 'fenced' | 'promoted' | 'foreign'
+  /** In words, where there is more to say. */
   reason?: string
 }
 
 /** `flotilla:db:retry`: a read or a transaction runs again. */
 export interface RetryMessage {
+  /** `host:port/database` of the one that failed; empty where none was chosen yet. */
   server: string
+  /** A transaction runs again as a whole. */
   kind: 'read' | 'transaction'
+  /** SQLSTATE, or the code of the connection's error. */
   code: string | undefined
 }
 

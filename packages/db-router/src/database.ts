@@ -11,6 +11,7 @@ import { describe, type DatabaseStatus } from './status.js'
 import type { TokenCodec } from './token.js'
 import { runTransaction, type IsolationLevel, type Transaction } from './transaction.js'
 
+/** Statements that only read. */
 export interface Reader {
   /** Runs on a replica that has this author's writes, or on the primary. */
   query: QueryFunction
@@ -20,6 +21,7 @@ export interface Reader {
   readonly pool: pg.Pool
 }
 
+/** Statements for the primary. */
 export interface Writer {
   /** Runs on the primary. */
   query: QueryFunction
@@ -27,18 +29,28 @@ export interface Writer {
   readonly pool: pg.Pool
 }
 
+/** How a transaction runs. */
 export interface TransactionOptions {
+  /** Default what the server is set to. */
   isolation?: IsolationLevel
   /** Runs on a replica where one is fresh enough. */
   readOnly?: boolean
+  /**
+   * How often it runs again after a serialization failure or a deadlock. Default the option
+   * `transaction.retries`.
+   */
   retries?: number
+  /** Rolled back after this. Default the option `transaction.timeout`. */
   timeout?: QueryOptions['timeout']
+  /** Cancels what runs and rolls back. */
   signal?: AbortSignal
 }
 
 /** A database as one author sees it: what was written through it is visible to reads through it. */
 export interface Database {
+  /** Replicas, as far as they have this author's writes. */
   readonly read: Reader
+  /** The primary. */
   readonly write: Writer
   /** Runs on the primary, or with `route: 'auto'` where the statement allows. */
   query: QueryFunction
@@ -51,6 +63,7 @@ export interface Database {
   token(): ConsistencyToken | undefined
   /** A database of its own for another author, such as a job, that starts from `token`. */
   session(options?: { token?: ConsistencyToken | undefined; signal?: AbortSignal }): Database
+  /** The servers as they were last seen; asks nobody. */
   status(): DatabaseStatus
 }
 

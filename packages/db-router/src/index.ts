@@ -1,6 +1,7 @@
 export { flotillaDbRouter, flotillaDbRouter as default } from './plugin.js'
 export type { ConsistencyToken } from '@flotilla/core'
 export type { Carrier } from './carriers/carrier.js'
+export type { CookieSettings } from './carriers/cookie.js'
 export type { GateMessage, QueryMessage, RetryMessage, ServerMessage } from './channels.js'
 export type { Database, Reader, TransactionOptions, Writer } from './database.js'
 export {

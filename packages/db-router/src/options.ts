@@ -13,6 +13,7 @@ import { parseServer, type ServerAddress } from './server-address.js'
 /** Where a server is: a `postgres://` URL, or what `pg` takes. */
 export type ServerOption = string | pg.ClientConfig
 
+/** Options of the plugin. */
 export interface DbRouterOptions {
   /** The server that takes writes, or several of which one does: roles are observed. */
   primary: ServerOption | readonly ServerOption[]
@@ -25,6 +26,7 @@ export interface DbRouterOptions {
    * needs `redis` or a registered client; `false` keeps it within the request.
    */
   carrier?: 'cookie' | 'header' | 'session' | 'redis' | false | Carrier
+  /** Attributes of the cookie of `carrier: 'cookie'`. */
   cookie?: Partial<Omit<CookieSettings, 'maxAge'>>
   /** Name of the header. Default `'x-db-token'`. */
   header?: string
@@ -77,6 +79,7 @@ export interface DbRouterOptions {
   }
   /** A statement is cancelled after this. Default 30 s, 0 never. */
   timeout?: Duration
+  /** Of transactions that say nothing else. */
   transaction?: {
     /** Runs again after a serialization failure or deadlock. Default 3. */
     retries?: number

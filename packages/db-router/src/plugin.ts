@@ -33,10 +33,6 @@ declare module 'fastify' {
   }
 }
 
-/**
- * PostgreSQL primary and replicas with read-your-writes: decorates the instance and each request with `db`.
- * @throws FLOTILLA_DB_ERR_OPTION, FLOTILLA_DB_ERR_ALREADY_REGISTERED, FLOTILLA_DB_ERR_START
- */
 async function register(fastify: FastifyInstance, options: DbRouterOptions): Promise<void> {
   if (fastify.hasDecorator('db')) throw new AlreadyRegisteredError()
   const settings = readOptions(options)
@@ -108,4 +104,8 @@ async function close(topology: Topology, timeout: number): Promise<void> {
   await Promise.all(topology.servers.map((server) => server.pool.close(timeout)))
 }
 
+/**
+ * PostgreSQL primary and replicas with read-your-writes: decorates the instance and each request with `db`, a {@link Database}.
+ * @throws FLOTILLA_DB_ERR_OPTION, FLOTILLA_DB_ERR_ALREADY_REGISTERED, FLOTILLA_DB_ERR_START from `register`
+ */
 export const flotillaDbRouter = fp(register, { name: '@flotilla/db-router', fastify: '5.x' })

@@ -2,29 +2,42 @@ import { formatLsn } from './lsn.js'
 import type { Router } from './router.js'
 import type { Server } from './server.js'
 
+/** One server as it was last seen. */
 export interface ServerStatus {
   /** `host:port/database`. */
   readonly name: string
+  /** Observed, not configured; `unknown` until it was seen, and for one that was fenced. */
   readonly role: 'primary' | 'replica' | 'unknown'
   /** `fenced`: it would take writes but another server was promoted; `ejected`: too far behind; `foreign`: another cluster. */
   readonly state: 'up' | 'down' | 'unknown' | 'fenced' | 'ejected' | 'foreign'
+  /** Why it is not `up`. */
   readonly reason: string | undefined
   /** Milliseconds behind the primary; of a replica. */
   readonly lag: number | undefined
+  /**
+   * Where its log stands: written on the primary, replayed on a replica; as PostgreSQL writes it,
+   * `16/B374D848`.
+   */
   readonly lsn: string | undefined
+  /** Grows with each promotion. */
   readonly timeline: number | undefined
   /** Whether a transaction pooler stands between. */
   readonly pooled: boolean
   /** Milliseconds a statement takes, recent ones counting most. */
   readonly latency: number
+  /** Statements that run there for this instance. */
   readonly inFlight: number
+  /** Open: statements fail at once until the server answers again. */
   readonly breaker: 'closed' | 'open' | 'half-open'
+  /** Of this instance's pool; `waiting` counts callers. */
   readonly connections: { readonly total: number; readonly idle: number; readonly waiting: number }
 }
 
+/** The servers as this instance sees them. */
 export interface DatabaseStatus {
   /** Name of the server that takes writes, where one is known. */
   readonly primary: string | undefined
+  /** In the order of the options. */
   readonly servers: readonly ServerStatus[]
   /** Reads at the primary for want of a replica. */
   readonly fallback: { readonly running: number; readonly waiting: number }

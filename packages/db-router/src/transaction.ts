@@ -18,6 +18,7 @@ import type { Server } from './server.js'
 import { codeOf, isConnectionError, isRetryableTransaction, isServerError } from './sqlstate.js'
 import { toStatement, type QueryFunction } from './statement.js'
 
+/** As in SQL; PostgreSQL has no weaker one. */
 export type IsolationLevel = 'read committed' | 'repeatable read' | 'serializable'
 
 /** How a transaction runs. */
@@ -36,6 +37,7 @@ export interface TransactionSettings {
 
 /** What the callback of a transaction works with. */
 export interface Transaction {
+  /** Runs within the transaction, on its connection. */
   query: QueryFunction
 }
 

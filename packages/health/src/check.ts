@@ -12,11 +12,15 @@ export interface HealthCheckOptions extends CheckOptions {
 
 /** What is known of a check, for the details. */
 export interface CheckSnapshot {
+  /** `pending` until the first run has ended. */
   status: 'pending' | 'passing' | 'failing'
+  /** What a failure means: not ready, ready but said so, shown only. */
   level: 'critical' | 'degraded' | 'info'
+  /** Whose the dependency is: this instance's or the whole fleet's. */
   scope: 'local' | 'shared'
   /** Why the last run failed, or what the check had to say. */
   message?: string
+  /** Figures that the check reported. */
   details?: Record<string, string | number | boolean | null>
   /** Milliseconds since the last run ended. */
   age?: number

@@ -2,8 +2,11 @@ import type { HealthState } from '@flotilla/core'
 
 /** What an instance tells the others with each heartbeat. */
 export interface InstanceReport {
+  /** The name it shows. */
   instance: string
+  /** The app's version. */
   version: string
+  /** Where it stands. */
   state: HealthState
   /** Seconds since its process started. */
   uptime: number
@@ -15,7 +18,9 @@ export interface InstanceReport {
 
 /** One live instance of the fleet. `lost`: its lease lapsed and nobody has evicted it yet. */
 export interface FleetMember extends Omit<InstanceReport, 'state'> {
+  /** Unique in the fleet, and new with each start. */
   id: string
+  /** As it said with its last heartbeat. */
   state: HealthState | 'lost'
   /** Milliseconds until its lease ends by Redis' clock; negative when lapsed. */
   lease: number
@@ -23,6 +28,7 @@ export interface FleetMember extends Omit<InstanceReport, 'state'> {
 
 /** The fleet at one moment. */
 export interface FleetView {
+  /** The name of the fleet. */
   fleet: string
   /** The id of the instance that answers. */
   self: string
@@ -30,6 +36,7 @@ export interface FleetView {
   stale: boolean
   /** Milliseconds since it was read from Redis. */
   age: number
+  /** Those that hold a lease, and those whose lease lapsed and that nobody has evicted yet. */
   instances: FleetMember[]
 }
 

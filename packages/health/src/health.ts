@@ -11,6 +11,7 @@ export interface FlotillaHealth extends HealthRegistry {
   readonly instance: string
   /** Unique for each start of the process; the same as `fastify.bus.instance` where there is a bus. */
   readonly id: string
+  /** The app's version. */
   readonly version: string
   /** Why the state is not `ready`, for people. */
   readonly reasons: readonly string[]

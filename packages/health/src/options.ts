@@ -13,6 +13,7 @@ export interface PortOptions {
   host?: string
 }
 
+/** Defaults of every check. */
 export interface CheckDefaults {
   /** How long one run may take. Default `'1s'`. */
   timeout?: Duration
@@ -26,6 +27,7 @@ export interface CheckDefaults {
   successes?: number
 }
 
+/** Who sees details, the fleet and the metrics. */
 export interface DetailsOptions {
   /** Bearer tokens that unlock details, `/health/fleet` and `/metrics`; compared in constant time. */
   token?: Secret
@@ -36,6 +38,7 @@ export interface DetailsOptions {
   allow?: readonly string[]
 }
 
+/** The drain sequence. */
 export interface DrainOptions {
   /** How long routes keep serving after readiness fell, so that balancers notice first. Default `'5s'`. */
   delay?: Duration
@@ -47,14 +50,15 @@ export interface DrainOptions {
   signals?: readonly ('SIGTERM' | 'SIGINT' | 'SIGHUP' | 'SIGQUIT' | 'SIGUSR2')[] | false
 }
 
+/** Limits past which requests are refused with 503. */
 export interface OverloadOptions {
   /** 99th percentile of the event loop's delay within one sample. Default off. */
   eventLoopDelay?: Duration
   /** Share of time the event loop was busy, 0 to 1. Default off. */
   eventLoopUtilization?: number
-  /** Default off. */
+  /** Bytes of V8's heap in use. Default off. */
   heapUsed?: Size
-  /** Default off. */
+  /** Resident memory of the process in bytes. Default off. */
   rss?: Size
   /** Time between samples. Default `'500ms'`. */
   interval?: Duration
@@ -62,6 +66,7 @@ export interface OverloadOptions {
   retryAfter?: Duration
 }
 
+/** The fleet registry in Redis. */
 export interface FleetOptions {
   /** Instances of one name see each other. Default `'app'`. */
   name?: string
@@ -69,6 +74,7 @@ export interface FleetOptions {
   lease?: Duration
 }
 
+/** The thread that answers while the event loop is blocked. */
 export interface WorkerOptions {
   /** The port on which the worker thread answers liveness. */
   port: number
@@ -80,6 +86,7 @@ export interface WorkerOptions {
   blockedAfter?: Duration
 }
 
+/** Prometheus metrics. */
 export interface MetricsOptions {
   /** Default `'/metrics'`. */
   path?: string
@@ -91,6 +98,7 @@ export interface MetricsOptions {
   public?: boolean
 }
 
+/** Options of the plugin. */
 export interface HealthOptions {
   /** Where the endpoints are. Default `'/health'`. */
   path?: string

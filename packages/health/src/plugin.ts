@@ -60,5 +60,12 @@ async function plugin(fastify: FastifyInstance, options: HealthOptions): Promise
   await ports.start(settings, identity, endpoints)
 }
 
+/**
+ * Probes, drain, fleet registry and metrics; decorates the instance with `health`, a {@link
+ * FlotillaHealth}.
+ *
+ * @throws FLOTILLA_HEALTH_ERR_OPTION, FLOTILLA_HEALTH_ERR_REGISTERED, FLOTILLA_HEALTH_ERR_PORT from
+ * `register`
+ */
 export const flotillaHealth = fp(plugin, { name: '@flotilla/health', fastify: '5.x' })
 export default flotillaHealth

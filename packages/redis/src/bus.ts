@@ -7,11 +7,13 @@ import { RedisPublishError } from './errors.js'
 import { commandTimeoutOf, type RedisClient } from './redis-client.js'
 import { appSubscriber, publishTo, type AppSubscriber, type Gap } from './subscriber.js'
 
+/** What a handler is told besides the payload. */
 export interface FleetBusMeta {
   /** The id of the instance that published. */
   readonly from: string
 }
 
+/** How the bus is. */
 export interface FleetBusStatus {
   /** False until the first subscription: an app that only publishes opens no second connection. */
   readonly active: boolean
@@ -23,9 +25,11 @@ export interface FleetBusStatus {
   readonly lastProbeMs: number | undefined
   /** How often messages may have been missed since the start. */
   readonly gaps: number
+  /** When that last began, in milliseconds of `Date.now()`. */
   readonly lastGapAt: number | undefined
 }
 
+/** Gets each message of a topic, in the order in which Redis got them. */
 export type FleetBusHandler = (payload: unknown, meta: FleetBusMeta) => void
 
 /**
@@ -56,6 +60,7 @@ export interface FleetBus {
    * @throws FLOTILLA_REDIS_ERR_SUBSCRIBE when that took longer than 5 s; the bus goes on trying.
    */
   ready(): Promise<void>
+  /** How the bus is, without asking Redis. */
   status(): FleetBusStatus
 }
 

@@ -5,6 +5,7 @@ import { isCluster, keyPrefixOf, type RedisClient } from './redis-client.js'
 import { ReplicaWait } from './replica-wait.js'
 import { slotOf } from './slots.js'
 
+/** Which write to wait for, and how long. */
 export interface WaitForReplicasOptions {
   /** A key of the write, which tells the node on a Cluster. */
   key: string

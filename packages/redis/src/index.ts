@@ -1,9 +1,9 @@
 // Brings `fastify.redis` into the types of apps that do not depend on @fastify/redis themselves.
 export type { FastifyRedis } from '@fastify/redis'
-export type { FleetBus, FleetBusMeta, FleetBusStatus } from './bus.js'
+export type { FleetBus, FleetBusHandler, FleetBusMeta, FleetBusStatus } from './bus.js'
 export { waitForReplicas, type WaitForReplicasOptions } from './durability.js'
 export { runGrouped } from './grouped.js'
-export type { RedisPluginOptions } from './options.js'
+export type { BusOptions, IoredisOptions, OwnOptions, RedisPluginOptions } from './options.js'
 export { default, flotillaRedis } from './plugin.js'
 export { commandTimeoutOf, isCluster, type RedisClient } from './redis-client.js'
 export { resolveBus, resolveRedis } from './resolve.js'
@@ -13,9 +13,11 @@ export {
   publishTo,
   resolveSubscriber,
   type Gap,
+  type MessageHandler,
   type SubscribeOptions,
   type Subscriber
 } from './subscriber.js'
+export type { GapReason } from './subscriber-link.js'
 export {
   RedisAlreadyRegisteredError,
   RedisClosedError,

@@ -5,6 +5,7 @@ import { RedisOptionsError } from './errors.js'
 import { isRedisClient, type RedisClient } from './redis-client.js'
 import { parseRedisUrl, type RedisTarget } from './topology.js'
 
+/** The fleet bus. */
 export interface BusOptions {
   /**
    * Name of the pub/sub channel. Fleets that share a Redis need different ones, or different key prefixes.
@@ -17,6 +18,7 @@ export interface BusOptions {
   probeTimeout?: Duration
 }
 
+/** The plugin's own options. */
 export interface OwnOptions {
   /**
    * `redis://`, `rediss://`, `redis+sentinel://h1,h2/mymaster` or `redis+cluster://h1,h2`, with user, password
@@ -33,10 +35,12 @@ export interface OwnOptions {
   connectTimeout?: Duration
   /** How long a command may take, time in queues included. Default `'1s'`. */
   commandTimeout?: Duration
+  /** The fleet bus. */
   bus?: BusOptions
 }
 
-type IoredisOptions = Omit<
+/** What ioredis takes, but for what the plugin sets itself. */
+export type IoredisOptions = Omit<
   RedisOptions & ClusterOptions,
   keyof OwnOptions | 'sentinels' | 'name' | 'lazyConnect' | 'monitor' | 'readOnly' | 'Connector'
 >

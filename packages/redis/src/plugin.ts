@@ -19,12 +19,6 @@ declare module 'fastify' {
   }
 }
 
-/**
- * Decorates `fastify.redis` with one client for a single server, Sentinel or Cluster, through
- * `@fastify/redis`, and `fastify.bus` with the fleet bus.
- *
- * @throws FLOTILLA_REDIS_ERR_OPTIONS, FLOTILLA_REDIS_ERR_ALREADY_REGISTERED, FLOTILLA_REDIS_ERR_CONNECT
- */
 async function register(fastify: FastifyInstance, input: RedisPluginOptions): Promise<void> {
   const settings = readOptions(input)
   if (fastify.hasDecorator('redis')) throw new RedisAlreadyRegisteredError()
@@ -93,5 +87,11 @@ function observe(fastify: FastifyInstance, client: RedisClient, topology: string
     client.on('node error', (error: unknown) => log.debug({ err: error }, 'a node of the Cluster failed'))
 }
 
+/**
+ * Decorates `fastify.redis` with one client for a single server, Sentinel or Cluster, through
+ * `@fastify/redis`, and `fastify.bus` with the fleet bus, a {@link FleetBus}.
+ *
+ * @throws FLOTILLA_REDIS_ERR_OPTIONS, FLOTILLA_REDIS_ERR_ALREADY_REGISTERED, FLOTILLA_REDIS_ERR_CONNECT from `register`
+ */
 export const flotillaRedis = fp<RedisPluginOptions>(register, { name: '@flotilla/redis', fastify: '5.x' })
 export default flotillaRedis

@@ -7,18 +7,23 @@ import { isNoScript, queueScript } from './script-pipeline.js'
 /** What a script takes besides its keys. */
 export type ScriptArgument = string | number | Buffer
 
+/** What {@link defineScript} needs. */
 export interface ScriptDefinition {
   /** For error messages. */
   readonly name: string
   /** How many keys each call declares; on a Cluster they must share a slot. */
   readonly keys: number
+  /** The source; it reads `KEYS` and `ARGV`. */
   readonly lua: string
 }
 
 /** A Lua script with a known number of keys and a typed reply. */
 export interface RedisScript<Reply> {
+  /** For error messages. */
   readonly name: string
+  /** SHA-1 of the source, as EVALSHA wants it. */
   readonly sha: string
+  /** The source. */
   readonly lua: string
   /**
    * Runs on the node that owns the keys. Strings in the reply are UTF-8.

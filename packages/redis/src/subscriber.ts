@@ -7,6 +7,7 @@ import type { GapReason } from './subscriber-link.js'
 
 /** Messages may have been missed on some channels. */
 export interface Gap {
+  /** Why messages may have been missed. */
   readonly reason: GapReason
   /** False when the loss is noticed, true when messages flow again: what was missed lies before this moment. */
   readonly recovered: boolean
@@ -14,6 +15,7 @@ export interface Gap {
   readonly channels: readonly string[]
 }
 
+/** How a channel is subscribed. */
 export interface SubscribeOptions {
   /**
    * SSUBSCRIBE (Redis 7): on a Cluster only the shard that owns the channel's slot carries its messages. Publish
@@ -22,6 +24,7 @@ export interface SubscribeOptions {
   sharded?: boolean
 }
 
+/** Gets the bytes of a message and the channel as it was given to `subscribe`. */
 export type MessageHandler = (message: Buffer, channel: string) => void
 
 /** The app's part in the one subscriber connection of a client. */

@@ -2,45 +2,63 @@ import { type Channel, createChannel } from '@flotilla/core'
 
 /** A session was read. `ms` is the time Redis took, absent when it came from memory. */
 export interface LoadedMessage {
+  /** Where it came from. */
   readonly source: 'redis' | 'memory'
   /** False where the cookie was good but no such session exists any more. */
   readonly found: boolean
+  /** Milliseconds; absent when it came from memory. */
   readonly ms?: number
 }
 /** Changed fields were written, or only the idle deadline (`fields` is 0). */
 export interface SavedMessage {
+  /** The session's public reference. */
   readonly ref: string
+  /** How many fields were written. */
   readonly fields: number
+  /** Milliseconds that Redis took. */
   readonly ms: number
 }
+/** A session was saved for the first time. */
 export interface CreatedMessage {
+  /** The session's public reference. */
   readonly ref: string
+  /** The user it belongs to, if any. */
   readonly userId?: string
 }
 /** Sessions ended before their time: logout, destroy, regenerate, revoke. */
 export interface RevokedMessage {
+  /** Their public references. */
   readonly refs: readonly string[]
+  /** The user they belonged to, if any. */
   readonly userId?: string
 }
 /** A cookie that no secret of ours signed. Redis was not asked. */
 export interface RejectedMessage {
+  /** As `request.ip`. */
   readonly ip: string
 }
 /** A write for a session that had ended meanwhile. */
 export interface RefusedMessage {
+  /** The session's public reference. */
   readonly ref: string
 }
 /** A session that could not be read as one of ours was given up. */
 export interface DroppedMessage {
+  /** The session's public reference. */
   readonly ref: string
+  /** What was wrong with it. */
   readonly reason: string
 }
+/** A session got a new id. */
 export interface RenewedMessage {
+  /** The session's public reference, which stays. */
   readonly ref: string
 }
 /** Redis could not be asked. */
 export interface OutageMessage {
+  /** What was to be done. */
   readonly operation: string
+  /** Why it could not be. */
   readonly error: Error
 }
 

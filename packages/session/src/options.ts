@@ -33,6 +33,7 @@ export interface LocalOptions {
   maxSize?: Size
 }
 
+/** Renewal of the id while a session is in use. */
 export interface RenewOptions {
   /** A session in use gets a new id this often (OWASP Session Management, "Renewal Timeout"). */
   every: Duration
@@ -40,6 +41,7 @@ export interface RenewOptions {
   grace?: Duration
 }
 
+/** What must survive a failover of Redis. */
 export interface DurableOptions {
   /** Replicas that must have a login, logout or revoke before it resolves. Default 1. */
   replicas?: number
@@ -47,6 +49,7 @@ export interface DurableOptions {
   timeout?: Duration
 }
 
+/** Options of the plugin. */
 export interface SessionOptions<Data extends object = object> {
   /** Signs the cookie (and is the root of `encrypt`). At least 32 bytes; a list rotates: the first signs, all verify. */
   secret: Secret
@@ -60,8 +63,11 @@ export interface SessionOptions<Data extends object = object> {
   absoluteTimeout?: Duration
   /** How stale the idle deadline may get before a request that changed nothing moves it. Default `idleTimeout` / 10. */
   touchInterval?: Duration
+  /** The session cookie. */
   cookie?: SessionCookieOptions
+  /** A new id from time to time. Default never. */
   renew?: RenewOptions
+  /** Sessions kept in memory, dropped through the fleet bus. Default none. */
   local?: LocalOptions
   /** AES-256-GCM for each field, under a key made from the secret and the id. Default false. */
   encrypt?: boolean
@@ -69,6 +75,7 @@ export interface SessionOptions<Data extends object = object> {
   onOutage?: 'fail' | 'anonymous'
   /** Sent as Retry-After with those 503s, in whole seconds. Default `'5s'`. */
   retryAfter?: Duration
+  /** Waits for replicas at login, logout and revoke. Default none. */
   durable?: DurableOptions
   /** What a session's data may take, keys and values. Default `'256kb'`. */
   maxSize?: Size

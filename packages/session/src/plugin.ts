@@ -129,7 +129,12 @@ async function session(fastify: FastifyInstance, options: SessionOptions): Promi
   )
 }
 
-/** Sessions in Redis: `request.session` and `fastify.sessions`. */
+/**
+ * Sessions in Redis: decorates each request with `session`, a {@link Session}, and the instance with `sessions`,
+ * {@link Sessions}.
+ *
+ * @throws FLOTILLA_SESSION_ERR_OPTION, FLOTILLA_SESSION_ERR_REGISTERED, FLOTILLA_REDIS_ERR_NO_CLIENT from `register`
+ */
 const flotillaSession: FastifyPluginAsync<SessionOptions> = fp(session, { name: NAME, fastify: '5.x' })
 
 export { flotillaSession }

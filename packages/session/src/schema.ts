@@ -4,6 +4,7 @@ import type { Changes } from './store.js'
 
 /** The part of the Standard Schema interface (https://standardschema.dev, version 1) that is used here. */
 export interface StandardSchema<Input = unknown, Output = Input> {
+  /** The name is the standard's. */
   readonly '~standard': {
     readonly version: 1
     readonly vendor: string
@@ -12,12 +13,16 @@ export interface StandardSchema<Input = unknown, Output = Input> {
   }
 }
 
+/** A value, or what is wrong with it. */
 export type SchemaResult<Output> =
   | { readonly value: Output; readonly issues?: undefined }
   | { readonly issues: readonly SchemaIssue[] }
 
+/** One thing that is wrong. */
 export interface SchemaIssue {
+  /** For a human. */
   readonly message: string
+  /** Where it is wrong, from the outside in. */
   readonly path?: readonly (PropertyKey | { readonly key: PropertyKey })[] | undefined
 }
 

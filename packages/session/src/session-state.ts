@@ -12,7 +12,9 @@ export type Phase = 'lazy' | 'none' | 'live' | 'away'
 
 /** Who is on the other side, for the page of "your devices". */
 export interface Visitor {
+  /** As `request.ip`. */
   readonly ip: string | undefined
+  /** As the header `user-agent`. */
   readonly userAgent: string | undefined
 }
 

@@ -19,9 +19,12 @@ export interface SessionData {}
 
 /** The keys of the data: any string until {@link SessionData} is augmented. */
 export type SessionKey<Data> = [keyof Data] extends [never] ? string : keyof Data & string
+/** The type of one value: `unknown` until {@link SessionData} is augmented. */
 export type SessionValue<Data, Key> = Key extends keyof Data ? Data[Key] : unknown
+/** All data: any record until {@link SessionData} is augmented. */
 export type SessionValues<Data> = [keyof Data] extends [never] ? Record<string, unknown> : Partial<Data>
 
+/** What a login may say of itself. */
 export interface LoginOptions {
   /** Shown in the list of the user's sessions, such as the name of a device. */
   label?: string
@@ -51,6 +54,7 @@ export class Session<Data extends object = SessionData> {
   /** @internal */ readonly [kState]: SessionState
   /** @internal */ readonly [kParts]: SessionParts
 
+  /** @internal */
   constructor(state: SessionState, parts: SessionParts) {
     this[kState] = state
     this[kParts] = parts
@@ -105,10 +109,12 @@ export class Session<Data extends object = SessionData> {
     return recover(this, () => state.fields.get(key), undefined) as SessionValue<Data, Key> | undefined
   }
 
+  /** Whether the key has a value. */
   has(key: SessionKey<Data>): boolean {
     return readable(this).fields.has(key)
   }
 
+  /** The keys that have a value. */
   keys(): SessionKey<Data>[] {
     return readable(this).fields.keys() as SessionKey<Data>[]
   }
@@ -122,6 +128,7 @@ export class Session<Data extends object = SessionData> {
     return this
   }
 
+  /** Removes a key; saved as {@link Session.set} is. @throws FLOTILLA_SESSION_ERR_READ_ONLY */
   delete(key: SessionKey<Data>): this {
     writable(this).fields.set(key, undefined)
     return this
@@ -243,6 +250,7 @@ export class Session<Data extends object = SessionData> {
     return { ...this.data }
   }
 
+  /** What `console.log` shows: neither the id nor the data. */
   [inspect.custom](): unknown {
     const { phase, userId } = this[kState]
     return { session: phase, userId }

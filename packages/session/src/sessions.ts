@@ -9,6 +9,7 @@ import {
 import { SessionState, type Visitor } from './session-state.js'
 import type { SessionInfo, UserSessions } from './user-sessions.js'
 
+/** Whose session it is to look like in the list of the user's sessions. */
 export interface CreateOptions extends LoginOptions, Partial<Visitor> {}
 
 /** A session in the hands of code outside a request: nothing is saved by itself. */
@@ -23,6 +24,7 @@ export class StoredSession<Data extends object = SessionData> extends Session<Da
 export interface Sessions {
   /** The user's sessions, the one used last first. */
   list(userId: string): Promise<SessionInfo[]>
+  /** How many there are. */
   count(userId: string): Promise<number>
   /**
    * Ends one of a user's sessions on all instances and closes its sockets.

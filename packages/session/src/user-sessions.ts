@@ -13,13 +13,17 @@ import type { Outage } from './outage.js'
 export interface SessionInfo {
   /** Names the session in `revoke`; not a secret. */
   readonly ref: string
+  /** When the user logged in. */
   readonly createdAt: Date
   /** Accurate to `touchInterval`. */
   readonly lastSeenAt: Date
   /** When it ends if it is not used again. */
   readonly expiresAt: Date
+  /** Of the login. */
   readonly ip: string | undefined
+  /** Of the login. */
   readonly userAgent: string | undefined
+  /** What `login` was given. */
   readonly label: string | undefined
 }
 

@@ -15,6 +15,7 @@ import type { Transport } from './transport.js'
 import type { UpgradeGate } from './upgrade.js'
 import { releaseUpgrade, WsTransport } from './ws-transport.js'
 
+/** How a socket of the app's own joins. */
 export interface AttachOptions {
   /** Subscribe to these at once; `authorize` is not asked for them. */
   channels?: readonly string[]
@@ -22,6 +23,7 @@ export interface AttachOptions {
   identity?: Identity
 }
 
+/** What the closed connections are told. */
 export interface DisconnectOptions {
   /** 1000 or 3000 to 4999. Default 4403. */
   code?: number
@@ -29,6 +31,7 @@ export interface DisconnectOptions {
   reason?: string
 }
 
+/** Figures of this instance. */
 export interface BroadcastStats {
   /** Connections of this instance. */
   readonly connections: number
@@ -123,6 +126,7 @@ export class Broadcast {
     await this.#parts.revocation.disconnect(filter, code, (options.reason ?? 'disconnected').slice(0, 40))
   }
 
+  /** Figures of this instance; asks nobody. */
   stats(): BroadcastStats {
     let subscriptions = 0
     let slow = 0

@@ -5,6 +5,7 @@ import { CLOSE } from './protocol.js'
 
 /** Whom `disconnect()` means: every property given must match. */
 export interface ConnectionFilter {
+  /** Every connection of this user. */
   userId?: string
   /** The session's public reference. */
   ref?: string

@@ -2,6 +2,7 @@ import type { FastifyRequest } from 'fastify'
 
 /** Who a connection belongs to. */
 export interface Identity {
+  /** The user, as presence shows it and `disconnect` finds it. */
   readonly userId?: string
   /** The public reference of the session: `session.revoked` closes the connections that carry it. */
   readonly ref?: string

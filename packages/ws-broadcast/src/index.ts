@@ -6,6 +6,7 @@ export type { Identity } from './identity.js'
 export type { BroadcastOptions, ChannelAction, ChannelOptions } from './options.js'
 export {
   CLOSE,
+  ERROR_CODES,
   type ClientFrame,
   type ErrorCode,
   type GapReason,

@@ -27,6 +27,7 @@ export interface ChannelOptions {
   durable?: boolean
 }
 
+/** Options of the plugin. */
 export interface BroadcastOptions {
   /** The channels clients may use, by name or pattern (`*` stands for one or more characters). */
   channels: Record<string, ChannelOptions>

@@ -124,7 +124,8 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
 }
 
 /**
- * WebSocket channels across instances: history, resume, presence, backpressure, drain.
+ * WebSocket channels across instances: history, resume, presence, backpressure, drain. Decorates the instance with
+ * `broadcast`, a {@link Broadcast}.
  *
  * @throws FLOTILLA_WS_ERR_OPTION, FLOTILLA_WS_ERR_ALREADY_REGISTERED, FLOTILLA_REDIS_ERR_NO_CLIENT from `register`
  */

@@ -12,6 +12,7 @@ export interface Position {
 export interface Member {
   /** The connection: unique in the fleet. */
   readonly id: string
+  /** The user, where the connection has one. */
   readonly userId?: string
   /** What the rule's `presence` function returned. */
   readonly info?: unknown
@@ -33,6 +34,7 @@ export const ERROR_CODES = [
   'unavailable'
 ] as const
 
+/** The `code` of an `error` frame. */
 export type ErrorCode = (typeof ERROR_CODES)[number]
 
 /** Why messages may be missing before the next one of a channel. */

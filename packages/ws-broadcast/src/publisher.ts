@@ -6,6 +6,7 @@ import { FLOTILLA_WS_ERR_OPTION } from './errors.js'
 import { readRules, type BroadcastOptions } from './options.js'
 import { Publishing, type PublishOptions, type PublishResult } from './publishing.js'
 
+/** The options of the instances that a publisher must agree with, and a client. */
 export interface PublisherOptions extends Pick<
   BroadcastOptions,
   'channels' | 'keyPrefix' | 'maxPayload' | 'idempotencyTtl' | 'durableTimeout'

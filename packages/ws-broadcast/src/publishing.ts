@@ -11,6 +11,7 @@ import { messageHead } from './message-body.js'
 import type { Position } from './protocol.js'
 import { publishOnceScript, publishScript, type PublishReply } from './publish-script.js'
 
+/** How one message is published. */
 export interface PublishOptions {
   /** The same key publishes once, however often it is tried, for `idempotencyTtl`. */
   idempotencyKey?: string
@@ -22,6 +23,7 @@ export interface PublishOptions {
   conflateKey?: string
 }
 
+/** The position of the message, on channels with history. */
 export interface PublishResult extends Partial<Position> {
   /** True where the idempotency key had been used: nothing was sent, the position is the first one's. */
   readonly duplicate: boolean

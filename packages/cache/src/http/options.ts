@@ -1,5 +1,6 @@
 import type { OptionReader, Size } from '@flotilla/core'
 
+/** The HTTP response cache, for routes with `config.cache`. */
 export interface HttpOptions {
   /** The name in the Cache-Status header (RFC 9211) and of our own targeted header, `<name>-cache-control`. Default `flotilla`. */
   name?: string

@@ -3,11 +3,17 @@ import { parseCookie, stringifySetCookie } from 'cookie'
 import type { FastifyRequest } from 'fastify'
 import type { Carrier } from './carrier.js'
 
+/** The cookie that carries an author's token; HttpOnly always. */
 export interface CookieSettings {
+  /** What its name begins with. Default `flotilla-db`. */
   name: string
+  /** Default `/`. */
   path: string
+  /** Default none: this host alone. */
   domain: string | undefined
+  /** Default `lax`. */
   sameSite: 'lax' | 'strict' | 'none'
+  /** `'auto'` (default): on https requests, as `request.protocol` says. */
   secure: boolean | 'auto'
   /** Milliseconds. */
   maxAge: number

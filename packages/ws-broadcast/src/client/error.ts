@@ -4,9 +4,11 @@
  * (before the subscription was confirmed).
  */
 export class BroadcastError extends Error {
+  /** Always `BroadcastError`. */
   override readonly name = 'BroadcastError'
 
   constructor(
+    /** The server's code, or the client's own. */
     readonly code: string,
     message: string
   ) {

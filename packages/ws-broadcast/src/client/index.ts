@@ -10,7 +10,8 @@ export type {
   PublishAck,
   SubscribeOptions,
   Subscription,
-  WebSocketConstructor
+  WebSocketConstructor,
+  WebSocketLike
 } from './types.js'
 export { BroadcastError } from './error.js'
 export type { Member, Position } from '../protocol.js'

@@ -6,8 +6,11 @@ import type { GapReason, Member, Position } from '../protocol.js'
  */
 export type ClientState = 'connecting' | 'open' | 'closed'
 
+/** A message of a channel. */
 export interface MessageEvent<Data = unknown> {
+  /** The channel it came on. */
   readonly channel: string
+  /** What was published. */
   readonly data: Data
   /** Carried through from `publish({ consistency })`. */
   readonly token?: string
@@ -17,19 +20,29 @@ export interface MessageEvent<Data = unknown> {
 
 /** Messages may be missing between the last one and the next: fetch the state anew. */
 export interface GapEvent {
+  /** The channel. */
   readonly channel: string
+  /** Why messages may be missing. */
   readonly reason: GapReason
 }
 
+/** Somebody came or went. */
 export interface PresenceEvent {
+  /** The channel. */
   readonly channel: string
+  /** Which of the two. */
   readonly type: 'join' | 'leave'
+  /** Who. */
   readonly member: Member
 }
 
+/** What `on` listens to, by name. */
 export interface ClientEvents {
+  /** A message of any channel. */
   message: MessageEvent
+  /** Messages may be missing on a channel. */
   gap: GapEvent
+  /** Somebody came to or left a channel that keeps presence. */
   presence: PresenceEvent
   /** `code` is the close code, where a connection ended. */
   state: { readonly state: ClientState; readonly code?: number }
@@ -39,15 +52,22 @@ export interface ClientEvents {
 
 /** The part of the WebSocket API that the client uses; browsers, Node ≥ 22 and `ws` have it. */
 export interface WebSocketLike {
+  /** Sends one text frame. */
   send(data: string): void
+  /** Closes it. */
   close(code?: number, reason?: string): void
+  /** A frame has come. */
   addEventListener(type: 'message', listener: (event: { data: unknown }) => void): void
+  /** The connection has ended. */
   addEventListener(type: 'close', listener: (event: { code: number }) => void): void
+  /** The connection has failed; `close` follows. */
   addEventListener(type: 'error', listener: () => void): void
 }
 
+/** A WebSocket class. */
 export type WebSocketConstructor = new (url: string, protocols?: string | string[]) => WebSocketLike
 
+/** Options of {@link connect}. */
 export interface ClientOptions {
   /** Default: the global one. Node 20 has none: pass that of `ws`. */
   WebSocket?: WebSocketConstructor
@@ -57,23 +77,30 @@ export interface ClientOptions {
   timeout?: number
 }
 
+/** Where a subscription begins. */
 export interface SubscribeOptions {
   /** Go on from here, e.g. from a position that the page was rendered with. Default: only what comes. */
   since?: Position
 }
 
+/** One channel of a client. */
 export interface Subscription {
+  /** Its name. */
   readonly channel: string
   /** Where this client stands; store it to go on from it later. */
   readonly position: Position | undefined
   /** Resolves once the server has confirmed the subscription; rejects with a `BroadcastError` where that cannot come. */
   readonly ready: Promise<void>
+  /** Ends it; nothing more is delivered. */
   unsubscribe(): void
 }
 
+/** Where the message stands, on channels with history. */
 export type PublishAck = Partial<Position>
 
+/** One connection that comes back by itself, and the channels on it. */
 export interface BroadcastClient {
+  /** How the connection is. */
   readonly state: ClientState
   /** This connection's id, as presence shows it. */
   readonly connection: string | undefined
@@ -91,9 +118,11 @@ export interface BroadcastClient {
   publish(channel: string, data: unknown): Promise<PublishAck>
   /** Who is in the channel now. Fails as `publish` does. */
   presence(channel: string): Promise<Member[]>
+  /** Listens to one kind of event on all channels. Returns the function that ends it. */
   on<Event extends keyof ClientEvents>(
     event: Event,
     listener: (event: ClientEvents[Event]) => void
   ): () => void
+  /** Ends the connection for good. */
   close(): void
 }
