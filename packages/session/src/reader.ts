@@ -63,11 +63,8 @@ export function createReader({
     discard(ticket)
   }
 
-  /** Parses what is small, so that nothing unreadable is found half-way through a handler. */
-  const admit = (state: SessionState, found: Found, checked: boolean): void => {
-    const fields = fieldsOf(found)
-    if (!checked) fields.check()
-    state.live(found, fields)
+  const admit = (state: SessionState, found: Found): void => {
+    state.live(found, fieldsOf(found))
     // Led here by an alias, or signed by an older secret: the browser is to have the present value.
     if (found.ticket.value !== state.presented?.value || found.ticket.renew) state.cookie = 'set'
   }
@@ -109,7 +106,7 @@ export function createReader({
     openHeld(state) {
       const found = local?.get(state.presented!.hash)
       if (!found || settles(found)) return false
-      admit(state, found, true)
+      admit(state, found)
       if (channels.loaded.active) channels.loaded.publish({ source: 'memory', found: true })
       return true
     },
@@ -133,7 +130,7 @@ export function createReader({
         if (!found) {
           state.none()
         } else {
-          admit(state, found, held !== undefined)
+          admit(state, found)
           if (settles(found)) await settle(state, found)
         }
       } catch (error) {

@@ -5,11 +5,8 @@ import { type Changes, CorruptSession } from './store.js'
 
 type Stored = Readonly<Record<string, string>>
 
-/** Below this a session is parsed whole when it is loaded; above, each field when it is first read. */
-const SMALL = 4096
-
 /**
- * The data of one session during one request. Fields are compared as text with what was loaded, so a
+ * The data of one session during one request. A field is parsed when it is first read. Fields are compared as text with what was loaded, so a
  * change deep inside an object is seen, and only what was handed out can have changed.
  */
 export class SessionFields {
@@ -40,31 +37,6 @@ export class SessionFields {
     }
     fields.#open = new Set(Object.keys(fields.#values))
     return fields
-  }
-
-  /**
-   * Parses a small session at once, so that one that cannot be read is never half used.
-   * @throws CorruptSession
-   */
-  check(): void {
-    let size = 0
-    for (const field in this.#stored) size += this.#stored[field]!.length
-    if (size > SMALL) return
-    const keys = this.#storedKeys()
-    if (keys.length === 0) return
-    let whole = '['
-    for (const key of keys) whole += `${whole.length === 1 ? '' : ','}${this.#text(fieldOf(key))}`
-    try {
-      // All at once: one call costs much less than one for each field.
-      const values = parse(`${whole}]`) as unknown[]
-      if (values.length === keys.length && !keys.includes('__proto__')) {
-        for (let i = 0; i < keys.length; i++) this.#values[keys[i]!] = values[i]
-        return
-      }
-    } catch {
-      // Below it is found out which field it was.
-    }
-    for (const key of keys) this.#parse(key)
   }
 
   get(key: string): unknown {

@@ -58,20 +58,20 @@ export default defineSuite({
   cases: [
     rate(
       'read',
-      'a route reads one field of the session, nothing is changed',
-      eachVisitor({ path: '/read', size: 100 }),
+      'a route reads one field of a session of 1 kB, nothing is changed',
+      eachVisitor({ path: '/read', size: 1_000 }),
       everyone
     ),
     rate(
       'write-one-field',
-      'a route changes one field of the session',
+      'a route changes one field of a session of 1 kB',
       eachVisitor({ path: '/write', size: 1_000 }),
       everyone
     ),
     rate(
       'read-local',
       'as read, from memory: peers have no such mode and read from Redis',
-      eachVisitor({ path: '/read', size: 100 }),
+      eachVisitor({ path: '/read', size: 1_000 }),
       {
         flotilla: { process: 'flotilla-local' },
         bare: {},
