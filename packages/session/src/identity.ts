@@ -45,12 +45,17 @@ export interface IdentityParts {
 
 type Texts = ReadonlyMap<string, string>
 
+/** The part of a session's data that goes with it to another id. */
+type Pick = (fields: SessionFields) => SessionFields
+
 /** Whose a session is to be. */
 interface Binding {
   readonly id: string
   readonly owner: Owner
   readonly label: string | undefined
 }
+
+const NOTHING: Changes = { set: [], remove: [] }
 
 // A browser that never stops writing must not keep its own login waiting.
 const PATIENT_TAKES = 5
@@ -125,7 +130,7 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
   }
 
   /**
-   * Ends the session that a login replaces, once the new one holds everything: a failure on the way leaves the
+   * Ends the session that another replaces, once the new one holds everything: a failure on the way leaves the
    * old one as it was.
    * @param texts what the new one was opened with
    * @param textsOf what the new one is to hold, given what the old one holds; `undefined` where that is gone
@@ -162,12 +167,52 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
     return held
   }
 
+  /** Goes on under a new id, with some of the data and perhaps for a user; the session before ends. */
+  const move = async (state: SessionState, pick: Pick, user?: Binding): Promise<void> => {
+    const { place } = state
+    const before = pick(state.fields)
+    const own = before.changes()
+    const textsOf = (old: Found | undefined): Texts => {
+      const texts = new Map(old ? pick(reader.fieldsOf(old)).snapshot() : [])
+      for (const [field, text] of own?.set ?? []) texts.set(field, text)
+      for (const field of own?.remove ?? []) texts.delete(field)
+      return texts
+    }
+    let texts: Texts = new Map(before.snapshot())
+    const whole = new SessionFields(Object.fromEntries(texts))
+    // After a regeneration the handler may still add what the schema wants.
+    await assertStorable(whole, NOTHING, user ? settings : { ...settings, schema: undefined })
+
+    const ticket = ticketing.issue(user?.owner.tag)
+    const next: Place = { ticket, userHash: user?.owner.userHash }
+    let opened: Found
+    try {
+      opened = await open(state, ticket, [...texts], user)
+      if (user) await settle(store.keyOf(ticket))
+      if (place) texts = await supersede(state, next, texts, textsOf)
+    } catch (error) {
+      // Nobody will ever have its id, and it must not stay among the user's devices.
+      later(store.take(next))
+      throw error
+    }
+    adopt(state, opened, SessionFields.from(texts, before))
+    if (place) await settle(store.keyOf(place.ticket))
+  }
+
+  const end = async (state: SessionState): Promise<void> => {
+    const { place } = state
+    if (place) await take(state)
+    if (place || (state.presented && state.phase !== 'away')) state.cookie = 'clear'
+    state.none()
+    if (place) await settle(store.keyOf(place.ticket))
+  }
+
   return {
     settle,
 
     async create(state) {
       const changes = state.fields.changes()
-      await assertStorable(state.fields, changes ?? { set: [], remove: [] }, settings)
+      await assertStorable(state.fields, changes ?? NOTHING, settings)
       const ticket = state.reserve(() => ticketing.issue())
       adopt(state, await open(state, ticket, changes?.set ?? []), state.fields)
       if (changes) state.fields.saved(changes)
@@ -175,56 +220,22 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
 
     async login(state, userId, label) {
       const owner = keys.owners(userId)[0]!
-      const { place } = state
       // What one user left behind is not for the next.
       const keeps = state.userId === undefined || state.userId === userId
-      const before = keeps ? state.fields : new SessionFields({})
-      const own = before.changes()
-      const textsOf = (old: Found | undefined): Texts => {
-        const texts = new Map(keeps && old ? reader.fieldsOf(old).snapshot() : [])
-        for (const [field, text] of own?.set ?? []) texts.set(field, text)
-        for (const field of own?.remove ?? []) texts.delete(field)
-        return texts
-      }
-      let texts: Texts = new Map(before.snapshot())
-      await assertStorable(new SessionFields(Object.fromEntries(texts)), { set: [], remove: [] }, settings)
-
-      const ticket = ticketing.issue(owner.tag)
-      const next: Place = { ticket, userHash: owner.userHash }
-      let opened: Found
-      try {
-        opened = await open(state, ticket, [...texts], { id: userId, owner, label })
-        await settle(store.keyOf(ticket))
-        if (place) texts = await supersede(state, next, texts, textsOf)
-      } catch (error) {
-        // Nobody will ever have its id, and it must not stay among the user's devices.
-        later(store.take(next))
-        throw error
-      }
-      adopt(state, opened, SessionFields.from(texts, before))
-      if (place) await settle(store.keyOf(place.ticket))
+      const pick: Pick = keeps ? (fields) => fields : (fields) => fields.only([])
+      await move(state, pick, { id: userId, owner, label })
     },
 
-    async end(state) {
-      const { place } = state
-      if (place) await take(state)
-      if (place || (state.presented && state.phase !== 'away')) state.cookie = 'clear'
-      state.none()
-      if (place) await settle(store.keyOf(place.ticket))
-    },
+    end,
 
     async regenerate(state, keep) {
-      const fields = new SessionFields({})
-      for (const key of keep) if (state.fields.has(key)) fields.set(key, state.fields.get(key))
-      const changes = fields.changes()
-      // Found out while the session before is still there.
-      if (changes) fields.assertSize(changes, settings.maxSize)
-      const { place } = state
-      if (place) await take(state)
-      if (state.presented) state.cookie = 'clear'
-      state.none()
-      state.fields = fields
-      if (place) await settle(store.keyOf(place.ticket))
+      if (state.place && keep.some((key) => state.fields.has(key))) {
+        await move(state, (fields) => fields.only(keep))
+      } else {
+        const kept = state.place ? undefined : state.fields.only(keep)
+        await end(state)
+        if (kept) state.fields = kept
+      }
     },
 
     async renew(state, grace) {

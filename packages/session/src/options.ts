@@ -37,7 +37,7 @@ export interface LocalOptions {
 export interface RenewOptions {
   /** A session in use gets a new id this often (OWASP Session Management, "Renewal Timeout"). */
   every: Duration
-  /** How long the old id still leads to the session, for requests already under way. Default `'30s'`. */
+  /** How long the old id still leads to the session, for requests already under way. Default `'30s'`, at most twice `every` and 10 minutes. */
   grace?: Duration
 }
 
@@ -150,12 +150,14 @@ export function readOptions(input: unknown): Settings {
     absoluteTimeout,
     touchInterval: read.duration('touchInterval', { default: idleTimeout / 10, max: idleTimeout / 2 }),
     cookie,
-    renew: read.group('renew', (group) => ({
-      every: group.has('every')
+    renew: read.group('renew', (group) => {
+      const every = group.has('every')
         ? group.duration('every', { default: 0, min: 1_000 })
-        : group.fail('every', 'a duration'),
-      grace: group.duration('grace', { default: 30_000, max: 10 * 60_000 })
-    })),
+        : group.fail('every', 'a duration')
+      // An id leads on over as many renewals as fit into the grace, and each is a round trip.
+      const longest = Math.min(2 * every, 10 * 60_000)
+      return { every, grace: group.duration('grace', { default: Math.min(30_000, longest), max: longest }) }
+    }),
     local: read.group('local', (group) => ({
       maxAge: group.duration('maxAge', { default: 5_000, min: 1, max: 10 * 60_000 }),
       max: group.integer('max', { default: 10_000, min: 1 }),

@@ -39,6 +39,24 @@ export class SessionFields {
     return fields
   }
 
+  /** These keys alone, with what was done to them. The values stay the same objects. */
+  only(keys: readonly string[]): SessionFields {
+    const stored: Record<string, string> = {}
+    for (const key of keys) {
+      const field = fieldOf(key)
+      if (Object.hasOwn(this.#stored, field)) stored[field] = this.#stored[field]!
+    }
+    const picked = new SessionFields(stored, this.#texts && this.#decode)
+    picked.#open = new Set()
+    for (const key of keys) {
+      const text = this.#texts?.get(fieldOf(key))
+      if (text !== undefined) picked.#texts!.set(fieldOf(key), text)
+      if (Object.hasOwn(this.#values, key)) picked.#values[key] = this.#values[key]
+      if (this.#whole || this.#open?.has(key)) picked.#open.add(key)
+    }
+    return picked
+  }
+
   get(key: string): unknown {
     let value: unknown
     if (Object.hasOwn(this.#values, key)) value = this.#values[key]

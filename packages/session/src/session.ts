@@ -184,7 +184,10 @@ export class Session<Data extends object = SessionData> {
 
   /**
    * Ends the session and begins a new one without a user. Of the data only the values of `keep` are taken
-   * along; use {@link renew} for a new id and everything else as it was.
+   * along; use {@link renew} for a new id and everything else as it was. Where it rejects, the session is still the
+   * one it was.
+   *
+   * @throws FLOTILLA_SESSION_ERR_TOO_LARGE, FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_NOT_DURABLE
    */
   async regenerate(keep: readonly string[] = []): Promise<void> {
     await this.load()

@@ -1,5 +1,6 @@
 import { startRedis, until } from '@flotilla/testbed'
 import { after, before, test } from 'tap'
+import type { Sessions } from '../src/sessions.js'
 import { buildApp } from './support/app.js'
 import { serve } from './support/serve.js'
 
@@ -241,4 +242,32 @@ test('a user id must be a non-empty string', async (t) => {
     t.equal((await browser().post('/bad-login', { id })).body['code'], 'FLOTILLA_SESSION_ERR_USER_ID')
   }
   await t.rejects(app.sessions.list(''), { code: 'FLOTILLA_SESSION_ERR_USER_ID' })
+})
+
+test("another type in the place of a user's list is removed: the user logs in, is listed and revoked", async (t) => {
+  const calls = {
+    list: (sessions) => sessions.list('ada'),
+    count: (sessions) => sessions.count('ada'),
+    revoke: (sessions) => sessions.revoke('ada', 'x'.repeat(43)),
+    revokeAll: (sessions) => sessions.revokeAll('ada')
+  } satisfies Record<string, (sessions: Sessions) => Promise<unknown>>
+  const requests = ['/login', '/logout', '/set', '/update/count', '/renew']
+  for (const name of [...requests, ...Object.keys(calls)]) {
+    const app = await buildApp({ url: redis.url, session: { prefix: `foreign${name}:` } })
+    const { browser } = await serve(t, app)
+    const visitor = browser()
+    await visitor.post('/login', { userId: 'ada' })
+    const lists = (await redis.command('KEYS', `foreign${name}:[ud]:*`)) as string[]
+    t.equal(lists.length, 2)
+    for (const key of lists) {
+      await redis.command('DEL', key)
+      await redis.command('SET', key, 'text')
+    }
+    if (name in calls) await calls[name as keyof typeof calls](app.sessions)
+    else t.equal((await visitor.post(name, { userId: 'ada', count: 3 })).status, 200, name)
+    await visitor.post('/login', { userId: 'ada' })
+    t.equal(await app.sessions.count('ada'), 1, name)
+    t.equal(await app.sessions.revokeAll('ada'), 1, name)
+    t.equal((await visitor.get('/me')).body['userId'], null)
+  }
 })

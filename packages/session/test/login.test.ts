@@ -12,7 +12,7 @@ before(async () => {
 })
 after(() => redis.stop())
 
-/** Runs `fault` when a login has opened the new session and is about to end the old one, each time until it says false. */
+/** Runs `fault` when a login or a regeneration has opened the new session and is about to end the old one, each time until it says false. */
 function beforeEnding(app: FastifyInstance, fault: () => Promise<boolean> | boolean): void {
   const client = app.redis as unknown as { evalsha(sha: string, ...rest: unknown[]): Promise<unknown> }
   const evalsha = client.evalsha.bind(client)
@@ -97,11 +97,19 @@ test('a login with data that its schema refuses leaves the session as it was', a
 test('Redis stops answering between the two: the visitor keeps the session, also when Redis catches up', async (t) => {
   const own = await startRedis()
   t.teardown(() => own.stop())
-  for (const user of [undefined, 'ada']) {
+  const regenerate = ['/regenerate', { keep: ['cart', 'count'] }] as const
+  const login = ['/login', { userId: 'ada' }] as const
+  const cases = [
+    [undefined, login],
+    ['ada', login],
+    [undefined, regenerate],
+    ['ada', regenerate]
+  ] as const
+  for (const [user, [path, body]] of cases) {
     const { app, visitor } = await served(t, {
       url: own.url,
       redis: { commandTimeout: '500ms' },
-      session: { prefix: `pause-${user}:` }
+      session: { prefix: `pause-${user}-${path.slice(1)}:` }
     })
     if (user) await visitor.post('/login', { userId: user })
     const { cookie } = visitor
@@ -109,7 +117,7 @@ test('Redis stops answering between the two: the visitor keeps the session, also
       own.pause()
       return false
     })
-    const answer = await visitor.post('/login', { userId: 'ada' })
+    const answer = await visitor.post(path, body)
     t.equal(answer.status, 503)
     t.equal(answer.body['code'], 'FLOTILLA_SESSION_ERR_UNAVAILABLE')
     t.equal(answer.setCookie.length, 0)
@@ -122,9 +130,9 @@ test('Redis stops answering between the two: the visitor keeps the session, also
     t.same((await visitor.get('/data')).body, CART)
     t.equal((await visitor.get('/me')).body['userId'], user ?? null)
     t.equal(visitor.cookie, cookie)
-    t.equal((await visitor.post('/login', { userId: 'ada' })).status, 200)
+    t.equal((await visitor.post(path, body)).status, 200)
     t.same((await visitor.get('/data')).body, CART)
-    t.equal(await app.sessions.count('ada'), 1)
+    t.equal(await app.sessions.count('ada'), path === '/login' ? 1 : 0)
   }
 })
 
@@ -228,4 +236,64 @@ test('an update in the request that opened the session, encrypted or not', async
     t.same((await other.post('/save-and-update')).body, { value: 2 })
     t.same((await other.get('/data')).body, { count: 2 })
   }
+})
+
+test('what another request writes while a session is regenerated comes along where it is kept', async (t) => {
+  for (const encrypt of [false, true]) {
+    const { app, visitor, other } = await served(t, {
+      url: redis.url,
+      session: { encrypt, prefix: `regenerate-${encrypt}:` }
+    })
+    await visitor.post('/login', { userId: 'ada' })
+    other.cookies.clear()
+    for (const [name, value] of visitor.cookies) other.cookies.set(name, value)
+    beforeEnding(app, async () => {
+      await other.post('/update/count')
+      await other.post('/set', { secret: true })
+      return false
+    })
+    t.equal((await visitor.post('/regenerate', { keep: ['count', 'nothing'] })).status, 200)
+    t.same((await visitor.get('/data')).body, { count: 2 })
+    t.equal((await visitor.get('/me')).body['userId'], null)
+    t.same((await other.get('/data')).body, {}, 'the old id')
+    t.equal(await app.sessions.count('ada'), 0)
+  }
+})
+
+test('what a handler has not saved yet is kept, changed or removed by a regeneration as it asked', async (t) => {
+  const app = await buildApp({ url: redis.url })
+  app.post<{ Body: { keep: string[] } }>('/change-and-regenerate', async ({ session, body }) => {
+    session.data.count = 5
+    session.set('note' as 'count', 7)
+    session.delete('cart')
+    await session.regenerate(body.keep)
+    const kept = { ...session.data }
+    session.set('after' as 'count', 1)
+    return kept
+  })
+  const { browser } = await serve(t, app)
+  for (const known of [true, false]) {
+    const visitor = browser()
+    if (known) await visitor.post('/set', { cart: { items: [] }, count: 1, other: 2 })
+    const keep = ['count', 'note', 'cart']
+    t.same((await visitor.post('/change-and-regenerate', { keep })).body, { count: 5, note: 7 })
+    t.same((await visitor.get('/data')).body, { count: 5, note: 7, after: 1 })
+  }
+})
+
+test('a regeneration that would keep too much leaves the session as it was', async (t) => {
+  const app = await buildApp({ url: redis.url, session: { maxSize: '1kb' } })
+  app.post('/grow-and-regenerate', async ({ session }) => {
+    session.set('large' as 'count', 'y'.repeat(1_100) as never)
+    await session.regenerate(['large', 'count'])
+    return {}
+  })
+  const { browser } = await serve(t, app)
+  const visitor = browser()
+  await visitor.post('/set', CART)
+  const answer = await visitor.post('/grow-and-regenerate')
+  t.equal(answer.status, 413)
+  t.match(answer.body['message'], "'large'")
+  t.equal(answer.setCookie.length, 0)
+  t.same((await visitor.get('/data')).body, CART)
 })

@@ -24,6 +24,7 @@ test('a wrong option fails register, naming it, before anything is opened', asyn
     [{ secret: SECRET, cookie: { maxAge: 5 } }, /maxAge/],
     [{ secret: SECRET, cookie: { secure: false, sameSite: 'none' } }, /'cookie'/],
     [{ secret: SECRET, renew: {} }, /'renew.every'/],
+    [{ secret: SECRET, renew: { every: '1s', grace: '2001ms' } }, /'renew.grace'/],
     [{ secret: SECRET, local: { maxAge: '1h' } }, /'local.maxAge'/],
     [{ secret: SECRET, schema: {} }, /'schema'/],
     [{ secret: SECRET, clearSiteData: 'cookies' }, /'clearSiteData'/],

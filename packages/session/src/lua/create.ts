@@ -1,5 +1,5 @@
 import { defineScript } from '@flotilla/redis'
-import { NOW } from './fragments.js'
+import { MEND, NOW } from './fragments.js'
 
 /**
  * Opens a session and lists it under its user.
@@ -11,6 +11,7 @@ import { NOW } from './fragments.js'
  */
 const LUA = `
 ${NOW}
+${MEND}
 local idle, life, version, ref, user = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
 local absolute = now + life
 local expiry = string.format('%.0f', math.min(now + idle, absolute))
@@ -18,6 +19,7 @@ redis.call('HSET', KEYS[1], '@', string.format('1 %.0f %.0f %.0f %.0f 1 %s %s %s
 for i = 7, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('PEXPIREAT', KEYS[1], expiry)
 if KEYS[2] then
+  mend(KEYS[2], KEYS[3])
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 100)) do
     redis.call('ZREM', KEYS[2], gone)
     redis.call('HDEL', KEYS[3], gone, gone .. ':t')

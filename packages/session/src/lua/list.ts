@@ -1,5 +1,5 @@
 import { defineScript } from '@flotilla/redis'
-import { NOW } from './fragments.js'
+import { MEND, NOW } from './fragments.js'
 
 /**
  * A user's sessions; forgets those that have expired.
@@ -12,6 +12,8 @@ export const listSessions = defineScript<[number, string[], string[]]>({
   keys: 2,
   lua: `
 ${NOW}
+${MEND}
+mend(KEYS[1], KEYS[2])
 for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
   redis.call('ZREM', KEYS[1], gone)
   redis.call('HDEL', KEYS[2], gone, gone .. ':t')

@@ -1,5 +1,6 @@
 import type { RedisClient } from '@flotilla/redis'
 import { defineScript } from '@flotilla/redis'
+import { MEND } from './fragments.js'
 
 /**
  * Ends some of a user's sessions. A session is ended only if its own meta names this user: the tag that
@@ -10,6 +11,8 @@ import { defineScript } from '@flotilla/redis'
  * Reply {[ref …] ended, [ref, hash, …] renewed meanwhile and now under another hash}
  */
 const LUA = `
+${MEND}
+mend(KEYS[1], KEYS[2])
 local ended, moved = {}, {}
 for i = 3, #KEYS do
   local ref, hash = ARGV[2 * i - 4], ARGV[2 * i - 3]

@@ -1,5 +1,5 @@
 import { defineScript } from '@flotilla/redis'
-import { NOW, OPEN } from './fragments.js'
+import { MEND, NOW, OPEN } from './fragments.js'
 
 /**
  * Ends a session and hands back what it held, in one step: no write of a parallel request is lost between
@@ -14,11 +14,13 @@ import { NOW, OPEN } from './fragments.js'
 const LUA = `
 ${OPEN}
 ${NOW}
+${MEND}
 if ARGV[2] ~= '-' and now > tonumber(ARGV[2]) then return {4, now} end
 local fields = redis.call('HGETALL', KEYS[1])
 if ARGV[1] ~= '-' and ARGV[1] ~= revision then return {3, fields} end
 redis.call('DEL', KEYS[1])
 if KEYS[2] then
+  mend(KEYS[2], KEYS[3])
   redis.call('ZREM', KEYS[2], ref)
   redis.call('HDEL', KEYS[3], ref, ref .. ':t')
 end
