@@ -112,12 +112,8 @@ export class Fill {
       after: () => claims.after(context)
     })
     const began = performance.now()
-    const value: unknown = await runBounded(
-      task.address.key,
-      task.policy.timeout,
-      abort,
-      this.#underWay,
-      () => this.#flights.run(task.flight, () => task.factory(context))
+    const value: unknown = await this.#flights.run(task.flight, () =>
+      runBounded(task.address.key, task.policy.timeout, abort, this.#underWay, () => task.factory(context))
     )
     return { value, context, computeMs: performance.now() - began }
   }

@@ -1,4 +1,4 @@
-import { AsyncLocalStorage } from 'node:async_hooks'
+import { AsyncScope } from './async-scope.js'
 import { DeadlockError } from './errors.js'
 import type { Address } from './remote.js'
 
@@ -22,7 +22,7 @@ export interface Flight {
 }
 
 /** The flight whose factory is running, in the asynchronous context of that factory. */
-const running = new AsyncLocalStorage<Flight>()
+const running = new AsyncScope<Flight>()
 
 export class Flights {
   readonly #flights = new Map<string, Flight>()
@@ -51,7 +51,7 @@ export class Flights {
     }
     if (listed) this.#flights.set(address.id, flight)
     // Before the factory runs, which it may within this call: it must not wait for who waits for it.
-    if (awaited) running.getStore()?.waitsFor.add(flight)
+    if (awaited) running.current?.waitsFor.add(flight)
     begin(
       work(flight).finally(() => {
         if (this.#flights.get(address.id) === flight) this.#flights.delete(address.id)
@@ -64,7 +64,7 @@ export class Flights {
 
   /** Lets the factory of the running flight wait for `flight`. */
   async await<T>(flight: Flight, outcome: Promise<T>): Promise<T> {
-    const waiting = running.getStore()
+    const waiting = running.current
     if (!waiting) return outcome
     if (reaches(flight, waiting)) {
       throw new DeadlockError(
@@ -79,7 +79,8 @@ export class Flights {
     }
   }
 
-  run<T>(flight: Flight, factory: () => T): T {
+  /** Runs the factory of this flight: what it asks the cache for is known to be asked by it. */
+  run<T>(flight: Flight, factory: () => Promise<T>): Promise<T> {
     return running.run(flight, factory)
   }
 }

@@ -1,4 +1,4 @@
-import { channel } from 'node:diagnostics_channel'
+import { channel, type Channel as NodeChannel } from 'node:diagnostics_channel'
 
 /** A `node:diagnostics_channel` whose message is built only while somebody listens. */
 export interface Channel<Message extends object> {
@@ -24,14 +24,27 @@ export function createChannel<Message extends object>(pkg: string, event: string
     names.add(name)
     created.publish(name)
   }
-  return {
-    name,
-    get active() {
-      return target.hasSubscribers
-    },
-    publish(message) {
-      if (target.hasSubscribers) target.publish(message)
-    }
+  return new LazyChannel<Message>(target)
+}
+
+/** A class, not a literal: objects that each have a getter of their own are looked up slowly, and hits ask `active`. */
+class LazyChannel<Message extends object> implements Channel<Message> {
+  readonly #target: NodeChannel
+
+  constructor(target: NodeChannel) {
+    this.#target = target
+  }
+
+  get name(): string {
+    return this.#target.name as string
+  }
+
+  get active(): boolean {
+    return this.#target.hasSubscribers
+  }
+
+  publish(message: Message): void {
+    if (this.#target.hasSubscribers) this.#target.publish(message)
   }
 }
 

@@ -1,5 +1,5 @@
-import { AsyncLocalStorage } from 'node:async_hooks'
 import type { FastifyInstance, FastifyRequest, InjectOptions } from 'fastify'
+import { AsyncScope } from '../async-scope.js'
 import type { Context } from '../factory.js'
 import type { Exchange } from './exchange.js'
 import type { StoredResponse, VaryPointer } from './stored-response.js'
@@ -11,11 +11,11 @@ export interface RefreshJob {
   exchange: Exchange | undefined
 }
 
-const refreshing = new AsyncLocalStorage<RefreshJob>()
+const refreshing = new AsyncScope<RefreshJob>()
 
 /** The refresh that this request was made for; only the first request for its key is. */
 export function refreshOf(key: string): RefreshJob | undefined {
-  const job = refreshing.getStore()
+  const job = refreshing.current
   return job && job.exchange === undefined && job.key === key ? job : undefined
 }
 
