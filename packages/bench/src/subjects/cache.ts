@@ -60,8 +60,12 @@ function subject(
       'redis-hit': async ({ ms }) => {
         const { getOrSet } = await peer('remote')
         await Promise.all(names.map((key) => getOrSet(key, valueOf)))
-        const again = async (index: number): Promise<void> =>
-          right(await getOrSet(keyOf(index), valueOf), keyOf(index))
+        // Lanes that asked for the same key at once would share one reply where a product joins them.
+        let next = 0
+        const again = async (): Promise<void> => {
+          const key = keyOf(next++)
+          right(await getOrSet(key, valueOf), key)
+        }
         return callsPerSecond(ms, again, { concurrency: LANES })
       },
       miss: async ({ ms }) => {

@@ -85,9 +85,9 @@ export const layeredLoader: MakePeer = async (mode, url) => {
     dataSources: [{ name: 'source', get: async (key: string) => source(key), getMany: async () => [] }]
   })
   return {
-    async getOrSet(key, factory) {
+    getOrSet(key, factory) {
       source = factory
-      return (await loader.get(key))!
+      return loader.get(key) as Promise<Value>
     },
     peek: (key) => loader.getInMemoryOnly(key),
     delete: (key) => loader.invalidateCacheFor(key),
