@@ -71,7 +71,7 @@ export class Entry {
     this.#staleFor = Math.round(life.staleUntil - life.createdAt)
     this.#graceFor = Math.round(life.graceUntil - life.createdAt)
     this.computeMs = Math.round(life.computeMs)
-    this.calmUntil = calmUntil(life, early)
+    this.calmUntil = Math.floor(calmUntil(life, early))
     this.marks = marks
     this.stamps = stamps
     this.tags = tags

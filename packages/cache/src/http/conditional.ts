@@ -1,5 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http'
-import type { StoredResponse } from './stored-response.js'
+import { parseHttpDate } from './http-date.js'
+import { headerOf, type StoredResponse } from './stored-response.js'
 
 /** The conditions of a request, taken off it so that the handler makes a whole response that can be stored. */
 export interface Conditions {
@@ -45,23 +46,27 @@ export function strip(headers: IncomingHttpHeaders): void {
   }
 }
 
-/** Whether 304 answers the request (RFC 9110 §13.1.2, §13.1.3): If-None-Match decides alone where it is there. */
+/** Whether 304 answers the request (RFC 9111 §4.3.2): If-None-Match decides alone where it is there. */
 export function notModified({ ifNoneMatch, ifModifiedSince }: Conditions, stored: StoredResponse): boolean {
   if (ifNoneMatch === undefined && ifModifiedSince === undefined) return false
   if (stored.status !== 200) return false
   if (ifNoneMatch !== undefined) {
     if (ifNoneMatch.trim() === '*') return true
     if (stored.etag === undefined) return false
-    const own = weak(stored.etag)
-    return (ifNoneMatch.match(/(?:W\/)?"[^"]*"/g) ?? []).some((one) => weak(one) === own)
+    return (ifNoneMatch.match(/(?:W\/)?"[^"]*"/g) ?? []).some((one) => weakMatch(one, stored.etag))
   }
-  if (ifModifiedSince === undefined || stored.modified === undefined) return false
-  const since = Date.parse(ifModifiedSince)
-  return !Number.isNaN(since) && Date.parse(stored.modified) <= since
+  const since = parseHttpDate(ifModifiedSince)
+  if (since === undefined) return false
+  const modified = parseHttpDate(stored.modified)
+  if (modified !== undefined) return modified <= since
+  // Date stands in for Last-Modified. Not of the same second: a second response may have been made within it.
+  const made = parseHttpDate(headerOf(stored.headers, 'date'))
+  return made !== undefined && made < since
 }
 
-function weak(etag: string): string {
-  return etag.startsWith('W/') ? etag.slice(2) : etag
+/** RFC 9110 §8.8.3.2: one of them may be weak. */
+export function weakMatch(a: string, b: string | undefined): boolean {
+  return b !== undefined && a.replace(/^W\//, '') === b.replace(/^W\//, '')
 }
 
 /** One part takes no more; RFC 9110 §14.2 lets a server ignore Range. */

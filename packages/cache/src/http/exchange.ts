@@ -3,12 +3,13 @@ import { isPersonal } from '@flotilla/core'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Context, FactoryContext } from '../factory.js'
 import { cacheStatus, type CacheStatus } from './cache-status.js'
-import { notModified, type Conditions } from './conditional.js'
+import { notModified, weakMatch, type Conditions } from './conditional.js'
 import { judge, type Judgement, type Lifetimes } from './freshness.js'
 import type { RouteSettings } from './route.js'
 import { applyStored, part } from './serve.js'
 import {
   ageOf,
+  DESCRIBES_BODY,
   etagOf,
   freshened,
   headerOf,
@@ -19,6 +20,9 @@ import {
 
 /** How long a response with validators of its own is kept past its freshness, to ask the handler about. */
 const KEPT_FOR_VALIDATION = 3_600_000
+
+/** Milliseconds: kept although stale from the start; 0 would not be kept. */
+const NOT_FRESH = 0.001
 
 export interface ExchangeParts {
   readonly route: RouteSettings
@@ -31,6 +35,8 @@ export interface ExchangeParts {
   readonly varied: (vary: readonly string[]) => VaryPointer | undefined
   /** The response itself is not for sharing: others need not wait for the next one. */
   readonly unshareable: () => void
+  /** What is stored is not to be used again. */
+  readonly drop: () => void
 }
 
 /** One request whose handler runs to fill the cache: what comes out is kept, where it may be, and sent. */
@@ -40,6 +46,7 @@ export class Exchange {
   readonly #parts: ExchangeParts
   readonly #stale: StoredResponse | undefined
   readonly #authorized: boolean
+  readonly #began = Date.now()
   #settled = false
   #resolve!: (stored: StoredResponse | VaryPointer | undefined) => void
   #reject!: (error: Error) => void
@@ -131,6 +138,7 @@ export class Exchange {
       authorized: this.#authorized,
       personal: isPersonal(request),
       route: this.#parts.route,
+      began: this.#began,
       now
     })
   }
@@ -141,10 +149,19 @@ export class Exchange {
     stale: StoredResponse,
     now: number
   ): Buffer | null {
+    if (!namesSame(reply, stale)) {
+      // Of another response than the one it was asked about, which must not live on by it (RFC 9111 §4.3.4).
+      this.#skip()
+      this.#parts.drop()
+      this.#say(reply, { fwd: 'stale', fwdStatus: 304, detail: 'validators' })
+      reply.removeHeader('content-length')
+      return applyStored(reply, stale, this.#parts.conditions, now, true)
+    }
+    for (const name of DESCRIBES_BODY) reply.removeHeader(name)
+    if (!reply.hasHeader('date')) reply.header('date', new Date(now).toUTCString())
     const fresh = storedHeaders(reply.getHeaders(), [])
     for (const [name, value] of stale.headers) if (!reply.hasHeader(name)) reply.header(name, value)
     const judgement = this.#judge(request, reply, stale.status, now)
-    reply.removeHeader('content-length')
     if (!judgement.storable) {
       this.#skip()
       this.#say(reply, { fwd: 'stale', fwdStatus: 304, detail: judgement.reason })
@@ -234,7 +251,7 @@ export class Exchange {
     if (!stored) return this.#skip()
     if (life) {
       const kept = (stored as StoredResponse).validators ? KEPT_FOR_VALIDATION : 0
-      context.ttlMs = Math.max(1, life.fresh - life.age)
+      context.ttlMs = Math.max(NOT_FRESH, life.fresh - life.age)
       context.swrMs = life.swr
       context.graceMs = Math.max(life.sie, kept)
     }
@@ -255,6 +272,15 @@ export class Exchange {
       cacheStatus(this.#parts.route.http.name, status, reply.getHeader('cache-status'))
     )
   }
+}
+
+/** Whether a 304 is about this stored response, as far as it says; one that names nothing answers what was asked. */
+function namesSame(reply: FastifyReply, { etag, modified }: StoredResponse): boolean {
+  const named = reply.getHeader('etag')
+  if (named !== undefined)
+    return named === etag || (String(named).startsWith('W/') && weakMatch(String(named), etag))
+  const since = reply.getHeader('last-modified')
+  return since === undefined || modified === undefined || since === modified
 }
 
 function hasValidators(reply: FastifyReply): boolean {

@@ -1,4 +1,5 @@
 import { parseCacheControl, parseTargeted, seconds, type Directives } from './cache-control.js'
+import { parseHttpDate } from './http-date.js'
 import type { RouteSettings } from './route.js'
 
 /** How long a response may be used, in milliseconds. */
@@ -22,6 +23,8 @@ export interface ResponseFacts {
   readonly authorized: boolean
   readonly personal: boolean
   readonly route: RouteSettings
+  /** When the handler was asked, and when it answered. */
+  readonly began: number
   readonly now: number
 }
 
@@ -63,12 +66,14 @@ export function judge(facts: ResponseFacts): Judgement {
   const fresh = explicit ?? assumed(facts, header('last-modified'))
   if (fresh === undefined) return no('no freshness')
 
+  const age = initialAge(facts, header('date'))
+  if (age === undefined) return no('age')
   const forbidden = control.has('must-revalidate') || control.has('proxy-revalidate')
   const strict = forbidden || control.has('s-maxage')
   const swr = seconds(control, 'stale-while-revalidate') ?? (strict ? 0 : route.swr)
   const sie = seconds(control, 'stale-if-error') ?? (strict ? 0 : route.grace)
   const life: Lifetimes = {
-    age: seconds(new Map([['age', header('age') ?? '0']]), 'age') ?? 0,
+    age,
     fresh,
     swr: forbidden ? 0 : swr,
     sie: forbidden ? 0 : sie,
@@ -97,10 +102,23 @@ function explicitFreshness(
   const named = seconds(control, 's-maxage') ?? seconds(control, 'max-age')
   if (named !== undefined) return named
   if (expires === undefined) return undefined
-  const until = Date.parse(expires)
+  const until = parseHttpDate(expires)
   // RFC 9111 §5.3: an invalid date, "0" above all, means already expired.
-  if (Number.isNaN(until)) return 0
-  return Math.max(0, until - (Date.parse(date ?? '') || now))
+  if (until === undefined) return 0
+  return Math.max(0, until - (parseHttpDate(date) ?? now))
+}
+
+/**
+ * How old the response is when it comes, where the handler passes on what it has from elsewhere (RFC 9111 §4.2.3). An Age
+ * that cannot be read makes it too old for anything (§5.1): `undefined`.
+ */
+function initialAge({ headers, began, now }: ResponseFacts, date: string | undefined): number | undefined {
+  const apparent = Math.max(0, now - (parseHttpDate(date) ?? now))
+  const given = [headers['age']].flat()[0]
+  // Date knows no fractions of a second.
+  if (given === undefined) return apparent - (apparent % 1000)
+  if (!/^\d+$/.test(String(given))) return undefined
+  return Math.max(apparent, Math.min(Number(given), 2 ** 31) * 1000 + now - began)
 }
 
 /** The route's `ttl`, or a fraction of the time since the last change (RFC 9111 §4.2.2). */
@@ -109,8 +127,9 @@ function assumed(
   lastModified: string | undefined
 ): number | undefined {
   if (route.ttl !== undefined) return route.statuses.has(status) ? route.ttl : undefined
-  if (lastModified === undefined || !HEURISTIC.has(status)) return undefined
-  const since = now - Date.parse(lastModified)
+  const modified = parseHttpDate(lastModified)
+  if (modified === undefined || !HEURISTIC.has(status)) return undefined
+  const since = now - modified
   return since > 0 ? Math.min(since * HEURISTIC_FRACTION, HEURISTIC_MAX) : undefined
 }
 

@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import type { Cache } from '../cache.js'
+import { OptionsError } from '../errors.js'
 import type { HttpSettings } from './options.js'
 import { pathTag } from './request-key.js'
 import { ResponseCache } from './response-cache.js'
@@ -28,8 +29,14 @@ export function responseCache(fastify: FastifyInstance, cache: Cache, settings: 
   fastify.addHook('onRoute', (route) => {
     const methods = [route.method].flat().map((method) => method.toUpperCase())
     const input = route.config?.cache
+    const other = methods.find((method) => method !== 'GET' && method !== 'HEAD')
+    if (input && other !== undefined) {
+      throw new OptionsError(
+        `@flotilla/cache: config.cache of '${route.url}': responses to ${other} are not stored; give GET a route of its own`
+      )
+    }
     // A HEAD route made from a GET route comes with that one's hooks.
-    if (input && methods.every((method) => method === 'GET' || method === 'HEAD') && !own(route.preHandler)) {
+    if (input && !own(route.preHandler)) {
       const options = readRoute(route.url, input, settings)
       cached.add(route.url.split(/[:*]/, 1)[0]!)
       const visit = (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void): void =>

@@ -48,6 +48,8 @@ export class ResponseCache {
   readonly #store: Cache<Stored>
   readonly #exchanges = new WeakMap<FastifyRequest, Exchange>()
   readonly #unshareable = new Map<string, number>()
+  /** What is stored for GET, of HEAD requests that the handler answers. */
+  readonly #heads = new WeakMap<FastifyRequest, { place: Place; stored: StoredResponse }>()
 
   constructor(fastify: FastifyInstance, cache: Cache) {
     this.#fastify = fastify
@@ -93,7 +95,10 @@ export class ResponseCache {
   /** On the way out: takes in what a handler made for the cache. */
   capture(request: FastifyRequest, reply: FastifyReply, payload: unknown): unknown {
     const exchange = this.#exchanges.get(request)
-    if (!exchange) return payload
+    if (!exchange) {
+      if (request.method === 'HEAD') this.#compare(request, reply)
+      return payload
+    }
     this.#exchanges.delete(request)
     return exchange.capture(request, reply, payload)
   }
@@ -189,7 +194,8 @@ export class ResponseCache {
       vary: place.vary,
       fwd,
       varied: (more) => this.#varied(place, more),
-      unshareable: () => this.#noteUnshareable(place.key)
+      unshareable: () => this.#noteUnshareable(place.key),
+      drop: () => this.#drop(place.key)
     })
     this.#exchanges.set(request, exchange)
     reply.raw.once('close', () => exchange.abandon())
@@ -219,10 +225,23 @@ export class ResponseCache {
     if (stored && isPointer(stored) && place.key === place.base) {
       return this.#head(visit, this.#variant(visit, place, stored))
     }
-    if (stored && !isPointer(stored) && usable(stored, visit.wishes, visit.authorized, Date.now())) {
-      return this.#send(visit, stored, Date.now(), false)
+    if (stored && !isPointer(stored)) {
+      if (usable(stored, visit.wishes, visit.authorized, Date.now())) {
+        return this.#send(visit, stored, Date.now(), false)
+      }
+      this.#heads.set(visit.request, { place, stored })
     }
-    this.#pass(visit, { fwd: 'uri-miss' })
+    this.#pass(visit, { fwd: stored ? 'request' : 'uri-miss' })
+  }
+
+  /** RFC 9111 §4.3.5: validators that the handler gives to HEAD and that are not the stored ones tell of a change. */
+  #compare(request: FastifyRequest, reply: FastifyReply): void {
+    const head = this.#heads.get(request)
+    if (!head || reply.statusCode !== 200) return
+    const { etag, modified } = head.stored
+    const changed = (name: string, known: string | undefined): boolean =>
+      reply.hasHeader(name) && reply.getHeader(name) !== known
+    if (changed('etag', etag) || changed('last-modified', modified)) this.#drop(head.place.key)
   }
 
   #send(
@@ -260,6 +279,11 @@ export class ResponseCache {
     if (place.key === place.base) return pointer
     this.#store.set(place.base, pointer, { ttl: POINTER_TTL }).catch(() => undefined)
     return undefined
+  }
+
+  #drop(key: string): void {
+    // Where Redis is away the cache itself sends it again.
+    this.#store.delete(key).catch(() => undefined)
   }
 
   #noteUnshareable(key: string): void {

@@ -71,6 +71,16 @@ export function headerOf(headers: StoredResponse['headers'], name: string): stri
   return Array.isArray(found) ? found.join(', ') : found
 }
 
+/** Not replaced by a 304 (RFC 9111 §3.2): they say what the stored body is. */
+export const DESCRIBES_BODY = [
+  'content-encoding',
+  'content-length',
+  'content-md5',
+  'content-range',
+  'content-type',
+  'etag'
+] as const
+
 /** A strong validator of exactly these bytes. */
 export function etagOf(body: Buffer): string {
   return `"${createHash('sha1').update(body).digest('base64url')}"`
@@ -82,7 +92,8 @@ export function ageOf(stored: StoredResponse, now: number): number {
 
 /**
  * The stored response with the headers of a 304 over its own (RFC 9111 §3.2), fresh again.
- * Content-Encoding, -Type and -Range describe the stored body and stay.
+ *
+ * @param headers without {@link DESCRIBES_BODY}
  */
 export function freshened(
   stored: StoredResponse,
@@ -91,10 +102,7 @@ export function freshened(
   now: number
 ): StoredResponse {
   const updated = new Map(stored.headers)
-  for (const [name, value] of headers) {
-    if (name !== 'content-encoding' && name !== 'content-type' && name !== 'content-range')
-      updated.set(name, value)
-  }
+  for (const [name, value] of headers) updated.set(name, value)
   return {
     ...stored,
     headers: [...updated],

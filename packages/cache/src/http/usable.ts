@@ -24,9 +24,9 @@ export function usable(
   }
   if (left > 0) return 'fresh'
   const maxStale = wishes.get('max-stale')
-  if (maxStale !== undefined && !stored.strict) {
-    if (maxStale === true || -left <= (seconds(wishes, 'max-stale') ?? 0)) return 'stale'
-  }
+  if (maxStale !== undefined && maxStale !== true && -left > (seconds(wishes, 'max-stale') ?? 0))
+    return undefined
+  if (maxStale !== undefined && !stored.strict) return 'stale'
   if (wishes.has('max-age') || wishes.has('min-fresh')) return undefined
   return -left <= Math.max(stored.swr, stored.sie) ? 'stale' : undefined
 }

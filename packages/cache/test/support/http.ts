@@ -23,7 +23,7 @@ export async function serve(
   cache: RouteCacheOptions,
   handler: Handler,
   options: CacheOptions = {},
-  server: { trustProxy?: boolean } = {}
+  { routes, ...server }: { trustProxy?: boolean; routes?: (app: FastifyInstance) => void } = {}
 ): Promise<Served> {
   const app = Fastify(server)
   t.teardown(() => app.close())
@@ -46,6 +46,7 @@ export async function serve(
   app.post('/x', () => 'done')
   app.post('/other', (_request, reply) => reply.code(201).header('location', '/x').send('done'))
   app.post('/failing', (_request, reply) => reply.code(400).header('location', '/x').send('no'))
+  routes?.(app)
   await app.ready()
   return {
     app,
