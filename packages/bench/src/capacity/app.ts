@@ -26,6 +26,7 @@ app.get<{ Querystring: { user: string } }>('/login', async (request) => {
   await own.login(request.query.user)
   return {}
 })
+app.get('/read', async (request) => ({ user: (request.session as unknown as Session).userId }))
 
 /** A text of 100 characters, the payload of everything that is stored. */
 const text = (n: number): string => `${n} `.padEnd(100, '.')
@@ -39,6 +40,8 @@ const once: Record<string, (n: number) => Promise<unknown>> = {
   },
   'cached key': (n) => app.cache.set(`key-${n}`, text(n)),
   'history message': (n) => app.broadcast.publish('news', text(n)),
+  // Nobody listens on this instance but those who are `idle` otherwise.
+  'delivered message': (n) => app.broadcast.publish('idle', text(n)),
   'routed query': (n) => app.db.session().read.query(QUERY, [n]),
   'pg query': (n) => pool.query(QUERY, [n])
 }
@@ -47,14 +50,19 @@ const once: Record<string, (n: number) => Promise<unknown>> = {
 async function repeat(what: string, count: number): Promise<number> {
   const work = once[what]!
   let next = 0
-  const before = process.cpuUsage()
+  const before = cpu()
   await Promise.all(
     Array.from({ length: PARALLEL }, async () => {
       while (next < count) await work(next++)
     })
   )
-  const { user, system } = process.cpuUsage(before)
-  return (user + system) / count
+  return (cpu() - before) / count
+}
+
+/** Microseconds of CPU since the process began. */
+function cpu(): number {
+  const { user, system } = process.cpuUsage()
+  return user + system
 }
 
 function memory(): number {
@@ -65,7 +73,8 @@ function memory(): number {
 }
 
 process.on('message', ({ id, message }: { id: number; message: { what: string; count: number } }) => {
-  const answer = message.what === 'memory' ? Promise.resolve(memory()) : repeat(message.what, message.count)
+  const read = { memory, cpu }[message.what]
+  const answer = read ? Promise.resolve(read()) : repeat(message.what, message.count)
   answer.then(
     (reply) => process.send?.({ id, reply }),
     (error: Error) => process.send?.({ id, error: error.message })
