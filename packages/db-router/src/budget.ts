@@ -1,3 +1,4 @@
+import { untilAborted, type Caller } from './abortable.js'
 import { OverBudgetError, retryAfter } from './errors.js'
 
 export interface BudgetSettings {
@@ -38,19 +39,25 @@ export class PrimaryBudget {
   }
 
   /** Takes a place, waiting for one in turn; rejects with a 503 where that would take too long. */
-  async enter(): Promise<void> {
+  async enter(caller: Caller): Promise<void> {
     if (this.tryEnter()) return
     if (this.#waiting.length >= this.#settings.maxWaiting) throw this.#over()
-    await new Promise<void>((resolve, reject) => {
+    await untilAborted<void>(caller, (resolve, reject) => {
       const turn = (): void => {
         clearTimeout(timer)
         resolve()
       }
+      const leave = (): void => {
+        clearTimeout(timer)
+        const at = this.#waiting.indexOf(turn)
+        if (at !== -1) this.#waiting.splice(at, 1)
+      }
       const timer = setTimeout(() => {
-        this.#waiting.splice(this.#waiting.indexOf(turn), 1)
+        leave()
         reject(this.#over())
       }, this.#settings.wait)
       this.#waiting.push(turn)
+      return leave
     })
   }
 

@@ -1,21 +1,8 @@
-import type pg from 'pg'
 import type { CausalSession } from './causal-session.js'
 import { endOfRecord, parseLsn, type WalLayout } from './lsn.js'
-import type { RouterClient, Statement } from './router-client.js'
-import { codeOf } from './sqlstate.js'
+import { askPosition } from './position-query.js'
+import type { RouterClient } from './router-client.js'
 import type { Position } from './token.js'
-
-// The insert position, not the flush position: with synchronous_commit off a commit is answered before it
-// is flushed. The file name's first 8 digits are the timeline, from the same moment.
-const TEXT =
-  'select pg_current_wal_insert_lsn()::text as lsn, pg_walfile_name(pg_current_wal_insert_lsn()) as file /* flotilla: position */'
-
-// A transaction pooler may hand the next statement to a server session that never saw the name.
-const PREPARED: Statement = { name: 'flotilla_position', text: TEXT }
-const UNNAMED: Statement = { text: TEXT }
-
-// in_failed_sql_transaction: nothing was committed, so there is nothing to know.
-const IN_FAILED_TRANSACTION = '25P02'
 
 /** BEGIN and nothing else, behind comments such as those that tracing puts in front. */
 const ONLY_BEGIN = /^(?:\s|\/\*(?:[^*]|\*(?!\/))*\*\/|--[^\n]*\n)*(?:begin|start\s+transaction)\b[^;]*;?\s*$/i
@@ -37,23 +24,26 @@ export function capturePosition(
   client: RouterClient,
   session: CausalSession,
   sink: PositionSink,
-  done: (error?: Error) => void
+  done: () => void
 ): void {
-  client.send(client.pooled ? UNNAMED : PREPARED, (error, result) => {
-    const position = error ? undefined : readPosition(result, sink)
-    if (position) {
-      session.wrote(position)
-      sink.reached(position)
-    } else if (codeOf(error) !== IN_FAILED_TRANSACTION) {
-      session.lost()
+  askPosition(client, (error, lsn, file) => {
+    const failed = error !== undefined
+    // In a failed transaction nothing was committed, so there is nothing to know.
+    if (failed || lsn !== undefined) {
+      const position = failed ? undefined : readPosition(lsn!, file!, sink)
+      if (position) {
+        session.wrote(position)
+        sink.reached(position)
+      } else {
+        session.lost()
+      }
     }
-    done(error)
+    done()
   })
 }
 
-function readPosition(result: pg.QueryResult, sink: PositionSink): Position | undefined {
-  const { lsn, file } = result.rows[0] as { lsn: string; file: string }
-  const insert = parseLsn(lsn)
+function readPosition(text: string, file: string, sink: PositionSink): Position | undefined {
+  const insert = parseLsn(text)
   if (insert === undefined || sink.systemId === undefined) return undefined
   return {
     systemId: sink.systemId,

@@ -1,5 +1,14 @@
 import { laterOf, type Position } from './token.js'
 
+export interface CausalSessionOptions {
+  /** What reads must see from the start. */
+  position?: Position | undefined
+  /** Fetches what an earlier request of the same author wrote. */
+  load?: (() => Promise<Position | undefined>) | undefined
+  /** Whether {@link CausalSession.abort} will ever be called: statements that nothing ends need not be kept track of. */
+  abortable?: boolean
+}
+
 /** What one author has written and must therefore read: the writes of one request, job, or app. */
 export class CausalSession {
   /** Reads must see everything up to here. */
@@ -16,18 +25,17 @@ export class CausalSession {
   /** Fetches what an earlier request wrote; run before the first read, once. */
   #load: (() => Promise<Position | undefined>) | undefined
   #loading: Promise<void> | undefined
+  readonly #abortable: boolean
   #aborts: Set<() => void> | undefined
   #aborted = false
   #parent: CausalSession | undefined
 
-  /**
-   * @param pinFor milliseconds after which a replica that is still in use has caught up in any case
-   * @param load fetches what an earlier request of the same author wrote
-   */
-  constructor(pinFor: number, position?: Position, load?: () => Promise<Position | undefined>) {
+  /** @param pinFor milliseconds after which a replica that is still in use has caught up in any case */
+  constructor(pinFor: number, { position, load, abortable = false }: CausalSessionOptions = {}) {
     this.#pinFor = pinFor
     this.position = position
     this.#load = load
+    this.#abortable = abortable
   }
 
   /** Whether a read can be placed without waiting for anything. */
@@ -91,10 +99,14 @@ export class CausalSession {
 
   /** A session that must see what this one must, and more; it ends with this one. */
   derive(): CausalSession {
-    const derived = new CausalSession(this.#pinFor, this.position, async () => {
-      await this.prepare()
-      if (this.pinned) derived.pin()
-      return this.position
+    const derived = new CausalSession(this.#pinFor, {
+      position: this.position,
+      load: async () => {
+        await this.prepare()
+        if (this.pinned) derived.pin()
+        return this.position
+      },
+      abortable: this.#abortable
     })
     if (this.ready) derived.#load = undefined
     if (this.pinned) derived.pin()
@@ -113,12 +125,15 @@ export class CausalSession {
     this.#aborts = undefined
   }
 
+  /** Has `cancel` called when the session is aborted. */
   onAbort(cancel: () => void): void {
+    if (!this.#abortable) return
     if (this.#parent) this.#parent.onAbort(cancel)
     else (this.#aborts ??= new Set()).add(cancel)
   }
 
   offAbort(cancel: () => void): void {
+    if (!this.#abortable) return
     if (this.#parent) this.#parent.offAbort(cancel)
     else this.#aborts?.delete(cancel)
   }

@@ -16,27 +16,48 @@ export interface PoolSettings extends SessionSettings {
   maxLifetime: number
 }
 
-type AcquireCallback = (error: Error | undefined, client: RouterClient) => void
+export type AcquireCallback = (error: Error | undefined, client: RouterClient) => void
+
+interface Waiter {
+  readonly callback: AcquireCallback
+  readonly timer: NodeJS.Timeout
+}
 
 const none = undefined as unknown as RouterClient
 
-/** The connections to one server: bounded, and the wait for one bounded too. */
+/** Loans of a connection between two returns to the driver's pool, which looks at its age. */
+const LOANS = 100
+/** How long a connection may lie ready before it is returned to the driver's pool, in milliseconds. */
+const READY_FOR = 1_000
+
+/**
+ * The connections to one server: bounded, and the wait for one bounded too. The driver's pool makes them, keeps the idle
+ * ones and ends the old ones; those in steady use are handed from one caller to the next without its work for each loan.
+ */
 export class ConnectionPool {
   readonly #name: string
   readonly #settings: PoolSettings
   readonly #pool: Pool
   readonly #clients = new Set<RouterClient>()
+  /** Taken from the driver's pool and free; the one used last is used next. */
+  readonly #ready: RouterClient[] = []
+  readonly #waiting: Waiter[] = []
+  /** Connections taken from the driver's pool, and those it has been asked for. */
+  #taken = 0
+  #sweep: NodeJS.Timeout | undefined
   #closed = false
 
   constructor(name: string, config: ClientConfig, settings: PoolSettings) {
     this.#name = name
     this.#settings = settings
-    const clients = this.#clients
+    const made = (client: RouterClient): void => {
+      this.#clients.add(client)
+      client.once('end', () => this.#ended(client))
+    }
     const Client = class extends RouterClient {
       constructor(options: ClientConfig) {
         super(options)
-        clients.add(this)
-        this.once('end', () => clients.delete(this))
+        made(this)
       }
     }
     this.#pool = new Pool({
@@ -58,50 +79,50 @@ export class ConnectionPool {
   }
 
   get idle(): number {
-    return this.#pool.idleCount
+    return this.#pool.idleCount + this.#ready.length
   }
 
   get waiting(): number {
-    return this.#pool.waitingCount
+    return this.#waiting.length
   }
 
-  /** Whether a caller would get a connection without waiting for another caller. */
-  get free(): boolean {
-    return this.#pool.idleCount > this.#pool.waitingCount || this.#pool.totalCount < this.#settings.max
-  }
-
-  acquire(callback: AcquireCallback): void {
-    if (this.#closed) return callback(new ClosedError(), none)
-    if (!this.free && this.#pool.waitingCount >= this.#settings.maxWaiting) {
-      return callback(this.#exhausted(), none)
-    }
-    this.#pool.connect((error, client) => {
-      if (client) {
-        const own = client as unknown as RouterClient
-        own.giveBack = own.release
-        return callback(undefined, own)
+  /**
+   * Lends a connection, at once where one is free.
+   * @returns what takes the caller out of the line; does nothing where there was no wait
+   */
+  acquire(callback: AcquireCallback): () => void {
+    let client: RouterClient | undefined
+    while ((client = this.#ready.pop())) {
+      if (!client.broken) {
+        callback(undefined, client)
+        return nothing
       }
-      callback(this.#explain(error!), none)
-    })
+      this.#giveBack(client, true)
+    }
+    if (this.#closed) callback(new ClosedError(), none)
+    else if (this.#taken < this.#settings.max) this.#take(callback)
+    else if (this.#waiting.length < this.#settings.maxWaiting) return this.#wait(callback)
+    else callback(this.#exhausted(), none)
+    return nothing
   }
 
   /** Gives a connection back; with an error, or broken, it is dropped, and an open transaction is rolled back first. */
   release(client: RouterClient, error?: Error): void {
-    if (error || client.broken) return client.giveBack(error ?? true)
-    client.pipeline = true
+    if (error || client.broken) return this.#giveBack(client, error ?? true)
     const status = client.getTransactionStatus()
-    if (status !== 'T' && status !== 'E') return client.giveBack()
+    if (status !== 'T' && status !== 'E') return this.#free(client)
     const timer = setTimeout(() => client.destroy(new Error('ROLLBACK was not answered')), 5_000)
     timer.unref()
     client.send({ text: 'rollback' }, (failed) => {
       clearTimeout(timer)
-      client.giveBack(failed)
+      if (failed) this.#giveBack(client, failed)
+      else this.#free(client)
     })
   }
 
   /** Drops every connection, those in use too: what runs on them fails with `reason`. */
   destroyAll(reason: Error): void {
-    for (const client of this.#clients) client.destroy(reason)
+    this.destroyWhere(() => true, reason)
   }
 
   /** Drops connections that `stale` says belong to another server than before. */
@@ -113,13 +134,93 @@ export class ConnectionPool {
   async close(deadline: number): Promise<void> {
     if (this.#closed) return
     this.#closed = true
+    for (const { callback, timer } of this.#waiting.splice(0)) {
+      clearTimeout(timer)
+      callback(new ClosedError(), none)
+    }
+    this.#returnReady()
     const timer = setTimeout(() => this.destroyAll(new ClosedError()), deadline)
     await this.#pool.end()
     clearTimeout(timer)
   }
 
+  #wait(callback: AcquireCallback): () => void {
+    const leave = (): boolean => {
+      clearTimeout(waiter.timer)
+      const at = this.#waiting.indexOf(waiter)
+      if (at !== -1) this.#waiting.splice(at, 1)
+      return at !== -1
+    }
+    const timer = setTimeout(() => {
+      if (leave()) callback(this.#exhausted(), none)
+    }, this.#settings.acquireTimeout)
+    timer.unref()
+    const waiter: Waiter = { callback, timer }
+    this.#waiting.push(waiter)
+    return leave
+  }
+
+  #take(callback: AcquireCallback): void {
+    this.#taken++
+    this.#pool.connect((error, client) => {
+      if (!client) {
+        this.#taken--
+        callback(this.#explain(error!), none)
+        return this.#serve()
+      }
+      const own = client as unknown as RouterClient
+      own.giveBack = own.release
+      own.loans = 0
+      callback(undefined, own)
+    })
+  }
+
+  /** To the next in line, or to the ready ones. */
+  #free(client: RouterClient): void {
+    client.pipeline = true
+    if (this.#closed || ++client.loans >= LOANS) return this.#giveBack(client)
+    const next = this.#waiting.shift()
+    if (next) {
+      clearTimeout(next.timer)
+      next.callback(undefined, client)
+      return
+    }
+    this.#ready.push(client)
+    this.#sweep ??= setTimeout(() => this.#returnReady(), READY_FOR).unref()
+  }
+
+  #returnReady(): void {
+    clearTimeout(this.#sweep)
+    this.#sweep = undefined
+    for (const client of this.#ready.splice(0)) this.#giveBack(client)
+  }
+
+  #giveBack(client: RouterClient, error?: Error | true): void {
+    this.#taken--
+    client.giveBack(error)
+    this.#serve()
+  }
+
+  /** Has the driver's pool make what the line waits for, as far as it may. */
+  #serve(): void {
+    while (this.#taken < this.#settings.max) {
+      const next = this.#waiting.shift()
+      if (!next) return
+      clearTimeout(next.timer)
+      this.#take(next.callback)
+    }
+  }
+
+  #ended(client: RouterClient): void {
+    this.#clients.delete(client)
+    const at = this.#ready.indexOf(client)
+    if (at === -1) return
+    this.#ready.splice(at, 1)
+    this.#giveBack(client, true)
+  }
+
   #exhausted(): Error {
-    const error = new PoolExhaustedError(this.#name, this.#settings.max, this.#pool.waitingCount)
+    const error = new PoolExhaustedError(this.#name, this.#settings.max, this.#waiting.length)
     return retryAfter(error, this.#settings.acquireTimeout)
   }
 
@@ -129,3 +230,5 @@ export class ConnectionPool {
     return because(new UnavailableError(this.#name), error)
   }
 }
+
+const nothing = (): void => {}

@@ -81,90 +81,122 @@ export interface DatabaseParts {
 export function createDatabase(
   parts: DatabaseParts,
   session: CausalSession,
-  ownToken: () => ConsistencyToken | undefined = () =>
-    session.position && parts.codec.encode(session.position)
+  token?: () => ConsistencyToken | undefined
 ): Database {
-  const { router, settings } = parts
-  const { limits } = parts
-  let reader: Reader | undefined
-  let writer: Writer | undefined
-  const query = ((input: string | object, values?: unknown[], options?: QueryOptions) => {
+  return new AuthorDatabase(parts, session, token)
+}
+
+// One is made for each request: what can wait until it is asked for waits, and what may be taken off the object is bound.
+class AuthorDatabase implements Database {
+  readonly #parts: DatabaseParts
+  readonly #session: CausalSession
+  readonly token: () => ConsistencyToken | undefined
+  #reader: Reader | undefined
+  #writer: Writer | undefined
+
+  constructor(
+    parts: DatabaseParts,
+    session: CausalSession,
+    token = (): ConsistencyToken | undefined => session.position && parts.codec.encode(session.position)
+  ) {
+    this.#parts = parts
+    this.#session = session
+    this.token = token
+  }
+
+  get read(): Reader {
+    return (this.#reader ??= new AuthorReader(this.#parts, this.#session))
+  }
+
+  get write(): Writer {
+    return (this.#writer ??= new AuthorWriter(this.#parts, this.#session))
+  }
+
+  readonly query = ((input: string | object, values?: unknown[], options?: QueryOptions) => {
+    const { router, settings, limits, isPureRead, remember } = this.#parts
     const statement = toStatement(input, values)
     const bounds = limitsOf(input, options, limits)
-    if (settings.route === 'explicit' || !parts.isPureRead(statement.text)) {
-      return router.write(session, statement, bounds)
+    if (settings.route === 'explicit' || !isPureRead(statement.text)) {
+      return router.write(this.#session, statement, bounds)
     }
-    return router.read(session, statement, bounds).catch((error: unknown) => {
+    return router.read(this.#session, statement, bounds).catch((error: unknown) => {
       // A view or an overloaded operator that writes after all, or a table that replicas do not have: refused, so it did
       // not happen.
       if (!(error instanceof NotAReadError) && !isUnsupported(error)) throw error
-      parts.remember(statement.text)
-      return router.write(session, statement, bounds)
+      remember(statement.text)
+      return router.write(this.#session, statement, bounds)
     })
   }) as QueryFunction
 
-  return {
-    get read() {
-      return (reader ??= createReader(parts, session))
-    },
-    get write() {
-      return (writer ??= createWriter(parts, session))
-    },
-    query,
-    transaction(work, options = {}) {
-      return runTransaction(
-        router,
-        session,
-        {
-          isolation: isolationOf(options.isolation),
-          readOnly: options.readOnly === true,
-          retries: options.retries ?? settings.transaction.retries,
-          timeout: durationOf(options.timeout, settings.transaction.timeout),
-          statementTimeout: settings.timeout,
-          signal: options.signal
-        },
-        work
-      )
-    },
-    token: ownToken,
-    session(options = {}) {
-      const other = new CausalSession(settings.tokenTtl)
-      requireToken(parts, other, options.token)
-      const { signal } = options
-      if (signal?.aborted) other.abort()
-      else signal?.addEventListener('abort', () => other.abort(), { once: true })
-      return createDatabase(parts, other)
-    },
-    status: () => describe(router)
+  readonly transaction: Database['transaction'] = (work, options = {}) => {
+    const { router, settings } = this.#parts
+    const bounds = {
+      isolation: isolationOf(options.isolation),
+      readOnly: options.readOnly === true,
+      retries: options.retries ?? settings.transaction.retries,
+      timeout: durationOf(options.timeout, settings.transaction.timeout),
+      statementTimeout: settings.timeout,
+      signal: options.signal
+    }
+    return runTransaction(router, this.#session, bounds, work)
+  }
+
+  readonly session: Database['session'] = ({ token, signal } = {}) => {
+    const other = new CausalSession(this.#parts.settings.tokenTtl, { abortable: signal !== undefined })
+    requireToken(this.#parts, other, token)
+    if (signal?.aborted) other.abort()
+    else signal?.addEventListener('abort', () => other.abort(), { once: true })
+    return createDatabase(this.#parts, other)
+  }
+
+  readonly status = (): DatabaseStatus => describe(this.#parts.router)
+}
+
+class AuthorReader implements Reader {
+  readonly #parts: DatabaseParts
+  readonly #session: CausalSession
+  #pool: pg.Pool | undefined
+
+  constructor(parts: DatabaseParts, session: CausalSession) {
+    this.#parts = parts
+    this.#session = session
+  }
+
+  readonly query = ((input: string | object, values?: unknown[], options?: QueryOptions) => {
+    const { router, limits } = this.#parts
+    return router.read(this.#session, toStatement(input, values), limitsOf(input, options, limits))
+  }) as QueryFunction
+
+  readonly after = (token: ConsistencyToken | undefined): Reader => {
+    const later = this.#session.derive()
+    requireToken(this.#parts, later, token)
+    return new AuthorReader(this.#parts, later)
+  }
+
+  get pool(): pg.Pool {
+    const { router, limits } = this.#parts
+    return (this.#pool ??= new RoutedPool('read', router, this.#session, limits))
   }
 }
 
-function createReader(parts: DatabaseParts, session: CausalSession): Reader {
-  const { router, limits } = parts
-  let pool: pg.Pool | undefined
-  return {
-    query: ((input: string | object, values?: unknown[], options?: QueryOptions) =>
-      router.read(session, toStatement(input, values), limitsOf(input, options, limits))) as QueryFunction,
-    after(token) {
-      const later = session.derive()
-      requireToken(parts, later, token)
-      return createReader(parts, later)
-    },
-    get pool() {
-      return (pool ??= new RoutedPool('read', router, session, limits))
-    }
-  }
-}
+class AuthorWriter implements Writer {
+  readonly #parts: DatabaseParts
+  readonly #session: CausalSession
+  #pool: pg.Pool | undefined
 
-function createWriter(parts: DatabaseParts, session: CausalSession): Writer {
-  const { router, limits } = parts
-  let pool: pg.Pool | undefined
-  return {
-    query: ((input: string | object, values?: unknown[], options?: QueryOptions) =>
-      router.write(session, toStatement(input, values), limitsOf(input, options, limits))) as QueryFunction,
-    get pool() {
-      return (pool ??= new RoutedPool('write', router, session, limits))
-    }
+  constructor(parts: DatabaseParts, session: CausalSession) {
+    this.#parts = parts
+    this.#session = session
+  }
+
+  readonly query = ((input: string | object, values?: unknown[], options?: QueryOptions) => {
+    const { router, limits } = this.#parts
+    return router.write(this.#session, toStatement(input, values), limitsOf(input, options, limits))
+  }) as QueryFunction
+
+  get pool(): pg.Pool {
+    const { router, limits } = this.#parts
+    return (this.#pool ??= new RoutedPool('write', router, this.#session, limits))
   }
 }
 
@@ -185,8 +217,9 @@ function limitsOf(
   options: QueryOptions | undefined,
   limits: StatementOptions
 ): StatementOptions {
+  if (typeof input === 'string' && options === undefined) return limits
   const { timeout, signal } =
-    typeof input === 'object' ? { ...(input as QueryOptions), ...options } : (options ?? {})
+    typeof input === 'object' ? { ...(input as QueryOptions), ...options } : options!
   if (timeout === undefined && signal === undefined) return limits
   return { timeout: durationOf(timeout, limits.timeout), signal }
 }

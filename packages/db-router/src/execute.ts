@@ -4,7 +4,7 @@ import { capturePosition, type PositionSink } from './capture.js'
 import type { CausalSession } from './causal-session.js'
 import { queryChannel } from './channels.js'
 import { AbortedError, because, OutcomeUnknownError, TimeoutError, UnavailableError } from './errors.js'
-import { withoutName, type RouterClient, type Statement, type StatementCallback } from './router-client.js'
+import { withoutName, type RouterClient, type Statement } from './router-client.js'
 import type { Server } from './server.js'
 import { isConnectionError, isServerError } from './sqlstate.js'
 import type { Requirement, Topology } from './topology.js'
@@ -18,13 +18,16 @@ export interface Task {
   readonly kind: 'read' | 'write'
   /** Milliseconds until it is cancelled; 0 for never. */
   readonly timeout: number
-  readonly signal?: AbortSignal | undefined
+  readonly signal: AbortSignal | undefined
   /** Where the write's position goes; none is asked for without. */
-  readonly sink?: PositionSink | undefined
+  readonly sink: PositionSink | undefined
   /** What a read must have seen, and who is told how far the server that answered was. */
-  readonly requirement?: Requirement
-  readonly topology?: Topology | undefined
+  readonly requirement: Requirement
+  readonly topology: Topology
 }
+
+/** Called once, with an error or with what the server answered. */
+export type Settled = (error: Error | undefined, result: pg.QueryResult | undefined) => void
 
 /** Marks errors from before anything was sent: then even a write may go elsewhere. */
 export const kUnsent = Symbol('flotilla.db.unsent')
@@ -32,84 +35,113 @@ export const kUnsent = Symbol('flotilla.db.unsent')
 /** Runs a statement on a connection of the server's pool, bounded by its timeout and its session's abort. */
 export function execute(task: Task): Promise<pg.QueryResult> {
   return new Promise((resolve, reject) => {
-    const { server, statement, session, signal, sink } = task
-    const started = performance.now()
-    let client: RouterClient | undefined
-    let over = false
-    let timer: NodeJS.Timeout | undefined
-
-    const finish = (error: Error | undefined, raw: Error | undefined, result?: pg.QueryResult): void => {
-      over = true
-      clearTimeout(timer)
-      session.offAbort(aborted)
-      signal?.removeEventListener('abort', aborted)
-      const now = performance.now()
-      if (error && !raw) server.gaveUp()
-      else server.ended(now, now - started, raw)
-      if (queryChannel.active) publish(task, now - started, error)
-      if (error) reject(error)
-      else resolve(result!)
-    }
-    let answered: (() => void) | undefined
-    const cancel = (error: Error): void => {
-      if (over) return
-      finish(error, undefined)
-      if (!client) return
-      // It may have committed all the same; until its position is known, only the primary surely shows it.
-      if (sink) session.lost()
-      const answer = new Promise<void>((settle) => (answered = settle))
-      void cancelAndQuarantine(client, server.pool, answer)
-    }
-    const aborted = (): void => cancel(because(new AbortedError(), signal?.reason))
-
-    server.began()
-    if (session.aborted || signal?.aborted) return aborted()
-    session.onAbort(aborted)
-    signal?.addEventListener('abort', aborted)
-    if (task.timeout > 0) {
-      timer = setTimeout(() => cancel(new TimeoutError(task.timeout)), task.timeout)
-    }
-
-    server.pool.acquire((failed, acquired) => {
-      if (failed) {
-        if (!over) finish(Object.assign(failed, { [kUnsent]: true }), failed)
-        return
-      }
-      if (over) return server.pool.release(acquired)
-      client = acquired
-      let outcome: { error: Error | undefined; result: pg.QueryResult } | undefined
-      const done = (): void => {
-        const { error, result } = outcome!
-        if (answered) return answered()
-        if (!error) {
-          server.pool.release(acquired)
-          finish(undefined, undefined, result)
-          return
-        }
-        // A mistake found before anything was sent, such as values that are not a list, leaves the connection sound.
-        const lost = isConnectionError(error) && (acquired.broken || isServerError(error))
-        server.pool.release(acquired, lost ? error : undefined)
-        finish(lost ? explainLoss(task, error) : error, lost || isServerError(error) ? error : undefined)
-      }
-      acquired.limit(task.timeout)
-      const answer: StatementCallback = (error, result) => {
-        outcome = { error, result }
-        if (!sink) done()
-      }
-      const send = (): void => {
-        const sent = withoutName(statement, acquired)
-        const { requirement, topology } = task
-        if (requirement && requirement !== 'primary' && topology && !server.identifies(acquired)) {
-          sendVerified(acquired, server, sent, requirement, (lsn) => topology.replayed(server, lsn), answer)
-        } else {
-          acquired.send(sent, answer)
-        }
-        if (sink) capturePosition(acquired, session, sink, done)
-      }
-      if (sink) acquired.together(send)
-      else send()
-    })
+    run(task, (error, result) => (error ? reject(error) : resolve(result!)))
   })
+}
+
+/** {@link execute} without a promise of its own: what every statement goes through should cost no more than it must. */
+export function run(task: Task, settled: Settled): void {
+  new Execution(task, settled).start()
+}
+
+class Execution {
+  readonly #task: Task
+  readonly #settled: Settled
+  readonly #started = performance.now()
+  #client: RouterClient | undefined
+  #over = false
+  #timer: NodeJS.Timeout | undefined
+  #leaveLine: (() => void) | undefined
+  /** Set once it is cancelled: who waits for the server's own answer. */
+  #answered: (() => void) | undefined
+  readonly #abort = (): void => this.#cancel(because(new AbortedError(), this.#task.signal?.reason))
+
+  constructor(task: Task, settled: Settled) {
+    this.#task = task
+    this.#settled = settled
+  }
+
+  start(): void {
+    const { server, session, signal, timeout } = this.#task
+    server.began()
+    if (session.aborted || signal?.aborted) return this.#abort()
+    session.onAbort(this.#abort)
+    signal?.addEventListener('abort', this.#abort)
+    if (timeout > 0) this.#timer = setTimeout(() => this.#cancel(new TimeoutError(timeout)), timeout)
+    this.#leaveLine = server.pool.acquire((failed, client) => {
+      if (!failed) this.#send(client)
+      else if (!this.#over) this.#finish(Object.assign(failed, { [kUnsent]: true }), failed, undefined)
+    })
+  }
+
+  #send(client: RouterClient): void {
+    const { server, session, statement, timeout, sink } = this.#task
+    if (this.#over) return server.pool.release(client)
+    this.#client = client
+    client.limit(timeout)
+    if (!sink) return this.#sendStatement(client, (error, result) => this.#done(client, error, result))
+    let failed: Error | undefined
+    let answer: pg.QueryResult | undefined
+    client.together(() => {
+      client.send(withoutName(statement, client), (error, result) => {
+        failed = error
+        answer = result
+      })
+      capturePosition(client, session, sink, () => this.#done(client, failed, answer))
+    })
+  }
+
+  #sendStatement(client: RouterClient, answered: Settled): void {
+    const { server, requirement, topology } = this.#task
+    const statement = withoutName(this.#task.statement, client)
+    if (!requirement || requirement === 'primary' || server.identifies(client)) {
+      client.send(statement, answered)
+    } else {
+      sendVerified(client, server, statement, requirement, (lsn) => topology.replayed(server, lsn), answered)
+    }
+  }
+
+  #done(client: RouterClient, error: Error | undefined, result: pg.QueryResult | undefined): void {
+    if (this.#answered) return this.#answered()
+    const { pool } = this.#task.server
+    if (!error) {
+      pool.release(client)
+      return this.#finish(undefined, undefined, result)
+    }
+    // A mistake found before anything was sent, such as values that are not a list, leaves the connection sound.
+    const lost = isConnectionError(error) && (client.broken || isServerError(error))
+    if (lost) pool.release(client, error)
+    // Whether a transaction is open is told behind the error.
+    else client.whenReady(() => pool.release(client))
+    const raw = lost || isServerError(error) ? error : undefined
+    this.#finish(lost ? explainLoss(this.#task, error) : error, raw, undefined)
+  }
+
+  /** @param raw what the driver said, where it says something about the server */
+  #finish(error: Error | undefined, raw: Error | undefined, result: pg.QueryResult | undefined): void {
+    const { server, session, signal } = this.#task
+    this.#over = true
+    clearTimeout(this.#timer)
+    session.offAbort(this.#abort)
+    signal?.removeEventListener('abort', this.#abort)
+    const now = performance.now()
+    if (error && !raw) server.gaveUp()
+    else server.ended(now, now - this.#started, raw)
+    if (queryChannel.active) publish(this.#task, now - this.#started, error)
+    this.#settled(error, result)
+  }
+
+  #cancel(error: Error): void {
+    if (this.#over) return
+    this.#finish(error, undefined, undefined)
+    const client = this.#client
+    if (!client) return this.#leaveLine?.()
+    const { server, session, sink } = this.#task
+    // It may have committed all the same; until its position is known, only the primary surely shows it.
+    if (sink) session.lost()
+    const answer = new Promise<void>((settle) => (this.#answered = settle))
+    void cancelAndQuarantine(client, server.pool, answer)
+  }
 }
 
 function explainLoss(task: Task, error: Error): Error {

@@ -1,3 +1,4 @@
+import { untilAborted, type Caller } from './abortable.js'
 import type { CausalSession } from './causal-session.js'
 import { gateChannel } from './channels.js'
 import type { Server } from './server.js'
@@ -53,16 +54,16 @@ export class Gate {
       else if (fit) fit.push(server)
       else fit = [single, server]
     }
-    if (!fit) {
-      if (single && requirement) gateChannel.publish({ outcome: 'fresh', waited: 0 })
-      return single
-    }
-    if (requirement) gateChannel.publish({ outcome: 'fresh', waited: 0 })
-    return cheaperOfTwo(fit, now)
+    if (single && requirement && gateChannel.active) gateChannel.publish({ outcome: 'fresh', waited: 0 })
+    return fit ? cheaperOfTwo(fit, now) : single
   }
 
   /** Asks the replicas that should get there within the bound, and waits for the first that does. */
-  async waitForReplica(requirement: Requirement, excluded: ReadonlySet<Server>): Promise<Server | undefined> {
+  async waitForReplica(
+    requirement: Requirement,
+    excluded: ReadonlySet<Server>,
+    caller: Caller
+  ): Promise<Server | undefined> {
     if (requirement === 'primary' || requirement === undefined) return undefined
     const started = performance.now()
     const { history, servers } = this.#topology
@@ -81,7 +82,7 @@ export class Gate {
       }
     }
     if (!worthwhile) return undefined
-    const server = await this.#firstToReach(requirement, excluded, this.#settings.maxWait)
+    const server = await this.#firstToReach(requirement, excluded, caller)
     if (server) gateChannel.publish({ outcome: 'waited', waited: performance.now() - started })
     return server
   }
@@ -89,9 +90,13 @@ export class Gate {
   #firstToReach(
     requirement: Exclude<Requirement, 'primary' | undefined>,
     excluded: ReadonlySet<Server>,
-    maxWait: number
+    caller: Caller
   ): Promise<Server | undefined> {
-    return new Promise((resolve) => {
+    return untilAborted(caller, (resolve) => {
+      const leave = (): void => {
+        clearTimeout(timer)
+        this.#waiters = this.#waiters.filter((one) => one !== waiter)
+      }
       const waiter = {
         requirement,
         excluded,
@@ -101,10 +106,11 @@ export class Gate {
         }
       }
       const timer = setTimeout(() => {
-        this.#waiters = this.#waiters.filter((one) => one !== waiter)
+        leave()
         resolve(undefined)
-      }, maxWait)
+      }, this.#settings.maxWait)
       this.#waiters.push(waiter)
+      return leave
     })
   }
 
@@ -117,19 +123,24 @@ export class Gate {
     }
     const loop = { until }
     this.#loops.set(server, loop)
-    void this.#run(server, loop).finally(() => this.#loops.delete(server))
+    void this.#run(server, loop)
   }
 
   async #run(server: Server, loop: { until: number }): Promise<void> {
-    let step = FIRST_STEP
-    for (;;) {
-      const lsn = await server.monitor.probe()
-      if (lsn === undefined) return
-      this.#topology.replayed(server, lsn)
-      this.#wake(server)
-      if (this.#waiters.length === 0 || performance.now() >= loop.until) return
-      await new Promise<void>((resolve) => setTimeout(resolve, step))
-      step = Math.min(step * 2, LONGEST_STEP)
+    try {
+      let step = FIRST_STEP
+      for (;;) {
+        const lsn = await server.monitor.probe()
+        if (lsn === undefined) return
+        this.#topology.replayed(server, lsn)
+        // While it gets there for some, the others need not wait long either.
+        step = this.#wake(server) ? FIRST_STEP : Math.min(step * 2, LONGEST_STEP)
+        if (this.#waiters.length === 0 || performance.now() >= loop.until) return
+        await new Promise<void>((resolve) => setTimeout(resolve, step))
+      }
+    } finally {
+      // At once: whoever comes next starts the next.
+      this.#loops.delete(server)
     }
   }
 
@@ -139,14 +150,16 @@ export class Gate {
     this.#ask(server, now)
   }
 
-  #wake(server: Server): void {
-    if (this.#waiters.length === 0 || !this.#topology.readable(server, performance.now())) return
+  /** Sends those there whom it has reached; whether there were any. */
+  #wake(server: Server): boolean {
+    if (this.#waiters.length === 0 || !this.#topology.readable(server, performance.now())) return false
     const waiting = this.#waiters
     this.#waiters = []
     for (const waiter of waiting) {
       if (!waiter.excluded.has(server) && hasReached(server, waiter.requirement)) waiter.found(server)
       else this.#waiters.push(waiter)
     }
+    return this.#waiters.length < waiting.length
   }
 }
 

@@ -3,19 +3,26 @@ export type Lsn = bigint
 
 /** How the cluster's WAL is cut into pages and files; fixed at initdb and compile time. */
 export interface WalLayout {
-  readonly blockSize: bigint
-  readonly segmentSize: bigint
+  /** Bytes, a power of two. */
+  readonly blockSize: number
+  /** Bytes, a power of two up to 1 GB. */
+  readonly segmentSize: number
 }
 
 // Sizes of XLogPageHeaderData and XLogLongPageHeaderData (src/include/access/xlog_internal.h), aligned to 8.
-const PAGE_HEADER = 24n
-const FIRST_PAGE_HEADER = 40n
+const PAGE_HEADER = 24
+const FIRST_PAGE_HEADER = 40
+
+const LSN = /^[0-9a-f]{1,8}\/[0-9a-f]{1,8}$/i
 
 /** `'16/B374D848'` as a number, or `undefined` for what is not an LSN. */
 export function parseLsn(text: unknown): Lsn | undefined {
-  if (typeof text !== 'string') return undefined
-  const match = /^([0-9a-f]{1,8})\/([0-9a-f]{1,8})$/i.exec(text)
-  return match ? (BigInt(`0x${match[1]}`) << 32n) | BigInt(`0x${match[2]}`) : undefined
+  if (typeof text !== 'string' || !LSN.test(text)) return undefined
+  const slash = text.indexOf('/')
+  const high = Number.parseInt(text.slice(0, slash), 16)
+  const low = Number.parseInt(text.slice(slash + 1), 16)
+  // One conversion where a double holds it, which is up to 8 PB of log.
+  return high < 2 ** 21 ? BigInt(high * 2 ** 32 + low) : (BigInt(high) << 32n) | BigInt(low)
 }
 
 export function formatLsn(lsn: Lsn): string {
@@ -30,7 +37,11 @@ export function formatLsn(lsn: Lsn): string {
  */
 export function endOfRecord(insert: Lsn, layout: WalLayout | undefined): Lsn {
   if (!layout) return insert
-  if (insert % layout.segmentSize === FIRST_PAGE_HEADER) return insert - FIRST_PAGE_HEADER
-  const inPage = insert % layout.blockSize
-  return inPage === PAGE_HEADER && insert % layout.segmentSize !== PAGE_HEADER ? insert - PAGE_HEADER : insert
+  // Pages and files are aligned, so the low half tells where in them this is.
+  const low = Number(BigInt.asUintN(32, insert))
+  const inFile = low % layout.segmentSize
+  if (inFile === FIRST_PAGE_HEADER) return insert - BigInt(FIRST_PAGE_HEADER)
+  return inFile % layout.blockSize === PAGE_HEADER && inFile !== PAGE_HEADER
+    ? insert - BigInt(PAGE_HEADER)
+    : insert
 }

@@ -45,6 +45,6 @@ export function readObservation(row: readonly unknown[]): Observation {
     timeline: recovery === true ? Number(timeline ?? 0) : Number.parseInt(String(timeline).slice(0, 8), 16),
     lsn: parseLsn(lsn) ?? 0n,
     sinceReplay: typeof sinceReplay === 'number' ? sinceReplay : undefined,
-    layout: { blockSize: BigInt(String(blockSize)), segmentSize: BigInt(String(segmentSize)) }
+    layout: { blockSize: Number(blockSize), segmentSize: Number(segmentSize) }
   }
 }

@@ -64,7 +64,7 @@ async function keep(
 function createAuthor(request: OurRequest, parts: DatabaseParts, carrier: Carrier | undefined): Author {
   const load =
     carrier && !carrier.isEmpty?.(request) ? () => loadPosition(request, parts, carrier) : undefined
-  const session = new CausalSession(parts.settings.tokenTtl, undefined, load)
+  const session = new CausalSession(parts.settings.tokenTtl, { load, abortable: true })
   const response = request[kReply]?.raw
   response?.once('close', () => {
     if (!response.writableFinished) session.abort()

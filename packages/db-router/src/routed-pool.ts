@@ -80,8 +80,8 @@ export class RoutedPool extends Pool {
     const router = this.#router
     const writes = this.#kind === 'write'
     const { server, client, release } = await (writes
-      ? router.acquireForWrite()
-      : router.acquireForRead(this.#session))
+      ? router.acquireForWrite({ session: this.#session })
+      : router.acquireForRead({ session: this.#session }))
     server.inFlight++
     client.limit(this.#limits.timeout)
     return lend(client, {

@@ -1,4 +1,5 @@
 import { Client, Query, type ClientConfig, type QueryConfig, type QueryResult } from 'pg'
+import type { PositionStatement } from './position-query.js'
 
 /** A statement as `pg` takes it. */
 export type Statement = QueryConfig & { rowMode?: 'array'; queryMode?: 'extended' }
@@ -13,11 +14,15 @@ export class RouterClient extends Client {
   declare pipeline: boolean
   declare release: (error?: Error | boolean) => void
   /** The pool's own `release`, whatever a borrower has in its place. */
-  giveBack: (error?: Error | boolean) => void = () => {}
+  giveBack: (error?: Error | true) => void = () => {}
   /** When the answering server was started, as text: a restart or another server shows another. */
   identity = ''
   /** Whether a transaction pooler stands between: no session state, and another server at any time. */
   pooled = false
+  /** How often it was lent since the driver's pool last had it. */
+  loans = 0
+  /** What it knows of the prepared question for the position in the log. */
+  positionStatement: PositionStatement = 'none'
   /** The `statement_timeout` set on this session, in milliseconds. */
   statementTimeout = 0
 
@@ -36,7 +41,7 @@ export class RouterClient extends Client {
   /** Whether it can not take another statement. */
   get broken(): boolean {
     const { _queryable, _ending } = this as unknown as { _queryable: boolean; _ending: boolean }
-    return !_queryable || _ending
+    return !_queryable || _ending || this.connection.stream.destroyed
   }
 
   /** Sends a statement without a promise of its own. */
@@ -56,6 +61,23 @@ export class RouterClient extends Client {
     } catch (error) {
       process.nextTick(callback, error, undefined)
     }
+  }
+
+  /** Sends a query object of our own, whatever a borrower has in place of `query`. */
+  submit(query: Query): void {
+    super.query(query)
+  }
+
+  /** Calls back once the server is ready for the next statement: an error comes before its transaction status does. */
+  whenReady(callback: () => void): void {
+    if ((this as unknown as { readyForQuery: boolean }).readyForQuery || this.broken) return callback()
+    const over = (): void => {
+      this.connection.removeListener('readyForQuery', over)
+      this.removeListener('end', over)
+      callback()
+    }
+    this.connection.on('readyForQuery', over)
+    this.on('end', over)
   }
 
   /** What `work` sends goes out as one packet. */

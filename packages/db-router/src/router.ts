@@ -1,9 +1,10 @@
 import type pg from 'pg'
+import { untilAborted, type Caller } from './abortable.js'
 import type { PrimaryBudget } from './budget.js'
 import type { CausalSession } from './causal-session.js'
 import { gateChannel, retryChannel } from './channels.js'
 import { because, FencedError, NotAReadError, retryAfter, UnavailableError } from './errors.js'
-import { execute, kUnsent } from './execute.js'
+import { execute, kUnsent, run, type Task } from './execute.js'
 import type { Gate } from './gate.js'
 import type { RouterClient, Statement } from './router-client.js'
 import type { Server } from './server.js'
@@ -52,57 +53,55 @@ export class Router {
     this.#hasReplicas = hasReplicas
   }
 
-  async write(
-    session: CausalSession,
-    statement: Statement,
-    options: StatementOptions
-  ): Promise<pg.QueryResult> {
-    const sink = this.captures ? this.topology : undefined
-    return this.#atPrimary((server) =>
-      execute({ server, statement, session, kind: 'write', sink, ...options })
-    )
+  write(session: CausalSession, statement: Statement, options: StatementOptions): Promise<pg.QueryResult> {
+    const caller = { session, signal: options.signal }
+    const attempt = (server: Server): Task =>
+      this.#task(server, 'write', session, statement, options, undefined)
+    return new Promise((resolve) => {
+      const again = (first?: Failure): void => {
+        resolve(this.#atPrimary(caller, (server) => execute(attempt(server)), first))
+      }
+      const { primary } = this.topology
+      if (!primary) return again()
+      // Nearly every write ends here, so it is spared what only failures need.
+      run(attempt(primary), (error, result) => {
+        if (error) again({ server: primary, error })
+        else resolve(result!)
+      })
+    })
   }
 
-  async read(
-    session: CausalSession,
-    statement: Statement,
-    options: StatementOptions
-  ): Promise<pg.QueryResult> {
-    if (!session.ready) await session.prepare()
+  read(session: CausalSession, statement: Statement, options: StatementOptions): Promise<pg.QueryResult> {
+    if (!session.ready) return this.#readSomewhere(session, statement, options)
     const requirement = this.gate.requirementOf(session)
-    let excluded = NONE
-    for (;;) {
-      const server =
-        this.gate.chooseNow(requirement, excluded) ?? (await this.gate.waitForReplica(requirement, excluded))
-      if (!server) return this.#readFromPrimary(session, statement, options, requirement)
-      try {
-        const { topology } = this
-        return await execute({ server, statement, session, kind: 'read', requirement, topology, ...options })
-      } catch (error) {
-        const cause = (error as Error).cause ?? error
-        if (isReadOnly(error)) throw because(new NotAReadError(), error)
-        const elsewhere = error instanceof NotFreshError || (error as { [kUnsent]?: boolean })[kUnsent]
-        if (!elsewhere && !isRetryable(error, cause)) throw error
-        retryChannel.publish({ server: server.name, kind: 'read', code: codeOf(cause) })
-        excluded = new Set([...excluded, server])
-      }
-    }
+    const server = this.gate.chooseNow(requirement)
+    if (!server) return this.#readSomewhere(session, statement, options)
+    return new Promise((resolve) => {
+      run(this.#task(server, 'read', session, statement, options, requirement), (error, result) => {
+        if (error) resolve(this.#readSomewhere(session, statement, options, { server, error }))
+        else resolve(result!)
+      })
+    })
   }
 
   /** A connection to read from, for callers that keep one for several statements; `release` must follow. */
-  async acquireForRead(session: CausalSession): Promise<Place> {
+  async acquireForRead(caller: Caller): Promise<Place> {
+    const { session } = caller
     if (!session.ready) await session.prepare()
     const requirement = this.gate.requirementOf(session)
-    const server = this.gate.chooseNow(requirement) ?? (await this.gate.waitForReplica(requirement, NONE))
+    const server =
+      this.gate.chooseNow(requirement) ?? (await this.gate.waitForReplica(requirement, NONE, caller))
     if (server) {
-      const client = await acquire(server).catch(() => undefined)
+      const client = await acquire(server, caller).catch((error: unknown) => {
+        if (session.aborted || caller.signal?.aborted) throw error
+      })
       if (client && (!requirement || server.identifies(client))) return { server, client, release: () => {} }
       // Several statements can not each bring their proof along: without knowing who answers, only the primary is safe.
       if (client) server.pool.release(client)
     }
-    await this.#enterPrimary(requirement)
+    await this.#enterPrimary(requirement, caller)
     try {
-      const place = await this.acquireForWrite()
+      const place = await this.acquireForWrite(caller)
       return { ...place, release: () => this.#leavePrimary() }
     } catch (error) {
       this.#leavePrimary()
@@ -111,8 +110,12 @@ export class Router {
   }
 
   /** A connection to the primary. */
-  async acquireForWrite(): Promise<Place> {
-    return this.#atPrimary(async (server) => ({ server, client: await acquire(server), release: () => {} }))
+  acquireForWrite(caller: Caller): Promise<Place> {
+    return this.#atPrimary(caller, async (server) => ({
+      server,
+      client: await acquire(server, caller),
+      release: () => {}
+    }))
   }
 
   /** What a failed write means for the topology, as the error its caller gets. */
@@ -123,49 +126,103 @@ export class Router {
     return retryAfter(because(new FencedError(server.name), error), 1_000)
   }
 
+  #task(
+    server: Server,
+    kind: Task['kind'],
+    session: CausalSession,
+    statement: Statement,
+    { timeout, signal }: StatementOptions,
+    requirement: Requirement
+  ): Task {
+    const { topology } = this
+    const sink = kind === 'write' && this.captures ? topology : undefined
+    return { server, statement, session, kind, timeout, signal, sink, requirement, topology }
+  }
+
+  /** Tries replicas that may answer, one after the other, and the primary in the end. */
+  async #readSomewhere(
+    session: CausalSession,
+    statement: Statement,
+    options: StatementOptions,
+    failed?: Failure
+  ): Promise<pg.QueryResult> {
+    const caller = { session, signal: options.signal }
+    if (!session.ready) await session.prepare()
+    const requirement = this.gate.requirementOf(session)
+    const excluded = new Set<Server>()
+    if (failed) this.#mayReadElsewhere(failed, excluded)
+    for (;;) {
+      const server =
+        this.gate.chooseNow(requirement, excluded) ??
+        (await this.gate.waitForReplica(requirement, excluded, caller))
+      if (!server) return this.#readFromPrimary(session, statement, options, requirement)
+      try {
+        return await execute(this.#task(server, 'read', session, statement, options, requirement))
+      } catch (error) {
+        this.#mayReadElsewhere({ server, error }, excluded)
+      }
+    }
+  }
+
+  /** @throws the failure, where another server would not do better */
+  #mayReadElsewhere({ server, error }: Failure, excluded: Set<Server>): void {
+    if (isReadOnly(error)) throw because(new NotAReadError(), error)
+    const cause = (error as Error).cause ?? error
+    const unsent = (error as { [kUnsent]?: boolean })[kUnsent] === true
+    if (!unsent && !(error instanceof NotFreshError) && !isRetryable(error, cause)) throw error
+    retryChannel.publish({ server: server.name, kind: 'read', code: codeOf(cause) })
+    excluded.add(server)
+  }
+
   async #readFromPrimary(
     session: CausalSession,
     statement: Statement,
     options: StatementOptions,
     requirement: Requirement
   ): Promise<pg.QueryResult> {
-    await this.#enterPrimary(requirement)
-    const run = (server: Server): Promise<pg.QueryResult> =>
-      execute({ server, statement, session, kind: 'read', ...options })
+    const caller = { session, signal: options.signal }
+    await this.#enterPrimary(requirement, caller)
+    const readAt = (server: Server): Promise<pg.QueryResult> =>
+      execute(this.#task(server, 'read', session, statement, options, undefined))
     try {
-      return await this.#atPrimary(run)
+      return await this.#atPrimary(caller, readAt)
     } catch (error) {
       if (!(error instanceof UnavailableError)) throw error
       // Lost under way, as when its server was fenced: once more, wherever the primary is now.
       retryChannel.publish({ server: '', kind: 'read', code: codeOf(error.cause) })
-      return await this.#atPrimary(run)
+      return await this.#atPrimary(caller, readAt)
     } finally {
       this.#leavePrimary()
     }
   }
 
   /** Runs at the primary, waiting for one; again only where nothing had been sent, as in the middle of a failover. */
-  async #atPrimary<T>(run: (server: Server) => Promise<T>): Promise<T> {
+  async #atPrimary<T>(caller: Caller, attempt: (server: Server) => Promise<T>, first?: Failure): Promise<T> {
     const started = performance.now()
+    let failed = first
     for (;;) {
-      const server = this.topology.primary ?? (await this.topology.waitForPrimary())
-      try {
-        return await run(server)
-      } catch (error) {
+      if (failed) {
+        const { server, error } = failed
         const unsent =
           (error as { [kUnsent]?: boolean })[kUnsent] === true && error instanceof UnavailableError
         if (!unsent || performance.now() - started > this.topology.primaryWait)
           throw this.refused(server, error)
-        await new Promise<void>((resolve) => setTimeout(resolve, RETRY_PAUSE))
+        await pause(RETRY_PAUSE, caller)
+      }
+      const server = this.topology.primary ?? (await this.topology.waitForPrimary(caller))
+      try {
+        return await attempt(server)
+      } catch (error) {
+        failed = { server, error }
       }
     }
   }
 
-  async #enterPrimary(requirement: Requirement): Promise<void> {
+  async #enterPrimary(requirement: Requirement, caller: Caller): Promise<void> {
     // Without replicas reads at the primary are not a fallback but the order of the day.
     if (this.#hasReplicas && !this.budget.tryEnter()) {
       try {
-        await this.budget.enter()
+        await this.budget.enter(caller)
       } catch (error) {
         if (requirement) gateChannel.publish({ outcome: 'refused', waited: 0 })
         throw error
@@ -179,14 +236,38 @@ export class Router {
   }
 }
 
+/** What an attempt ended with, and where. */
+interface Failure {
+  readonly server: Server
+  readonly error: unknown
+}
+
 function isRetryable(error: unknown, cause: unknown): boolean {
   return codeOf(error) === 'FLOTILLA_DB_ERR_UNAVAILABLE' || (error === cause && isRetryableRead(error))
 }
 
-function acquire(server: Server): Promise<RouterClient> {
-  return new Promise((resolve, reject) => {
-    server.pool.acquire((error, client) =>
-      error ? reject(Object.assign(error, { [kUnsent]: true })) : resolve(client)
-    )
+function pause(ms: number, caller: Caller): Promise<void> {
+  return untilAborted(caller, (resolve) => {
+    const timer = setTimeout(resolve, ms)
+    return () => clearTimeout(timer)
+  })
+}
+
+function acquire(server: Server, caller: Caller): Promise<RouterClient> {
+  return untilAborted(caller, (resolve, reject) => {
+    let gone = false
+    const leaveLine = server.pool.acquire((error, client) => {
+      if (gone) {
+        if (!error) server.pool.release(client)
+      } else if (error) {
+        reject(Object.assign(error, { [kUnsent]: true }))
+      } else {
+        resolve(client)
+      }
+    })
+    return () => {
+      gone = true
+      leaveLine()
+    }
   })
 }

@@ -1,3 +1,4 @@
+import { untilAborted, type Caller } from './abortable.js'
 import { because, NoPrimaryError, retryAfter } from './errors.js'
 import { serverChannel, type ServerMessage } from './channels.js'
 import type { PositionSink } from './capture.js'
@@ -35,6 +36,8 @@ export class Topology implements PositionSink {
   readonly servers: Server[] = []
   systemId: bigint | undefined
   layout: WalLayout | undefined
+  /** Whether a server listed as primary has named the cluster; until one has, the word of any server is taken. */
+  #named = false
   /** The newest position this instance knows to be committed. */
   newest: Position | undefined
   readonly #settings: TopologySettings
@@ -43,7 +46,7 @@ export class Topology implements PositionSink {
   #primary: Server | undefined
   /** The latest timeline seen of any server: one that takes writes on an earlier one was replaced. */
   #timeline = 0
-  #waiters: (() => void)[] = []
+  readonly #waiters = new Set<(primary: Server) => void>()
   /** The server that was fenced for refusing a write, until it has been looked at. */
   #suspect: Server | undefined
   #confirmedUntil = 0
@@ -73,22 +76,24 @@ export class Topology implements PositionSink {
   }
 
   /** The primary, waiting for one for a bounded time. */
-  async waitForPrimary(): Promise<Server> {
-    if (this.#primary) return this.#primary
-    const deadline = performance.now() + this.#settings.primaryWait
+  waitForPrimary(caller: Caller): Promise<Server> {
     for (const server of this.servers) void server.monitor.look()
-    while (!this.#primary) {
-      const left = deadline - performance.now()
-      if (left <= 0) throw this.#noPrimary()
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, left)
-        this.#waiters.push(() => {
-          clearTimeout(timer)
-          resolve()
-        })
-      })
-    }
-    return this.#primary
+    return untilAborted(caller, (resolve, reject) => {
+      const leave = (): void => {
+        clearTimeout(timer)
+        this.#waiters.delete(found)
+      }
+      const found = (primary: Server): void => {
+        leave()
+        resolve(primary)
+      }
+      const timer = setTimeout(() => {
+        leave()
+        reject(this.#noPrimary())
+      }, this.#settings.primaryWait)
+      this.#waiters.add(found)
+      return leave
+    })
   }
 
   #noPrimary(): Error {
@@ -119,7 +124,7 @@ export class Topology implements PositionSink {
     this.#failures.delete(server)
     server.breaker.reachable()
     if (before && before.identity !== observation.identity) this.#replaced(server, observation)
-    this.#learnCluster(server, observation)
+    this.#learnCluster()
     if (this.systemId !== undefined && observation.systemId !== this.systemId) return this.#foreign(server)
     remember(server, observation)
     if (server.state !== 'up') this.#tell(server, 'up')
@@ -127,7 +132,7 @@ export class Topology implements PositionSink {
     server.reason = undefined
     server.error = undefined
     if (observation.recovery) this.#sawReplica(server, observation, before, now)
-    this.#timeline = Math.max(this.#timeline, observation.timeline)
+    if (this.systemId !== undefined) this.#timeline = Math.max(this.#timeline, observation.timeline)
     this.#elect()
     if (server !== this.#primary) return
     if (this.#suspect === server) this.#confirmedUntil = now + CONFIRMED_FOR
@@ -204,25 +209,38 @@ export class Topology implements PositionSink {
     server.state = 'foreign'
     server.reason = 'it belongs to another cluster: its system identifier differs'
     if (!known) this.#tell(server, 'foreign', server.reason)
-    if (server === this.#primary) this.#elect()
+    if (server === this.#primary || !this.#named) this.#elect()
   }
 
-  #learnCluster(server: Server, observation: Observation): void {
-    this.layout ??= observation.layout
-    if (this.systemId !== undefined) return
-    this.systemId = this.#referenceSystem(server, observation)
-    if (this.systemId === undefined) return
+  #learnCluster(): void {
+    if (this.#named) return
+    const reference = this.#reference()
+    if (!reference) return
+    this.#named = reference.listed === 'primary'
+    const { systemId, layout } = reference.observed!
+    if (systemId === this.systemId) return
+    this.systemId = systemId
+    this.layout = layout
+    // What was believed of another cluster is worth nothing.
+    this.history.clear()
+    this.newest = undefined
+    this.#timeline = 0
     for (const one of this.servers) {
-      if (one.observed && one !== server && one.observed.systemId !== this.systemId) this.#foreign(one)
+      if (one.observed?.systemId === systemId)
+        this.#timeline = Math.max(this.#timeline, one.observed.timeline)
+      else if (one.observed) this.#foreign(one)
     }
   }
 
-  /** The first server listed as primary that is seen names the cluster, a real primary before others. */
-  #referenceSystem(server: Server, observation: Observation): bigint | undefined {
-    if (server.listed === 'primary' && !observation.recovery) return observation.systemId
+  /** The server whose word on the cluster counts: of those listed as primary the first that is one, before any other. */
+  #reference(): Server | undefined {
     const listed = this.servers.filter((one) => one.listed === 'primary')
-    if (listed.some((one) => one.state === 'unknown' && one !== server)) return undefined
-    return listed.find((one) => one.observed)?.observed?.systemId ?? observation.systemId
+    for (const one of listed) {
+      if (one.observed?.recovery === false) return one
+      // Not looked at yet: it may be the one.
+      if (!one.observed && one.state === 'unknown') return undefined
+    }
+    return [...listed, ...this.servers].find((one) => one.observed)
   }
 
   #sawReplica(server: Server, observation: Observation, before: Observation | undefined, now: number): void {
@@ -240,10 +258,15 @@ export class Topology implements PositionSink {
 
   /**
    * The server that takes writes: not in recovery, and on the latest timeline ever seen. One on an earlier timeline was
-   * replaced, and stays so while its successor is away: writes then wait.
+   * replaced, and stays so while its successor is away: writes then wait. They wait too while no server listed as primary
+   * has been seen and the others do not all agree which cluster is meant.
    */
   #elect(): void {
-    const able = this.servers.filter((one) => one.state === 'up' && one.observed?.recovery === false)
+    const agreed =
+      this.#named || this.servers.every(({ state }) => state !== 'foreign' && state !== 'unknown')
+    const able = this.servers.filter(
+      (one) => agreed && one.state === 'up' && one.observed?.recovery === false
+    )
     const latest = this.#timeline
     const best = able.filter((one) => one.observed!.timeline === latest)
     const chosen = this.#primary && best.includes(this.#primary) ? this.#primary : best[0]
@@ -262,9 +285,7 @@ export class Topology implements PositionSink {
     if (before || (this.history.timeline > 0 && latest > this.history.timeline))
       this.#tell(chosen, 'promoted')
     this.history.add(performance.now(), latest, endOfRecord(chosen.observed!.lsn, this.layout))
-    const waiters = this.#waiters
-    this.#waiters = []
-    for (const wake of waiters) wake()
+    for (const found of this.#waiters) found(chosen)
   }
 
   #tell(server: Server, event: ServerMessage['event'], reason?: string): void {

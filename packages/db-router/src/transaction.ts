@@ -79,9 +79,10 @@ async function runOnce<T>(
   work: (tx: Transaction) => Promise<T>,
   started: number
 ): Promise<T> {
-  const place = await (settings.readOnly ? router.acquireForRead(session) : router.acquireForWrite())
+  const caller = { session, signal: settings.signal }
+  const place = await (settings.readOnly ? router.acquireForRead(caller) : router.acquireForWrite(caller))
   try {
-    return await new Run(router, session, settings, place.server, place.client).run(work, started)
+    return await new Run(router, session, settings, place).run(work, started)
   } finally {
     place.release()
   }
@@ -94,20 +95,21 @@ class Run {
   readonly #settings: TransactionSettings
   readonly #server: Server
   readonly #client: RouterClient
-  #begun: Promise<QueryResult> | undefined
+  #begun = false
+  #beginFailed: Error | undefined
   #pending = 0
   #idle: (() => void) | undefined
   #committing = false
-  /** Why it is over, once it is. */
-  #ended: Error | undefined
+  #ended = false
+  /** Why it ended, where that was before its callback did. */
+  #reason: unknown
   #interrupt: (error: Error) => void = () => {}
 
   constructor(
     router: Router,
     session: CausalSession,
     settings: TransactionSettings,
-    server: Server,
-    client: RouterClient
+    { server, client }: { server: Server; client: RouterClient }
   ) {
     this.#router = router
     this.#session = session
@@ -118,21 +120,24 @@ class Run {
 
   async run<T>(work: (tx: Transaction) => Promise<T>, started: number): Promise<T> {
     const { timeout, signal } = this.#settings
-    const interrupted = new Promise<never>((_, reject) => (this.#interrupt = reject))
-    interrupted.catch(() => {})
     const abort = (): void => this.#interrupt(because(new AbortedError(), signal?.reason))
-    const left = Math.max(1, timeout - (performance.now() - started))
-    const timer =
-      timeout > 0 ? setTimeout(() => this.#interrupt(new TransactionTimeoutError(timeout)), left) : undefined
-    timer?.unref()
-    this.#session.onAbort(abort)
-    signal?.addEventListener('abort', abort)
-    if (this.#session.aborted || signal?.aborted) abort()
-    this.#server.began()
     const began = performance.now()
+    const left = Math.max(1, timeout - (began - started))
+    const timer =
+      timeout > 0
+        ? setTimeout(() => this.#interrupt(new TransactionTimeoutError(timeout)), left).unref()
+        : undefined
+    this.#server.began()
     try {
-      const result = await Promise.race([this.#work(work), interrupted])
-      this.#server.ended(performance.now(), performance.now() - began, undefined)
+      const result = await new Promise<T>((resolve, reject) => {
+        this.#interrupt = reject
+        this.#session.onAbort(abort)
+        signal?.addEventListener('abort', abort)
+        if (this.#session.aborted || signal?.aborted) abort()
+        else this.#work(work).then(resolve, reject)
+      })
+      const now = performance.now()
+      this.#server.ended(now, now - began, undefined)
       return result
     } catch (error) {
       this.#server.gaveUp()
@@ -149,30 +154,30 @@ class Run {
     const query = ((text: string | Statement, values?: unknown[]) =>
       this.#send(toStatement(text, values))) as QueryFunction
     const result = await work({ query })
-    if (this.#ended) throw this.#ended
-    if (this.#begun) {
-      await this.#begun
-      await this.#commit()
-    } else {
-      this.#release()
-    }
+    if (this.#ended) throw this.#endedError()
+    if (this.#begun) await this.#commit()
+    else this.#release()
     return result
   }
 
   /** Sends a statement; the first one takes BEGIN along in the same flight. */
-  async #send(statement: Statement): Promise<QueryResult> {
-    if (this.#ended) throw because(new TransactionEndedError(), this.#ended)
-    if (this.#begun) return this.#ask(withoutName(statement, this.#client))
-    const sent: Promise<QueryResult>[] = []
-    this.#client.together(() => {
-      this.#client.limit(this.#settings.statementTimeout)
-      sent.push(this.#ask({ text: this.#beginText() }), this.#ask(withoutName(statement, this.#client)))
+  #send(statement: Statement): Promise<QueryResult> {
+    return new Promise((resolve, reject) => {
+      if (this.#ended) return reject(this.#endedError())
+      const own = withoutName(statement, this.#client)
+      if (this.#begun) return this.#ask(own, resolve, reject)
+      this.#begun = true
+      this.#client.together(() => {
+        this.#client.limit(this.#settings.statementTimeout)
+        this.#ask({ text: this.#beginText() }, nothing, (error) => (this.#beginFailed = error))
+        // Where BEGIN failed, what came after ran outside a transaction, if at all: BEGIN's error is the one to tell.
+        this.#ask(
+          own,
+          (result) => (this.#beginFailed ? reject(this.#beginFailed) : resolve(result)),
+          (error) => reject(this.#beginFailed ?? error)
+        )
+      })
     })
-    this.#begun = sent[0]!
-    // Where BEGIN failed, what came after ran outside a transaction, if at all: BEGIN's error is the one to tell.
-    sent[1]!.catch(() => {})
-    await this.#begun
-    return sent[1]!
   }
 
   #beginText(): string {
@@ -187,68 +192,75 @@ class Run {
     return `begin${level}${readOnly ? ' read only' : ''}${guard}`
   }
 
-  #ask(statement: Statement): Promise<QueryResult> {
+  #ask(
+    statement: Statement,
+    answered: (result: QueryResult) => void,
+    failed: (error: Error) => void,
+    Lost: typeof UnavailableError = UnavailableError
+  ): void {
     this.#pending++
-    return new Promise((resolve, reject) => {
-      this.#client.send(statement, (error, result) => {
-        if (--this.#pending === 0) this.#idle?.()
-        if (error) reject(this.#explain(error))
-        else resolve(result)
-      })
+    this.#client.send(statement, (error, result) => {
+      if (--this.#pending === 0) this.#idle?.()
+      if (!error) answered(result)
+      else if (this.#client.broken || isConnectionError(error))
+        failed(because(new Lost(this.#server.name), error))
+      else failed(error)
     })
   }
 
   async #commit(): Promise<void> {
     const { captures, topology } = this.#router
-    const captured =
-      captures && !this.#settings.readOnly
-        ? (done: () => void) => capturePosition(this.#client, this.#session, topology, () => done())
-        : undefined
-    const result = await new Promise<QueryResult>((resolve, reject) => {
-      let settle = (): void => {}
-      this.#committing = true
-      this.#pending++
+    const { readOnly } = this.#settings
+    this.#committing = true
+    // One that can not write has no outcome to wonder about.
+    const Lost = readOnly ? UnavailableError : OutcomeUnknownError
+    const command = await new Promise<string>((resolve, reject) => {
+      if (!captures || readOnly) {
+        return this.#ask(COMMIT, (result) => resolve(result.command), reject, Lost)
+      }
+      let settle = nothing
       this.#client.together(() => {
-        this.#client.send({ text: 'commit' }, (error, answer) => {
-          if (--this.#pending === 0) this.#idle?.()
-          settle = () => (error ? reject(this.#explainCommit(error)) : resolve(answer))
-          if (!captured) settle()
-        })
-        captured?.(() => settle())
+        this.#ask(
+          COMMIT,
+          (result) => (settle = () => resolve(result.command)),
+          (error) => (settle = () => reject(error)),
+          Lost
+        )
+        capturePosition(this.#client, this.#session, topology, () => settle())
       })
     })
     if (this.#ended) return
     this.#release()
+    if (this.#beginFailed) throw this.#beginFailed
     // The server answers COMMIT of a failed transaction with ROLLBACK, not with an error.
-    if (result.command === 'ROLLBACK') throw new RolledBackError()
+    if (command === 'ROLLBACK') throw new RolledBackError()
   }
 
-  #release(error?: Error): void {
-    this.#ended = new TransactionEndedError()
-    this.#server.pool.release(this.#client, error)
+  #release(): void {
+    this.#ended = true
+    this.#server.pool.release(this.#client)
+  }
+
+  #endedError(): Error {
+    const error = new TransactionEndedError()
+    return this.#reason === undefined ? error : because(error, this.#reason)
   }
 
   /** Rolls back and gives the connection back, however far it came. */
   #end(reason: unknown): void {
     if (this.#ended) return
-    this.#ended = reason instanceof Error ? reason : new TransactionEndedError()
-    if (this.#client.broken) return this.#server.pool.release(this.#client, this.#ended)
-    if (this.#pending === 0) return this.#server.pool.release(this.#client)
+    this.#ended = true
+    this.#reason = reason
+    const { pool } = this.#server
+    if (this.#client.broken) return pool.release(this.#client)
+    if (this.#pending === 0) return this.#client.whenReady(() => pool.release(this.#client))
     // It may commit all the same; until its position is known, only the primary surely shows it.
     if (this.#committing && this.#router.captures && !this.#settings.readOnly) this.#session.lost()
     const answered = new Promise<void>((resolve) => (this.#idle = resolve))
-    void cancelAndQuarantine(this.#client, this.#server.pool, answered)
-  }
-
-  #explain(error: Error): Error {
-    return this.#client.broken || isConnectionError(error)
-      ? because(new UnavailableError(this.#server.name), error)
-      : error
-  }
-
-  #explainCommit(error: Error): Error {
-    return this.#client.broken || isConnectionError(error)
-      ? because(new OutcomeUnknownError(this.#server.name), error)
-      : error
+    void cancelAndQuarantine(this.#client, pool, answered)
   }
 }
+
+const COMMIT: Statement = { text: 'commit' }
+
+const nothing = (): void => {}

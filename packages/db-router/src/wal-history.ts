@@ -25,13 +25,16 @@ export class WalHistory {
   add(at: number, timeline: number, lsn: Lsn): void {
     if (!this.#firsts.has(timeline)) this.#firsts.set(timeline, lsn)
     const last = this.#samples.at(-1)
-    if (
-      last &&
-      (reaches(last.timeline, last.lsn, { at, timeline, lsn }) || this.#tooNear(last, at, timeline))
-    )
-      return
+    // Too soon after the last one, or no news.
+    if (last?.timeline === timeline && (at - last.at < SPACING || last.lsn >= lsn)) return
+    if (last && last.timeline > timeline) return
     this.#samples.push({ at, timeline, lsn })
     if (this.#samples.length > CAPACITY) this.#thin()
+  }
+
+  clear(): void {
+    this.#samples = []
+    this.#firsts.clear()
   }
 
   get timeline(): number {
@@ -78,10 +81,6 @@ export class WalHistory {
   sinceLast(now: number): number {
     const last = this.#samples.at(-1)
     return last ? now - last.at : 0
-  }
-
-  #tooNear(last: Sample, at: number, timeline: number): boolean {
-    return last.timeline === timeline && at - last.at < SPACING
   }
 
   #firstNotReached(timeline: number, lsn: Lsn): Sample | undefined {

@@ -162,6 +162,54 @@ t.test('a client released twice, or with a transaction left open', async (sub) =
   await app.db.write.query('delete from items where id = 78')
 })
 
+t.test('a transaction that an error left open is over for the next caller', async (sub) => {
+  for (const more of [{}, { consistency: false }]) {
+    const app = await createApp(sub, { ...servers, ...more, pool: { max: 1 } })
+    // The error is answered before the server says that a transaction is open.
+    for (const query of [app.db.read.query, app.db.write.query]) {
+      sub.equal(await codeOf(query('begin; selec')), '42601')
+      sub.equal(await codeOf(query('select 1')), undefined)
+      sub.equal(await codeOf(query('begin; select 1/0')), '22012')
+      sub.equal(await codeOf(query('select 1')), undefined)
+    }
+  }
+})
+
+t.test('DISCARD and DEALLOCATE take nothing away that writes are followed with', async (sub) => {
+  const app = await createApp(sub, { ...servers, pool: { max: 1 }, maxWait: '10s' })
+  for (const text of ['select 1', 'deallocate all', 'discard all']) {
+    const job = app.db.session()
+    await job.write.query(text)
+    sub.ok(job.token(), text)
+    await job.write.query("update items set name = 'two' where id = 2")
+    const { rows } = await job.read.query('select pg_is_in_recovery() as replica')
+    sub.equal(rows[0]!['replica'], true, 'followed, so a replica may answer')
+  }
+})
+
+t.test('connections in steady use are handed on, and grow old all the same', async (sub) => {
+  const app = await createApp(sub, { ...servers, pool: { max: 2, maxLifetime: '1s', idleTimeout: '300ms' } })
+  const pids = new Set<unknown>()
+  const ask = async (): Promise<void> => {
+    pids.add((await app.db.write.query('select pg_backend_pid() as pid')).rows[0]!['pid'])
+  }
+  await ask()
+  for (let n = 0; n < 20; n++) await ask()
+  sub.equal(pids.size, 1, 'the one used last is used next')
+  await until(
+    async () => {
+      await ask()
+      return pids.size > 1
+    },
+    { message: 'a connection in use reaches its lifetime and is replaced' }
+  )
+  await until(() => app.db.status().servers[0]!.connections.total === 0, { message: 'idle ones are ended' })
+  await Promise.all(Array.from({ length: 50 }, ask))
+  const { total, idle, waiting } = app.db.status().servers[0]!.connections
+  sub.ok(total <= 2)
+  sub.strictSame([idle, waiting], [total, 0])
+})
+
 t.test('an idle backend that is terminated ends nothing but itself', async (sub) => {
   const app = await createApp(sub, servers)
   await app.db.write.query('select 1')

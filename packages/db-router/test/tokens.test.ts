@@ -6,14 +6,18 @@ import { endOfRecord, formatLsn, parseLsn } from '../src/lsn.js'
 import { WalHistory } from '../src/wal-history.js'
 import { codeOf, createApp, secret } from './fixtures/app-in-process.js'
 
-const layout = { blockSize: 8192n, segmentSize: 16n * 1024n * 1024n }
+const layout = { blockSize: 8192, segmentSize: 16 * 1024 * 1024 }
 
 t.test('LSNs', async (sub) => {
   sub.equal(parseLsn('16/B374D848'), 0x16b374d848n)
   sub.equal(formatLsn(0x16b374d848n), '16/B374D848')
   for (const bad of ['', '1', 'x/1', '1/123456789', null, 5]) sub.equal(parseLsn(bad), undefined)
   sub.equal(endOfRecord(8192n * 3n + 24n, layout), 8192n * 3n, 'the header of a page is not a record')
-  sub.equal(endOfRecord(layout.segmentSize * 5n + 40n, layout), layout.segmentSize * 5n, 'nor that of a file')
+  sub.equal(
+    endOfRecord(BigInt(layout.segmentSize) * 5n + 40n, layout),
+    BigInt(layout.segmentSize) * 5n,
+    'nor that of a file'
+  )
   sub.equal(endOfRecord(8192n * 3n + 32n, layout), 8192n * 3n + 32n)
   sub.equal(endOfRecord(8192n * 3n + 40n, layout), 8192n * 3n + 40n, 'only a first page has the long header')
   sub.equal(endOfRecord(8192n * 3n + 24n, undefined), 8192n * 3n + 24n)

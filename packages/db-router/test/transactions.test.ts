@@ -132,6 +132,45 @@ t.test('read only: runs on the replica, sees the author, and can not write', asy
   sub.equal(await codeOf(writing), '25006')
 })
 
+t.test('read only: its server lost, it runs again; one that writes does not', async (sub) => {
+  const app = await createApp(sub, servers)
+  const losing = (readOnly: boolean): { runs: () => number; code: Promise<string | undefined> } => {
+    let runs = 0
+    const code = codeOf(
+      app.db.transaction(
+        async (tx) => {
+          const { rows } = await tx.query('select pg_backend_pid() as pid, inet_server_port() as port')
+          if (++runs > 1) return
+          const server = rows[0]!['port'] === primary.port ? primary : replicas[0]!
+          await server.query('select pg_terminate_backend($1)', [rows[0]!['pid']])
+          await tx.query('select 1')
+        },
+        { readOnly }
+      )
+    )
+    return { runs: () => runs, code }
+  }
+  const reading = losing(true)
+  sub.equal(await reading.code, undefined)
+  sub.equal(reading.runs(), 2)
+  const writing = losing(false)
+  sub.equal(await writing.code, 'FLOTILLA_DB_ERR_UNAVAILABLE')
+  sub.equal(writing.runs(), 1)
+
+  // At COMMIT too: one that can not write has no outcome to wonder about.
+  let runs = 0
+  await app.db.transaction(
+    async (tx) => {
+      const { rows } = await tx.query('select pg_backend_pid() as pid, inet_server_port() as port')
+      if (++runs > 1) return
+      const server = rows[0]!['port'] === primary.port ? primary : replicas[0]!
+      await server.query('select pg_terminate_backend($1)', [rows[0]!['pid']])
+    },
+    { readOnly: true }
+  )
+  sub.equal(runs, 2)
+})
+
 t.test('refuses an isolation level that is none', async (sub) => {
   const app = await createApp(sub, servers)
   const run = async (): Promise<unknown> =>

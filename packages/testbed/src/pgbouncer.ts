@@ -10,9 +10,12 @@ import type { PostgresServer } from './postgres-server.js'
 import { whenReady } from './readiness.js'
 import { temporaryFolder } from './reaper.js'
 
+/** A server, or what leads to one. */
+export type PgBouncerTarget = Pick<PostgresServer, 'host' | 'port' | 'database'>
+
 export interface PgBouncerOptions {
   /** The primary, or the primary and its replicas. */
-  target: PostgresServer | readonly PostgresServer[]
+  target: PgBouncerTarget | readonly PgBouncerTarget[]
   /** Settings on top of docker/pgbouncer/pgbouncer.ini, e.g. `{ default_pool_size: 2 }`. */
   settings?: Record<string, string | number>
 }
@@ -25,7 +28,7 @@ export class PgBouncer {
   private constructor(
     readonly port: number,
     private readonly folder: string,
-    private readonly targets: readonly PostgresServer[],
+    private readonly targets: readonly PgBouncerTarget[],
     private readonly settings: Record<string, string | number>
   ) {}
 

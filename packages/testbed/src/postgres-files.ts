@@ -60,13 +60,17 @@ export async function openProgram(name: 'postgres' | 'initdb' | 'pgbouncer'): Pr
  * A data folder as `initdb` leaves it, with the database `app` in it, made once and kept in the cache: a
  * copy takes milliseconds where `initdb` takes a second. Every copy has the same system identifier, so a
  * copy with a `standby.signal` is a replica of any other one that has not been started before it.
+ *
+ * @param cluster another name gives a template, and so a system identifier, of its own
  */
-export async function dataFolderTemplate(): Promise<string> {
+export async function dataFolderTemplate(cluster = ''): Promise<string> {
   const initdb = await openProgram('initdb')
   const postgres = await openProgram('postgres')
   const owner = databaseOwner()
   const key = createHash('sha256')
-    .update(JSON.stringify([postgres.version, owner, dirname(postgres.path), 'v1']))
+    .update(
+      JSON.stringify([postgres.version, owner, dirname(postgres.path), 'v1', ...(cluster ? [cluster] : [])])
+    )
     .digest('hex')
     .slice(0, 12)
   const template = join(cacheFolder(), `postgresql-data-${key}`)

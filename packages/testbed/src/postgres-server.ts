@@ -24,6 +24,8 @@ export interface ServerOptions {
   database?: string
   /** Asks clients for the password (SCRAM); without it everybody on the loopback is trusted. */
   password?: boolean
+  /** Servers of two names are of two clusters, as their system identifiers tell; all others are of one. */
+  cluster?: string
 }
 
 /**
@@ -200,7 +202,7 @@ export class PostgresServer {
   }
 
   protected async prepare(data: string): Promise<void> {
-    await copyDataFolder(await dataFolderTemplate(), data)
+    await copyDataFolder(await dataFolderTemplate(this.options.cluster), data)
     if (this.options.password) {
       await this.writeFile('pg_hba.conf', 'host all,replication all 127.0.0.1/32 scram-sha-256\n')
     }

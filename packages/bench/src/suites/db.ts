@@ -45,7 +45,7 @@ export default defineSuite({
     ),
     rate(
       'read-after-write',
-      'one UPDATE and its reading back: from a replica, or from the primary where nothing else is safe',
+      'one UPDATE and its reading back, 8 callers: flotilla and floor from a replica once it has it, the others from the primary',
       ['flotilla', ...PEERS]
     ),
     rate('transaction', 'BEGIN, UPDATE, SELECT, COMMIT, 8 callers', ['flotilla', ...PEERS]),

@@ -1,0 +1,45 @@
+import type { CausalSession } from './causal-session.js'
+import { AbortedError, because } from './errors.js'
+
+/** Who asks: both may end what it waits for. */
+export interface Caller {
+  readonly session: CausalSession
+  readonly signal?: AbortSignal | undefined
+}
+
+/**
+ * A wait that ends with its caller: for a connection, a turn, a primary. Rejects with FLOTILLA_DB_ERR_ABORTED at once when
+ * the session or the signal is aborted.
+ *
+ * @param begin starts the wait and returns what gives up its place; not called again once the wait is over
+ */
+export function untilAborted<T>(
+  { session, signal }: Caller,
+  begin: (resolve: (value: T) => void, reject: (error: Error) => void) => () => void
+): Promise<T> {
+  return new Promise((resolve, reject) => {
+    let giveUp = (): void => {}
+    const over = (): void => {
+      session.offAbort(abort)
+      signal?.removeEventListener('abort', abort)
+    }
+    const abort = (): void => {
+      over()
+      giveUp()
+      reject(because(new AbortedError(), signal?.reason))
+    }
+    if (session.aborted || signal?.aborted) return abort()
+    session.onAbort(abort)
+    signal?.addEventListener('abort', abort)
+    giveUp = begin(
+      (value) => {
+        over()
+        resolve(value)
+      },
+      (error) => {
+        over()
+        reject(error)
+      }
+    )
+  })
+}

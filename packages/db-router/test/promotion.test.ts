@@ -1,0 +1,110 @@
+import { startPgBouncer, startPostgres, until } from '@flotilla/testbed'
+import { randomUUID } from 'node:crypto'
+import t, { type Test } from 'tap'
+import { codeOf, createApp } from './fixtures/app-in-process.js'
+
+const monitor = { interval: 50, timeout: 3_000 }
+
+async function promotionUnderLoad(sub: Test, pgbouncer: boolean): Promise<void> {
+  const postgres = await startPostgres({ replicas: 2 })
+  sub.teardown(() => postgres.stop())
+  const { primary: old, replicas } = postgres
+  const [promoted, follower] = replicas
+  await old.query('create table writes (id serial primary key, author int, mark text)')
+  // Cascading: what the promoted one never got, its follower never has.
+  await follower!.follow(promoted!)
+  await postgres.waitForCatchUp()
+  let urls = [old.url, promoted!.url, follower!.url] as const
+  if (pgbouncer) {
+    const bouncer = await startPgBouncer({ target: [old, promoted!, follower!] })
+    sub.teardown(() => bouncer.stop())
+    urls = [bouncer.url, ...bouncer.replicaUrls] as unknown as typeof urls
+  }
+  const app = await createApp(sub, {
+    primary: [urls[0], urls[1]],
+    replicas: [urls[2]],
+    monitor,
+    fallback: { wait: '10s' }
+  })
+  await app.db.write.query('insert into writes (author) values (-1)')
+  const before = app.db.token()!
+  await postgres.waitForCatchUp()
+
+  const stop = new AbortController()
+  const missed: string[] = []
+  const outcomes = new Map<string, number>()
+  const count = (what: string): void => void outcomes.set(what, (outcomes.get(what) ?? 0) + 1)
+  const fencedAt = until(() => app.db.status().servers[0]!.state === 'fenced', {
+    timeout: 20_000,
+    message: 'the old primary is fenced'
+  })
+  const authors = Array.from({ length: 4 }, async (_none, author) => {
+    while (!stop.signal.aborted) {
+      const db = app.db.session()
+      // Of its own, for the new primary gives the numbers out again that the old one gave out last.
+      const mark = randomUUID()
+      const code = await codeOf(
+        db.write.query('insert into writes (author, mark) values ($1, $2)', [author, mark])
+      )
+      if (code !== undefined) {
+        count(`write ${code}`)
+        continue
+      }
+      count('written')
+      const read = await codeOf(
+        db.read.query('select 1 from writes where mark = $1', [mark]).then(({ rowCount }) => {
+          if (rowCount === 1) count('read back')
+          else missed.push(mark)
+          return rowCount
+        })
+      )
+      if (read !== undefined) count(`read ${read}`)
+    }
+  })
+  await until(() => (outcomes.get('written') ?? 0) > 20, { message: 'writes run' })
+  await promoted!.promote()
+  await fencedAt
+  const accepted = (await old.query('select count(*)::int as n from writes')).rows[0]!['n']
+  const resumed = outcomes.get('written') ?? 0
+  await until(() => (outcomes.get('written') ?? 0) > resumed + 20, { message: 'writes resume' })
+  stop.abort()
+  await Promise.all(authors)
+  sub.comment(Object.fromEntries(outcomes))
+  // Replication is asynchronous: what the old primary took last may be lost with it, and is then nowhere to read.
+  const { rows: stale } = await promoted!.query('select mark from writes where mark = any($1)', [missed])
+  sub.comment(`${missed.length} writes were lost in the failover`)
+  sub.strictSame(stale, [], 'no stale read')
+  sub.equal(
+    (await old.query('select count(*)::int as n from writes')).rows[0]!['n'],
+    accepted,
+    'no write to the old primary after fencing'
+  )
+  sub.equal(app.db.status().primary, app.db.status().servers[1]!.name)
+  sub.equal((await app.db.write.query('select inet_server_port() as port')).rows[0]!['port'], promoted!.port)
+  sub.strictSame(
+    [...outcomes.keys()].filter((one) => one.startsWith('read ') && one !== 'read back'),
+    [],
+    'no read failed'
+  )
+
+  const seen = await app.db.read
+    .after(before)
+    .query('select count(*)::int as n from writes where author = -1')
+  sub.equal(seen.rows[0]!['n'], 1, 'a token of the old timeline still shows its write')
+  await until(
+    async () => {
+      const { rows } = await app.db.read
+        .after(before)
+        .query('select inet_server_port() as port, count(*)::int as n from writes where author = -1')
+      sub.equal(rows[0]!['n'], 1)
+      return rows[0]!['port'] === follower!.port
+    },
+    { timeout: 20_000, message: 'a replica of the new timeline answers for a token of the old' }
+  )
+}
+
+t.test('promotion under load: writes resume, the old primary is fenced, old tokens stay right', (sub) =>
+  promotionUnderLoad(sub, false)
+)
+
+t.test('promotion under load, through PgBouncer in transaction mode', (sub) => promotionUnderLoad(sub, true))
