@@ -67,7 +67,7 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
     }
   })
 
-  fastify.addHook('onRequest', (request, reply, done) => {
+  fastify.addHook('onRequest', (request, _reply, done) => {
     const value = cookie.read(request)
     if (value === undefined) return done()
     const mode = modeOf(request)
@@ -84,10 +84,7 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
     } catch (error) {
       return done(reader.drop(state, error) ? undefined : (error as Error))
     }
-    return reader.open(state).catch((error: unknown) => {
-      tellWhenToRetry(reply, error)
-      throw error
-    })
+    return reader.open(state)
   })
 
   const save = async (
@@ -105,8 +102,7 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
       if (reader.drop(state, error)) return
       state.failed = true
       abandon(payload)
-      tellWhenToRetry(reply, error)
-      throw error
+      throw state.refuse(error)
     }
     if (state.cookie !== 'keep') cookie.write(state, request, reply)
   }
@@ -120,6 +116,7 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
   fastify.addHook('onSend', (request, reply, payload, done) => {
     const state = (request as WithSession)[kState]
     if (!state) return done()
+    // Also where an error handler of the user's own does not look at `error.headers`.
     if (state.refusal && reply.statusCode === 503) reply.headers(state.refusal)
     if (state.failed) return done()
     let changes: Changes | undefined
@@ -147,12 +144,6 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
     }
     done()
   })
-}
-
-/** Retry-After also where an error handler of the user's own does not look at `error.headers`. */
-function tellWhenToRetry(reply: FastifyReply, error: unknown): void {
-  const { headers } = error as { headers?: Record<string, string> }
-  if (headers) reply.headers(headers)
 }
 
 /** A stream that will not be sent, because the session could not be saved, must not stay open. */

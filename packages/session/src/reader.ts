@@ -119,7 +119,7 @@ export function createReader({
       try {
         if (!held) {
           const started = channels.loaded.active ? performance.now() : 0
-          found = await outage.ask('load', () => store.load(ticket))
+          found = await store.load(ticket)
           if (started)
             channels.loaded.publish({
               source: 'redis',
@@ -133,8 +133,9 @@ export function createReader({
           admit(state, found)
           if (settles(found)) await settle(state, found)
         }
-      } catch (error) {
+      } catch (cause) {
         found = undefined
+        const error = outage.explain('load', cause)
         if (error instanceof CorruptSession) {
           giveUp(state, ticket, error)
         } else if (
@@ -144,7 +145,7 @@ export function createReader({
           state.none()
           state.phase = 'away'
         } else {
-          throw error
+          throw state.refuse(error)
         }
       } finally {
         keep?.(found)

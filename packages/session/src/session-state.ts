@@ -57,6 +57,12 @@ export class SessionState {
     this.#source = source
   }
 
+  /** Notes what a refusal tells the browser. @returns the error, to be thrown */
+  refuse(error: unknown): unknown {
+    this.refusal = (error as { headers?: Readonly<Record<string, string>> }).headers
+    return error
+  }
+
   get visitor(): Visitor {
     return { ip: this.#source?.ip, userAgent: this.#source?.headers['user-agent'] }
   }

@@ -275,7 +275,7 @@ function readable({ [kState]: state }: Inner): SessionState {
 
 function writable(session: Inner): SessionState {
   const state = readable(session)
-  if (state.phase === 'away') throw noted(state, session[kParts].outage.readOnly())
+  if (state.phase === 'away') throw state.refuse(session[kParts].outage.readOnly())
   if (state.answered) session[kParts].late()
   return state
 }
@@ -285,13 +285,8 @@ async function asking<T>({ [kState]: state, [kParts]: parts }: Inner, run: () =>
     return await run()
   } catch (error) {
     // Unreadable is as good as gone.
-    throw parts.reader.drop(state, error) ? new ERR_GONE() : noted(state, error)
+    throw parts.reader.drop(state, error) ? new ERR_GONE() : state.refuse(error)
   }
-}
-
-function noted(state: SessionState, error: unknown): unknown {
-  state.refusal = (error as { headers?: Record<string, string> }).headers
-  return error
 }
 
 /** A field that turns out to be unreadable ends the session, not the request. */
