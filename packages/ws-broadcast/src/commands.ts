@@ -6,7 +6,7 @@ import { MAX_DEPTH, readJsonObject } from './json-input.js'
 import type { BroadcastConfig, ChannelAction } from './options.js'
 import { isPosition, START } from './position.js'
 import type { Presence } from './presence.js'
-import { CLOSE, type ErrorCode, type Position } from './protocol.js'
+import { CLOSE, type ErrorCode, type Member, type Position } from './protocol.js'
 import type { Publishing } from './publishing.js'
 import { Subscriptions } from './subscriptions.js'
 import { Turns } from './turns.js'
@@ -46,6 +46,8 @@ export class Commands {
   readonly #parts: CommandParts
   readonly #subscriptions: Subscriptions
   readonly #turns = new Turns()
+  /** The last presence list that each client has asked for. */
+  readonly #lists = new WeakMap<Connection, Promise<unknown>>()
 
   constructor(parts: CommandParts) {
     this.#parts = parts
@@ -69,9 +71,13 @@ export class Commands {
       connection.close(CLOSE.RATE_LIMITED, 'too many commands')
       return
     }
-    const frame = readJsonObject(data.toString())
-    if (typeof frame === 'string') this.#bad(connection, frame, undefined, NO_COMMAND[frame])
-    else void this.#run(connection, frame)
+    if (connection.slow || connection.held) connection.hold(data)
+    else this.#read(connection, data)
+  }
+
+  /** The connection takes answers again. */
+  drained(connection: Connection): void {
+    connection.release((data) => this.#read(connection, data))
   }
 
   /** Subscribes on the server's behalf: the channel's rule decides, `authorize` is not asked. */
@@ -82,6 +88,12 @@ export class Commands {
   /** The connection is gone. */
   ended(connection: Connection): void {
     this.#subscriptions.endAll(connection)
+  }
+
+  #read(connection: Connection, data: Buffer): void {
+    const frame = readJsonObject(data.toString())
+    if (typeof frame === 'string') this.#bad(connection, frame, undefined, NO_COMMAND[frame])
+    else void this.#run(connection, frame)
   }
 
   async #run(connection: Connection, frame: Record<string, unknown>): Promise<void> {
@@ -142,7 +154,7 @@ export class Commands {
         const { channel, rule } = this.#find(frame)
         const members = await this.#inTurn(connection, channel, 'presence', () => {
           if (!rule.presence) throw new Refusal('no_presence', 'This channel keeps no presence')
-          return this.#parts.presence.list(channel)
+          return this.#list(connection, channel)
         })
         connection.send({ type: 'presence', ...answer, channel, members })
         return
@@ -185,6 +197,22 @@ export class Commands {
     const rule = this.#parts.rules.find(channel)
     if (!rule) throw new Refusal('unknown_channel', 'There is no such channel')
     return { channel, rule }
+  }
+
+  /** One list at a time for each client, and none while it has not taken the last: they may be long. */
+  #list(connection: Connection, channel: string): Promise<Member[]> {
+    const before = this.#lists.get(connection)
+    const list = async (): Promise<Member[]> => {
+      await before
+      await connection.drained()
+      return connection.open ? this.#parts.presence.list(channel) : []
+    }
+    const members = list()
+    this.#lists.set(
+      connection,
+      members.catch(() => undefined)
+    )
+    return members
   }
 
   /** Does what a command asks, once `authorize` agrees (leaving needs no leave) and after earlier commands to the channel. */

@@ -33,10 +33,15 @@ export class Connection implements Recipient {
   /** When the outstanding ping was sent, in `performance.now()`; 0 without. */
   pingedAt = 0
   nextPing = 0
+  /** What waited for the socket at the last ping. */
+  bufferedAtPing = 0
   /** Frames that were no commands so far. */
   badFrames = 0
   closeCode = 0
   #bucket: TokenBucket | undefined
+  /** Commands that came while the client did not take the answers to earlier ones. */
+  #held: Buffer[] | undefined
+  #onceDrained: (() => void)[] | undefined
   #subscriptions: Map<string, Subscription> | undefined
   #closeTimer: NodeJS.Timeout | undefined
 
@@ -86,11 +91,53 @@ export class Connection implements Recipient {
       transport.onceDrained(() => {
         this.slow = false
         if (this.open) context.onDrained(this)
+        this.#releaseWaiting()
       })
     } else if (buffered > context.highWaterMark * 2) {
-      // Answers to commands pile up at a client that sends and does not read.
+      // Answers to what it had asked before pile up at a client that does not read.
       this.close(CLOSE.SLOW, 'not reading')
     }
+  }
+
+  /** Reading commands has been stopped until the client takes the answers to those it has sent. */
+  get held(): boolean {
+    return this.#held !== undefined
+  }
+
+  /** Keeps a command for later and takes no more from the socket; what one read had brought may still come. */
+  hold(command: Buffer): void {
+    if (!this.#held) {
+      this.#held = []
+      this.transport.pause()
+    }
+    this.#held.push(command)
+  }
+
+  /** Calls `run` with what was held, as long as the client takes the answers, and then reads on. */
+  release(run: (command: Buffer) => void): void {
+    const held = this.#held
+    if (!held) return
+    let next = 0
+    while (next < held.length && this.open && !this.slow) run(held[next++]!)
+    held.splice(0, next)
+    if (held.length > 0 && this.open) return
+    this.#held = undefined
+    this.transport.resume()
+  }
+
+  /** Resolves when nothing waits for the socket, or it has ended. */
+  async drained(): Promise<void> {
+    if (!this.slow || !this.open) return
+    await new Promise<void>((resolve) => {
+      this.#onceDrained ??= []
+      this.#onceDrained.push(resolve)
+    })
+  }
+
+  #releaseWaiting(): void {
+    const waiting = this.#onceDrained
+    this.#onceDrained = undefined
+    for (const resolve of waiting ?? []) resolve()
   }
 
   takeToken(): boolean {
@@ -106,6 +153,11 @@ export class Connection implements Recipient {
     this.batch = undefined
     if (batch && !this.slow) this.transport.write(batch)
     this.closeCode = code
+    if (this.#held) {
+      // The client's own close frame is to be read.
+      this.#held = undefined
+      this.transport.resume()
+    }
     this.transport.close(code, reason)
     this.#closeTimer = setTimeout(() => this.transport.terminate(), grace)
     this.#closeTimer.unref()
@@ -115,6 +167,8 @@ export class Connection implements Recipient {
   ended(code: number): void {
     if (this.closeCode === 0) this.closeCode = code
     this.batch = undefined
+    this.#held = undefined
+    this.#releaseWaiting()
     clearTimeout(this.#closeTimer)
   }
 }

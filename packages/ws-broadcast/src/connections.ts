@@ -83,7 +83,7 @@ export class Connections {
     const now = performance.now()
     for (const connection of this.#all) {
       if (connection.pingedAt !== 0) {
-        if (connection.heard || readsEvents(connection)) connection.pingedAt = 0
+        if (connection.heard || readsEvents(connection) || takesAnswers(connection)) connection.pingedAt = 0
         else if (now - connection.pingedAt > this.ping.timeout) {
           // Nobody is there to read a close frame.
           connection.close(CLOSE.SILENT, 'no answer to ping', 0)
@@ -94,6 +94,7 @@ export class Connections {
       connection.nextPing = now + this.ping.interval
       connection.pingedAt = now
       connection.heard = false
+      connection.bufferedAtPing = connection.transport.buffered
       connection.transport.ping()
       // A browser's script never sees the protocol's own ping; by this one it knows that the server is there.
       if (!connection.slow) connection.push(PING)
@@ -104,4 +105,9 @@ export class Connections {
 /** A reader of server-sent events cannot answer; that the kernel takes its bytes has to do. */
 function readsEvents({ transport }: Connection): boolean {
   return transport.kind === 'sse' && transport.buffered === 0
+}
+
+/** Nothing is read from a connection whose commands are held; that its bytes grow fewer has to do. */
+function takesAnswers({ held, transport, bufferedAtPing }: Connection): boolean {
+  return held && transport.buffered < bufferedAtPing
 }

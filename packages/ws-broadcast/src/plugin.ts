@@ -74,6 +74,7 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
       highWaterMark: config.highWaterMark,
       rate: config.rate,
       onDrained: (connection) => {
+        commands.drained(connection)
         for (const subscription of connection.subscriptions.values()) subscription.drained()
       }
     }

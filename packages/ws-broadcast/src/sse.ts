@@ -43,6 +43,11 @@ export class SseTransport implements Transport {
   /** There is no such thing here; the `ping` frame goes out as an event. */
   ping(): void {}
 
+  /** Its readers send nothing. */
+  pause(): void {}
+
+  resume(): void {}
+
   close(): void {
     this.response.end()
   }

@@ -11,6 +11,9 @@ export interface Transport {
   onceDrained(callback: () => void): void
   /** Asks the peer for a sign of life; any answer counts. */
   ping(): void
+  /** Takes nothing more from the peer, so that TCP holds it up, until `resume`. */
+  pause(): void
+  resume(): void
   /** Ends in good order; the peer may still take its time. */
   close(code: number, reason: string): void
   /** Ends now. */

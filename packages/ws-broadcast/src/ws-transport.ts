@@ -95,6 +95,14 @@ export class WsTransport implements Transport {
     if (this.open) this.ws.ping()
   }
 
+  pause(): void {
+    this.ws.pause()
+  }
+
+  resume(): void {
+    this.ws.resume()
+  }
+
   close(code: number, reason: string): void {
     this.ws.close(code, reason)
   }
