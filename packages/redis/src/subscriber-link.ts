@@ -50,6 +50,8 @@ const MAX_BACKOFF = 1_000
 export class SubscriberLink<Channel extends LinkChannel> {
   readonly #options: LinkOptions<Channel>
   readonly #channels = new Set<Channel>()
+  /** Added or removed in this turn of the event loop, and not told to Redis yet. */
+  readonly #changed = new Set<Channel>()
   #connection: Redis | undefined
   #ready = false
   #closed = false
@@ -67,11 +69,11 @@ export class SubscriberLink<Channel extends LinkChannel> {
     return this.#channels.size
   }
 
-  /** Subscribes now, or as soon as there is a connection; again if it is held already. */
+  /** Subscribes at the end of this turn of the event loop, or as soon as there is a connection; again if it is held already. */
   add(channel: Channel): void {
     this.#channels.add(channel)
-    if (this.#ready && this.#connection) {
-      this.#subscribe(this.#connection, [channel]).catch(() => this.restart('silent'))
+    if (this.#ready) {
+      this.#change(channel)
     } else if (!this.#running && !this.#closed) {
       this.#running = true
       void this.#run()
@@ -79,11 +81,28 @@ export class SubscriberLink<Channel extends LinkChannel> {
   }
 
   remove(channel: Channel): void {
-    if (!this.#channels.delete(channel) || !this.#ready || !this.#connection) return
-    const { wire, sharded } = channel
-    const done = sharded ? this.#connection.sunsubscribe(wire) : this.#connection.unsubscribe(wire)
-    // Redirected: the node no longer had it.
-    done.catch((error: unknown) => void (isRedirection(error) || this.restart('silent')))
+    if (this.#channels.delete(channel) && this.#ready) this.#change(channel)
+  }
+
+  #change(channel: Channel): void {
+    if (this.#changed.size === 0) setImmediate(() => this.#tell())
+    this.#changed.add(channel)
+  }
+
+  /** Many that come or go together are few commands. */
+  #tell(): void {
+    const changed = [...this.#changed]
+    this.#changed.clear()
+    const connection = this.#connection
+    // A new connection subscribes to all there are.
+    if (!this.#ready || !connection) return
+    const [added, removed] = [
+      changed.filter((one) => this.#channels.has(one)),
+      changed.filter((one) => !this.#channels.has(one))
+    ]
+    // First, since one that was removed may have been added under the same name.
+    if (removed.length > 0) this.#unsubscribe(connection, removed)
+    if (added.length > 0) this.#subscribe(connection, added).catch(() => this.restart('silent'))
   }
 
   /** Drops the connection and makes a new one, for when it is known to be dead though it looks alive. */
@@ -97,6 +116,7 @@ export class SubscriberLink<Channel extends LinkChannel> {
     this.#closed = true
     this.#ready = false
     this.#channels.clear()
+    this.#changed.clear()
     clearInterval(this.#heartbeat)
     this.#wake?.()
     this.#end?.()
@@ -169,28 +189,46 @@ export class SubscriberLink<Channel extends LinkChannel> {
   }
 
   async #subscribe(connection: Redis, channels: readonly Channel[]): Promise<void> {
-    const { listener, bySlot } = this.#options
-    const sharded = channels.filter((channel) => channel.sharded)
-    const classic = channels.filter((channel) => !channel.sharded)
-    const groups = bySlot ? [...groupBySlot(sharded, ({ wire }) => wire).values()] : [sharded]
+    const { listener } = this.#options
+    const { classic, sharded } = this.#commands(channels)
     await Promise.all([
-      ...chunks(classic).map(async (chunk) => {
+      ...classic.map(async (chunk) => {
         await connection.subscribe(...chunk.map(({ wire }) => wire))
         listener.acknowledged(chunk)
       }),
-      ...groups
-        .flatMap((group) => chunks(group))
-        .map(async (chunk) => {
-          try {
-            await connection.ssubscribe(...chunk.map(({ wire }) => wire))
-          } catch (error) {
-            if (!isRedirection(error)) throw error
-            listener.misplaced(chunk)
-            return
-          }
-          listener.acknowledged(chunk)
-        })
+      ...sharded.map(async (chunk) => {
+        try {
+          await connection.ssubscribe(...chunk.map(({ wire }) => wire))
+        } catch (error) {
+          if (!isRedirection(error)) throw error
+          listener.misplaced(chunk)
+          return
+        }
+        listener.acknowledged(chunk)
+      })
     ])
+  }
+
+  #unsubscribe(connection: Redis, channels: readonly Channel[]): void {
+    const { classic, sharded } = this.#commands(channels)
+    const done = [
+      ...classic.map((chunk) => connection.unsubscribe(...chunk.map(({ wire }) => wire))),
+      ...sharded.map((chunk) => connection.sunsubscribe(...chunk.map(({ wire }) => wire)))
+    ]
+    for (const one of done) {
+      // Redirected: the node no longer had it.
+      one.catch((error: unknown) => void (isRedirection(error) || this.restart('silent')))
+    }
+  }
+
+  /** The channels that go into one command each. */
+  #commands(channels: readonly Channel[]): { classic: Channel[][]; sharded: Channel[][] } {
+    const sharded = channels.filter((channel) => channel.sharded)
+    const groups = this.#options.bySlot ? [...groupBySlot(sharded, ({ wire }) => wire).values()] : [sharded]
+    return {
+      classic: chunks(channels.filter((channel) => !channel.sharded)),
+      sharded: groups.flatMap((group) => chunks(group))
+    }
   }
 
   /**

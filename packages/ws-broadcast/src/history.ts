@@ -1,8 +1,8 @@
-import { defineScript, type RedisClient } from '@flotilla/redis'
+import { defineScript, isCluster, type RedisClient } from '@flotilla/redis'
 import type { ChannelKeys } from './channel-keys.js'
 import { historyLua } from './lua/history.js'
 import { MessageFrame } from './message-frame.js'
-import { compareOffsets } from './position.js'
+import { compareOffsets, START } from './position.js'
 import type { GapReason, Position } from './protocol.js'
 
 type HistoryReply = [epoch: Buffer, last: Buffer, from: Buffer, entries: [id: Buffer, fields: Buffer[]][]]
@@ -25,9 +25,19 @@ export interface HistoryPage {
 /** Messages of one page: as many as a socket may take at once. */
 const PAGE = 200
 
+/** Channels asked about in one pipeline. */
+const PIPELINE = 256
+
+interface Asked {
+  readonly channel: string
+  readonly resolve: (end: Position) => void
+  readonly reject: (error: unknown) => void
+}
+
 /** Reads channel histories; readers of the same position share one read. */
 export class HistoryReader {
   readonly #reads = new Map<string, Promise<HistoryPage>>()
+  #asked: Asked[] = []
 
   constructor(
     private readonly client: RedisClient,
@@ -36,8 +46,16 @@ export class HistoryReader {
 
   /** Where a channel's log ends now. */
   async end(channel: string): Promise<Position> {
-    const [epoch, last] = await this.#run(channel, { epoch: '', offset: '0-0' }, 0)
-    return { epoch: epoch.toString(), offset: last.toString() }
+    // A pipeline on Cluster stays with one node.
+    if (isCluster(this.client)) {
+      const [epoch, last] = await this.#run(channel, START, 0)
+      return { epoch: epoch.toString(), offset: last.toString() }
+    }
+    return new Promise((resolve, reject) => {
+      // All that are asked about in one turn of the event loop go out together: many channels are often joined at once.
+      if (this.#asked.length === 0) setImmediate(() => this.#readEnds())
+      this.#asked.push({ channel, resolve, reject })
+    })
   }
 
   /** The messages after `since`, oldest first. */
@@ -52,12 +70,44 @@ export class HistoryReader {
     return read
   }
 
+  #readEnds(): void {
+    const asked = this.#asked
+    this.#asked = []
+    for (let index = 0; index < asked.length; index += PIPELINE) {
+      const part = asked.slice(index, index + PIPELINE)
+      this.#readEndsOf(part).catch((error: unknown) => {
+        for (const { reject } of part) reject(error)
+      })
+    }
+  }
+
+  async #readEndsOf(asked: readonly Asked[]): Promise<void> {
+    const pipeline = this.client.pipeline()
+    for (const { channel } of asked) {
+      historyScript.queue(pipeline, this.#keysOf(channel), [START.epoch, START.offset, 0])
+    }
+    const results = (await pipeline.exec()) ?? []
+    for (const [index, { resolve, reject }] of asked.entries()) {
+      const [error, reply] = results[index] ?? [new Error('no reply')]
+      if (error) {
+        reject(error)
+        continue
+      }
+      const [epoch, offset] = reply as [epoch: string, last: string]
+      resolve({ epoch, offset })
+    }
+  }
+
+  #keysOf(channel: string): string[] {
+    return [this.keys.meta(channel), this.keys.history(channel)]
+  }
+
   #run(channel: string, since: Position, count: number): Promise<HistoryReply> {
-    return historyScript.runBuffer<HistoryReply>(
-      this.client,
-      [this.keys.meta(channel), this.keys.history(channel)],
-      [since.epoch, since.offset, count]
-    )
+    return historyScript.runBuffer<HistoryReply>(this.client, this.#keysOf(channel), [
+      since.epoch,
+      since.offset,
+      count
+    ])
   }
 }
 

@@ -24,8 +24,6 @@ export class Hub {
   position: Position = START
   /** Commands that are about to subscribe; they keep the hub alive. */
   joining = 0
-  /** When the last member left, in `performance.now()`; 0 while there are members. */
-  idleSince = 0
   #pending: Envelope[] = []
   #overflowed = false
   #syncing: Promise<void> | undefined

@@ -20,6 +20,8 @@ interface Entry {
  */
 export class Hubs {
   readonly #entries = new Map<string, Entry>()
+  /** Those without members, since when in `performance.now()`, longest first. */
+  readonly #idle = new Map<Hub, number>()
   readonly #stopGap: () => void
   readonly #sweeper: NodeJS.Timeout
   readonly #sharded: boolean
@@ -61,7 +63,7 @@ export class Hubs {
     }
     const { hub } = entry
     hub.joining += 1
-    hub.idleSince = 0
+    this.#idle.delete(hub)
     try {
       await entry.ready
       await hub.settled()
@@ -74,7 +76,9 @@ export class Hubs {
 
   /** A subscription has left: the hub may go once nobody is in it. */
   left(hub: Hub): void {
-    if (hub.subscriptions.size === 0 && hub.joining === 0) hub.idleSince = performance.now()
+    if (hub.closed || hub.subscriptions.size > 0 || hub.joining > 0) return
+    this.#idle.delete(hub)
+    this.#idle.set(hub, performance.now())
   }
 
   close(): void {
@@ -83,6 +87,7 @@ export class Hubs {
     this.#stopGap()
     for (const entry of this.#entries.values()) this.#drop(entry)
     this.#entries.clear()
+    this.#idle.clear()
   }
 
   #open(channel: string, rule: ChannelRule): Entry {
@@ -117,12 +122,13 @@ export class Hubs {
 
   #sweep(): void {
     const before = performance.now() - this.linger
-    for (const [channel, entry] of this.#entries) {
-      const { hub } = entry
-      if (hub.idleSince === 0 || hub.idleSince > before || hub.subscriptions.size > 0 || hub.joining > 0)
-        continue
+    for (const [hub, since] of this.#idle) {
+      if (since > before) return
+      this.#idle.delete(hub)
+      const entry = this.#entries.get(hub.channel)
+      if (entry?.hub !== hub) continue
       this.#drop(entry)
-      this.#entries.delete(channel)
+      this.#entries.delete(hub.channel)
     }
   }
 

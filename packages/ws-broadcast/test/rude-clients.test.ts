@@ -94,7 +94,10 @@ test('thousands of channels on one socket: refused one by one over the limit, se
   await few.app.broadcast.publish('news', 'on')
   await witness.count(1)
 
+  const before = await subscribes(redis)
   const served = await ask(many.ws)
+  const asked = (await subscribes(redis)) - before
+  t.ok(asked < 2500, `Redis was asked ${asked} times`)
   t.same(codes(served), new Set())
   t.equal(served.of('subscribed').length, 5000)
   for (const n of [0, 2500, 4999]) await few.app.broadcast.publish(`load:${n}`, n)
