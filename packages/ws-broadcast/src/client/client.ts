@@ -1,5 +1,6 @@
-import { compareOffsets } from '../position.js'
-import type { Member, Position, ServerFrame } from '../protocol.js'
+import type { Member, ServerFrame } from '../protocol.js'
+import { Calls } from './calls.js'
+import { Channel } from './channel.js'
 import { BroadcastError } from './error.js'
 import type {
   BroadcastClient,
@@ -13,27 +14,6 @@ import type {
   WebSocketConstructor,
   WebSocketLike
 } from './types.js'
-
-interface Channel {
-  handler: ((message: MessageEvent<never>) => void) | undefined
-  position: Position | undefined
-  /** Of the last messages that had one. */
-  keys: Set<string>
-  ready: Promise<void>
-  confirm: () => void
-  refuse: (error: Error) => void
-}
-
-/** A publish is repeated within seconds, if at all. */
-const MAX_KEYS = 1000
-
-interface Call {
-  /** As it goes over the wire. */
-  frame: string
-  resolve: (frame: ServerFrame) => void
-  reject: (error: Error) => void
-  timer: ReturnType<typeof setTimeout>
-}
 
 /** Close codes after which a reconnect would be refused again: bad frames, logged out, disconnected. */
 const FINAL = new Set([1003, 4400, 4401, 4403])
@@ -51,16 +31,13 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
   const target = new URL(url, scope.location?.href)
   target.protocol = target.protocol.replace('http', 'ws')
   const { min = 500, max = 20_000 } = options.reconnect ?? {}
-  const timeout = options.timeout ?? 10_000
 
   const channels = new Map<string, Channel>()
-  const calls = new Map<number, Call>()
   const listeners = new Map<string, Set<(event: never) => void>>()
   let state: ClientState = 'connecting'
   let socket: WebSocketLike | undefined
   let connection: string | undefined
   let attempts = 0
-  let lastId = 0
   let advised: number | undefined
   let ping = 25_000
   let reopen: ReturnType<typeof setTimeout> | undefined
@@ -72,6 +49,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
   const sendText = (frame: string): void => {
     if (state === 'open') socket?.send(frame)
   }
+  const calls = new Calls(options.timeout ?? 10_000, sendText)
   const send = (frame: object): void => sendText(JSON.stringify(frame))
   const enter = (next: ClientState, code?: number): void => {
     if (state === next && next !== 'connecting') return
@@ -116,8 +94,9 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
       return
     }
     // What was too large would be too large again.
-    if (code === 1009)
-      rejectCalls(new BroadcastError('too_large', 'The server does not take messages of this size'))
+    if (code === 1009) {
+      calls.rejectAll(new BroadcastError('too_large', 'The server does not take messages of this size'))
+    }
     const bound = Math.min(max, min * 2 ** attempts)
     attempts += 1
     reopen = setTimeout(open, advised ?? Math.random() * bound)
@@ -125,16 +104,12 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
     enter('connecting', code)
   }
 
-  const rejectCalls = (error: Error): void => {
-    for (const id of calls.keys()) settle(id, ({ reject }) => reject(error))
-  }
-
   const finish = (code: number): void => {
     enter('closed', code)
     clearTimeout(reopen)
     clearTimeout(watchdog)
     const error = closedError(code)
-    rejectCalls(error)
+    calls.rejectAll(error)
     for (const channel of channels.values()) channel.refuse(error)
     channels.clear()
   }
@@ -148,7 +123,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
         heard()
         enter('open')
         for (const channel of channels.keys()) send(subscribeFrame(channel))
-        for (const call of calls.values()) sendText(call.frame)
+        calls.sendAll()
         break
       case 'message':
         onMessage(frame)
@@ -181,31 +156,15 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
         onError(frame)
         break
       default:
-        settle(frame.id, (call) => call.resolve(frame))
+        calls.resolve(frame.id, frame)
     }
   }
 
   const onMessage = (frame: Extract<ServerFrame, { type: 'message' }>): void => {
     const channel = channels.get(frame.channel)
     if (!channel) return
-    const { epoch, offset, token, key } = frame
-    const position = epoch !== undefined && offset !== undefined ? { epoch, offset } : undefined
-    if (position) {
-      const at = channel.position
-      if (at && at.epoch === position.epoch && compareOffsets(position.offset, at.offset) <= 0) return
-      channel.position = position
-    }
-    if (key !== undefined) {
-      if (channel.keys.has(key)) return
-      channel.keys.add(key)
-      if (channel.keys.size > MAX_KEYS) channel.keys.delete(channel.keys.values().next().value!)
-    }
-    const event = {
-      channel: frame.channel,
-      data: frame.data,
-      ...(token !== undefined && { token }),
-      ...(position && { position })
-    }
+    const event = channel.accept(frame)
+    if (!event) return
     channel.handler?.(event as MessageEvent<never>)
     emit('message', event)
   }
@@ -214,10 +173,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
     const error = Object.assign(new BroadcastError(frame.code, frame.message), {
       ...(frame.channel !== undefined && { channel: frame.channel })
     })
-    if (typeof frame.id === 'number' && calls.has(frame.id)) {
-      settle(frame.id, (call) => call.reject(error))
-      return
-    }
+    if (calls.reject(frame.id, error)) return
     const { channel: name } = frame
     const channel = name === undefined ? undefined : channels.get(name)
     if (name !== undefined && channel) {
@@ -235,30 +191,10 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
     emit('error', error)
   }
 
-  const settle = (id: unknown, then: (call: Call) => void): void => {
-    const call = calls.get(id as number)
-    if (!call) return
-    calls.delete(id as number)
-    clearTimeout(call.timer)
-    then(call)
+  const call = async (frame: object): Promise<ServerFrame> => {
+    if (state === 'closed') throw closedError()
+    return calls.make(frame)
   }
-
-  /** Sends now or once connected, and again after each reconnect until it is answered. */
-  const call = (frame: Record<string, unknown>): Promise<ServerFrame> =>
-    new Promise((resolve, reject) => {
-      if (state === 'closed') {
-        reject(closedError())
-        return
-      }
-      const id = (lastId += 1)
-      const whole = toJson({ ...frame, id })
-      const timer = setTimeout(
-        () => settle(id, ({ reject: fail }) => fail(new BroadcastError('timeout', 'No answer in time'))),
-        timeout
-      )
-      calls.set(id, { frame: whole, resolve, reject, timer })
-      sendText(whole)
-    })
 
   open()
   return {
@@ -275,12 +211,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
     ): Subscription {
       let channel = channels.get(name)
       if (!channel) {
-        channel = {
-          handler: undefined,
-          position: since,
-          keys: new Set(),
-          ...deferred()
-        }
+        channel = new Channel(since)
         if (state === 'closed') {
           channel.refuse(closedError())
         } else {
@@ -330,25 +261,4 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
 
 function closedError(code?: number): BroadcastError {
   return new BroadcastError('closed', `The connection is closed${code === undefined ? '' : ` (${code})`}`)
-}
-
-/** Before a call is kept: what has no JSON would throw at every reconnect. */
-function toJson(frame: object): string {
-  try {
-    return JSON.stringify(frame)
-  } catch {
-    throw new BroadcastError('unserialisable', 'Publish only what can be written as JSON')
-  }
-}
-
-function deferred(): Pick<Channel, 'ready' | 'confirm' | 'refuse'> {
-  let confirm!: () => void
-  let refuse!: (error: Error) => void
-  const ready = new Promise<void>((resolve, reject) => {
-    confirm = resolve
-    refuse = reject
-  })
-  // Awaiting `ready` is up to the caller; the `error` event tells as well.
-  ready.catch(() => undefined)
-  return { ready, confirm, refuse }
 }
