@@ -22,10 +22,21 @@ const idleMemory: Measure = async (round) => {
 }
 
 /** `quick` runs see that it works with a hundredth of the channels. */
-const manyChannels: Measure = (round) =>
-  drive('channels', {
-    args: round.quick ? { sockets: 100, channels: 1000 } : { sockets: 1000, channels: 100_000 }
-  })(round)
+const manyChannels = (name: string, title: string, prefix: string): Case => ({
+  name,
+  title,
+  unit: 'messages/s',
+  subjects: EVERYONE,
+  measure: (round) =>
+    drive('channels', {
+      args: round.quick
+        ? { sockets: 100, channels: 1000, prefix }
+        : { sockets: 1000, channels: 100_000, prefix }
+    })(round),
+  fresh: true,
+  maxRounds: 5,
+  patience: PATIENCE
+})
 
 const fanout = (name: string, title: string, burst: number): Case => ({
   name,
@@ -74,16 +85,16 @@ export default defineSuite({
       maxRounds: 3,
       patience: PATIENCE
     },
-    {
-      name: 'many-channels',
-      title: '100,000 channels with one member each: messages published and received',
-      unit: 'messages/s',
-      subjects: EVERYONE,
-      measure: manyChannels,
-      fresh: true,
-      maxRounds: 5,
-      patience: PATIENCE
-    },
+    manyChannels(
+      'many-channels',
+      '100,000 channels with one member each: messages published and received; nothing is kept',
+      'plain:many'
+    ),
+    manyChannels(
+      'many-channels-history',
+      'as many-channels; ours are in the histories when they arrive, the others keep nothing',
+      'many'
+    ),
     {
       name: 'reconnect-storm',
       title: '1,000 sockets come back at once; ours get the 10 messages they missed, the others lose them',

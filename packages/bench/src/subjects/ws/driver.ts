@@ -10,6 +10,7 @@ interface Args {
   readonly burst: number
   readonly channels: number
   readonly channel: string
+  readonly prefix: string
 }
 
 /** The load on every subject, from one process of its own. */
@@ -72,13 +73,13 @@ export function serveDriver(): ServedSubject {
 
       /** Messages a second to channels of one member each, taken in turn. */
       async channels({ ms, args }: WorkRequest) {
-        const { subject, urls, sockets, channels } = args as unknown as Args
+        const { subject, urls, sockets, channels, prefix } = args as unknown as Args
         const url = urls[0]!
         const crowd = await memo(crowds, url, () =>
           openMany(dialectOf(subject), url, sockets, (index) =>
             Array.from(
               { length: channels / sockets },
-              (_none, n) => `many:${index * (channels / sockets) + n}`
+              (_none, n) => `${prefix}:${index * (channels / sockets) + n}`
             )
           )
         )
@@ -88,7 +89,7 @@ export function serveDriver(): ServedSubject {
         const lane = async (socket: RawSocket, index: number): Promise<void> => {
           const dialect = dialectOf(subject)
           do {
-            const channel = `many:${index * (channels / sockets) + (turn++ % (channels / sockets))}`
+            const channel = `${prefix}:${index * (channels / sockets) + (turn++ % (channels / sockets))}`
             const arrived = new Promise<void>((resolve, reject) => {
               socket.onText = (text) => {
                 const data = dialect.data(text) as { n: number } | undefined
