@@ -27,7 +27,7 @@ export interface AttachOptions {
 export interface DisconnectOptions {
   /** 1000 or 3000 to 4999. Default 4403. */
   code?: number
-  /** At most 123 bytes. */
+  /** What is over 123 bytes is cut off. Default `'disconnected'`. */
   reason?: string
 }
 
@@ -102,6 +102,11 @@ export class Broadcast {
     socket.on('close', onClose)
     // ws closes by itself after an error; without a listener it would take the process down.
     socket.on('error', ignore)
+    if (socket.readyState === socket.CLOSED) {
+      // It closed before it came here, and will not say so again.
+      this.ended(connection, 1006)
+      return connection.id
+    }
     for (const channel of options.channels ?? []) void this.subscribe(connection, channel)
     return connection.id
   }
@@ -123,7 +128,7 @@ export class Broadcast {
       throw new TypeError('disconnect() takes { userId }, { ref } or { connection }')
     }
     const code = isCloseCode(options.code) ? options.code : CLOSE.DISCONNECTED
-    await this.#parts.revocation.disconnect(filter, code, (options.reason ?? 'disconnected').slice(0, 40))
+    await this.#parts.revocation.disconnect(filter, code, options.reason ?? 'disconnected')
   }
 
   /** Figures of this instance; asks nobody. */

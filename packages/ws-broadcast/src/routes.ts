@@ -36,7 +36,8 @@ export function addSseRoute(
 ): void {
   fastify.get(
     path,
-    { preValidation: gate.admit, preHandler: gate.authenticate },
+    // A HEAD would wait for an end that does not come.
+    { preValidation: gate.admit, preHandler: gate.authenticate, exposeHeadRoute: false },
     async (request: FastifyRequest, reply: FastifyReply) => {
       const { channels: list, since } = request.query as { channels?: unknown; since?: unknown }
       const channels = typeof list === 'string' ? list.split(',') : []
@@ -53,6 +54,9 @@ export function addSseRoute(
           return reply.code(403).send({ code: 'forbidden', message: 'You may not subscribe here' })
         }
       }
+      // The reader may have gone, and others come, while this was found out.
+      if (reply.raw.destroyed) return reply.hijack()
+      gate.assertRoom()
       const seen = request.headers['last-event-id'] ?? since
       const positions = decodePositions(typeof seen === 'string' ? seen.slice(0, 16_384) : '')
       reply.hijack()

@@ -14,6 +14,8 @@ import { isOriginAllowed } from './origin.js'
 /** Decides about a connection while it is still an HTTP request, so that a refusal is an HTTP status. */
 export class UpgradeGate {
   readonly #identities = new WeakMap<FastifyRequest, Identity>()
+  /** Let in during this turn of the event loop; not all of them may be among the connections yet. */
+  #entering = 0
 
   constructor(
     private readonly config: BroadcastConfig,
@@ -26,17 +28,31 @@ export class UpgradeGate {
     if (!isOriginAllowed(request, this.config.origins)) {
       throw new FLOTILLA_WS_ERR_ORIGIN(`'${String(request.headers.origin).slice(0, 100)}'`)
     }
-    if (this.drain.draining) throw new FLOTILLA_WS_ERR_DRAINING()
-    if (this.connections.size >= this.config.maxConnections) {
-      throw new FLOTILLA_WS_ERR_FULL(this.config.maxConnections)
-    }
+    this.assertRoom(this.#entering)
   }
 
   /** preHandler: after every hook that reads a session. */
   readonly authenticate = async (request: FastifyRequest): Promise<void> => {
     const identity = await this.identify(request)
     if (identity === null) throw new FLOTILLA_WS_ERR_UNAUTHENTICATED()
+    // Others may have come, or the drain begun, while this was found out.
+    this.assertRoom(this.#entering)
+    this.#entering += 1
+    setImmediate(() => {
+      this.#entering -= 1
+    })
     this.#identities.set(request, identity)
+  }
+
+  /**
+   * @param entering how many are about to be added to the connections
+   * @throws FLOTILLA_WS_ERR_DRAINING, FLOTILLA_WS_ERR_FULL
+   */
+  assertRoom(entering = 0): void {
+    if (this.drain.draining) throw new FLOTILLA_WS_ERR_DRAINING()
+    if (this.connections.size + entering >= this.config.maxConnections) {
+      throw new FLOTILLA_WS_ERR_FULL(this.config.maxConnections)
+    }
   }
 
   /** Asks again, for a connection that is open already; null when it is no longer good. */

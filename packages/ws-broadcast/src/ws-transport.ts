@@ -25,6 +25,14 @@ export function releaseUpgrade(ws: WebSocket): void {
 
 const OPEN = 1
 const IDLE = 0
+/** What a close frame has room for beside its code (RFC 6455 §5.5). */
+const MAX_REASON = 123
+
+/** As many whole characters as fit; ws throws for more. */
+function fitCloseReason(reason: string): string {
+  const { read } = new TextEncoder().encodeInto(reason, new Uint8Array(MAX_REASON))
+  return reason.slice(0, read)
+}
 
 /**
  * Writes ready frames straight to the TCP socket under `ws`. That is safe only between two of its own frames:
@@ -104,7 +112,7 @@ export class WsTransport implements Transport {
   }
 
   close(code: number, reason: string): void {
-    this.ws.close(code, reason)
+    this.ws.close(code, fitCloseReason(reason))
   }
 
   terminate(): void {

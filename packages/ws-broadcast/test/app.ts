@@ -39,6 +39,26 @@ export async function startTestApp(
   return { app, url, ws: `${url.replace('http', 'ws')}/ws` }
 }
 
+/** The status that answered an upgrade; one that was let in goes again at once, or when `stay` resolves. */
+export function refusal(
+  url: string,
+  options: object = {},
+  stay?: Promise<unknown>
+): Promise<number | undefined> {
+  return new Promise((resolve) => {
+    const socket = new WebSocket(url, options)
+    socket.on('unexpected-response', (_request, response) => {
+      resolve(response.statusCode)
+      socket.terminate()
+    })
+    socket.on('open', () => {
+      resolve(101)
+      void Promise.resolve(stay).then(() => socket.terminate())
+    })
+    socket.on('error', () => undefined)
+  })
+}
+
 type FrameOf<Type extends ServerFrame['type']> = Extract<ServerFrame, { type: Type }>
 
 /** A client that speaks the protocol by hand and keeps all it gets. */

@@ -7,23 +7,7 @@ import { test } from 'tap'
 import { WebSocket } from 'ws'
 import { createPublisher } from '../src/publisher.js'
 import { flotillaBroadcast } from '../src/index.js'
-import { RawClient, startTestApp } from './app.js'
-
-/** The status that answered an upgrade. */
-function refusal(url: string, options: object = {}): Promise<number | undefined> {
-  return new Promise((resolve) => {
-    const socket = new WebSocket(url, options)
-    socket.on('unexpected-response', (_request, response) => {
-      resolve(response.statusCode)
-      socket.terminate()
-    })
-    socket.on('open', () => {
-      resolve(101)
-      socket.terminate()
-    })
-    socket.on('error', () => undefined)
-  })
-}
+import { RawClient, refusal, startTestApp } from './app.js'
 
 /** A session as another plugin would leave it on the request. */
 function withSession(app: FastifyInstance): void {

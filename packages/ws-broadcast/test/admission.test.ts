@@ -1,0 +1,139 @@
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import websocket from '@fastify/websocket'
+import { startRedis, until } from '@flotilla/testbed'
+import { test } from 'tap'
+import { WebSocket } from 'ws'
+import { RawClient, refusal, startTestApp } from './app.js'
+
+test('who may come in', async (parent) => {
+  const redis = await startRedis()
+  parent.teardown(() => redis.stop())
+
+  await parent.test(
+    'no more than maxConnections, though all come at once and login takes its time',
+    async (t) => {
+      for (const login of [10, 0]) {
+        const server = await startTestApp(t, redis.url, {
+          maxConnections: 3,
+          authenticate: async () => {
+            if (login > 0) await sleep(login)
+            return {}
+          }
+        })
+        let go: (() => void) | undefined
+        const stay = new Promise<void>((resolve) => {
+          go = resolve
+        })
+        const answers = await Promise.all(Array.from({ length: 30 }, () => refusal(server.ws, {}, stay)))
+        go!()
+        t.equal(answers.filter((status) => status === 101).length, 3)
+        t.equal(answers.filter((status) => status === 503).length, 27)
+        await until(() => server.app.broadcast.stats().connections === 0)
+        t.equal(await refusal(server.ws), 101, 'and no place is lost')
+      }
+    }
+  )
+
+  await parent.test('nobody whose login was under way when the drain began', async (t) => {
+    let drain: ((context: { deadline: number }) => Promise<void>) | undefined
+    let letIn: (() => void) | undefined
+    const server = await startTestApp(
+      t,
+      redis.url,
+      {
+        authenticate: async () => {
+          await new Promise<void>((resolve) => {
+            letIn = resolve
+          })
+          return {}
+        }
+      },
+      (app) => {
+        app.decorate('health', {
+          state: 'ready',
+          addCheck: () => undefined,
+          onDrain: (_name: string, step: typeof drain) => {
+            drain = step
+          }
+        })
+      }
+    )
+    const answer = refusal(server.ws)
+    await until(() => letIn)
+    await drain!({ deadline: Date.now() + 3000 })
+    letIn!()
+    t.equal(await answer, 503)
+  })
+
+  await parent.test('the last place is a reader’s of events as well', async (t) => {
+    for (const options of [{}, { authorize: () => true }]) {
+      const server = await startTestApp(t, redis.url, { ssePath: '/events', maxConnections: 1, ...options })
+      const stop = new AbortController()
+      t.teardown(() => stop.abort())
+      const ask = async (): Promise<number> =>
+        (await fetch(`${server.url}/events?channels=news`, { signal: stop.signal })).status
+      t.equal(await ask(), 200)
+      t.equal(await ask(), 503)
+    }
+  })
+
+  await parent.test('a HEAD of the event stream opens nothing', async (t) => {
+    const server = await startTestApp(t, redis.url, { ssePath: '/events' })
+    const head = await fetch(`${server.url}/events?channels=news`, { method: 'HEAD' })
+    t.equal(head.status, 404)
+    t.equal(server.app.broadcast.stats().connections, 0)
+  })
+
+  await parent.test('nobody who has gone before the app had made up its mind', async (t) => {
+    const waiting: (() => void)[] = []
+    const wait = (): Promise<void> => new Promise((resolve) => waiting.push(resolve))
+    const gone: Promise<unknown>[] = []
+    const server = await startTestApp(
+      t,
+      redis.url,
+      {
+        ssePath: '/events',
+        authorize: async () => {
+          await wait()
+          return true
+        }
+      },
+      async (app) => {
+        await app.register(websocket)
+        app.addHook('onRequest', async (request) => {
+          gone.push(once(request.raw.socket, 'close'))
+        })
+        app.get('/own', { websocket: true }, async (socket, request) => {
+          await wait()
+          app.broadcast.attach(socket, request, { channels: ['news'] })
+        })
+      }
+    )
+    const stop = new AbortController()
+    const events = fetch(`${server.url}/events?channels=news`, { signal: stop.signal }).catch(() => undefined)
+    const socket = new WebSocket(`${server.url.replace('http', 'ws')}/own`)
+    await once(socket, 'open')
+    await until(() => waiting.length === 2)
+    stop.abort()
+    socket.terminate()
+    await Promise.all([events, ...gone])
+    for (const resolve of waiting) resolve()
+    await sleep(50)
+    t.match(server.app.broadcast.stats(), { connections: 0, subscriptions: 0 })
+  })
+
+  await parent.test('a reason that is too long for a close frame is cut, on every instance', async (t) => {
+    const [a, b] = await Promise.all([startTestApp(t, redis.url), startTestApp(t, redis.url)])
+    const clients = [await RawClient.open(t, a.ws), await RawClient.open(t, b.ws)]
+    const identities = clients.map((client) => client.of('welcome')[0]!.connection)
+    for (const connection of identities) {
+      await a.app.broadcast.disconnect({ connection }, { code: 4000, reason: 'ä'.repeat(100) })
+    }
+    await until(() => clients.every(({ closed }) => closed))
+    t.same(
+      clients.map(({ closed }) => closed),
+      clients.map(() => ({ code: 4000, reason: 'ä'.repeat(61) }))
+    )
+  })
+})
