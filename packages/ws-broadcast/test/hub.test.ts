@@ -130,6 +130,8 @@ test('a client that resumes ahead of its instance misses nothing that arrives wh
     write: (batch: Batch) => written.push(...batch.frames().map(({ body }) => body)),
     onceDrained: () => undefined,
     ping: () => undefined,
+    pause: () => undefined,
+    resume: () => undefined,
     close: () => undefined,
     terminate: () => undefined
   }
