@@ -132,7 +132,7 @@ export class Topology implements PositionSink {
     server.reason = undefined
     server.error = undefined
     if (observation.recovery) this.#sawReplica(server, observation, before, now)
-    if (this.systemId !== undefined) this.#timeline = Math.max(this.#timeline, observation.timeline)
+    this.#timeline = Math.max(this.#timeline, observation.timeline)
     this.#elect()
     if (server !== this.#primary) return
     if (this.#suspect === server) this.#confirmedUntil = now + CONFIRMED_FOR
@@ -264,8 +264,11 @@ export class Topology implements PositionSink {
   #elect(): void {
     const agreed =
       this.#named || this.servers.every(({ state }) => state !== 'foreign' && state !== 'unknown')
+    // Until then a server on the first timeline, where nothing has ever been promoted, is nobody's successor.
+    const oldest = this.#named ? 1 : 2
     const able = this.servers.filter(
-      (one) => agreed && one.state === 'up' && one.observed?.recovery === false
+      ({ state, observed }) =>
+        agreed && state === 'up' && observed?.recovery === false && observed.timeline >= oldest
     )
     const latest = this.#timeline
     const best = able.filter((one) => one.observed!.timeline === latest)

@@ -77,21 +77,41 @@ t.test('a later timeline of another cluster fences nothing', async (sub) => {
 })
 
 t.test('started while the primary is away: it says which cluster is meant once it is back', async (sub) => {
+  const insert = 'insert into marks values (0)'
+  const start = (replicas: string[]): ReturnType<typeof createApp> =>
+    createApp(sub, { primary: own.primary.url, replicas, monitor, primaryWait: 300 })
   await own.primary.kill()
-  const app = await createApp(sub, {
-    primary: own.primary.url,
-    // The first one would take writes, and is not ours.
-    replicas: [other.primary.url, replica.url],
-    monitor,
-    primaryWait: 300
-  })
-  await until(() => app.db.status().servers.some(({ state }) => state === 'foreign'), {
+  // The first one takes writes and was promoted, as a successor of ours would be.
+  const several = await start([foreign.url, replica.url])
+  await until(() => several.db.status().servers.some(({ state }) => state === 'foreign'), {
     message: 'the servers are seen to be of two clusters'
   })
-  sub.equal(await codeOf(app.db.write.query('insert into marks values (0)')), 'FLOTILLA_DB_ERR_NO_PRIMARY')
+  sub.equal(await codeOf(several.db.write.query(insert)), 'FLOTILLA_DB_ERR_NO_PRIMARY')
+  await replica.kill()
+  // Nothing of ours is left to contradict it.
+  const alone = await start([other.primary.url, replica.url])
+  sub.equal(await codeOf(alone.db.write.query(insert)), 'FLOTILLA_DB_ERR_NO_PRIMARY')
+
   await own.primary.restart()
-  await until(() => app.db.status().primary === name(own.primary), { message: 'the primary is back' })
-  await until(() => app.db.status().servers[2]!.state === 'up', { message: 'its replica is recognised' })
-  sub.equal(app.db.status().servers[1]!.state, 'foreign')
-  sub.equal((await other.primary.query('select count(*)::int as n from marks')).rows[0]!['n'], 0)
+  await replica.restart()
+  for (const app of [several, alone]) {
+    await until(() => app.db.status().primary === name(own.primary), { message: 'the primary is back' })
+    await until(() => app.db.status().servers[2]!.state === 'up', { message: 'its replica is recognised' })
+    sub.equal(app.db.status().servers[1]!.state, 'foreign')
+    sub.equal(await codeOf(app.db.write.query(insert)), undefined)
+  }
+  for (const server of [other.primary, foreign]) {
+    sub.equal((await server.query('select count(*)::int as n from marks where n = 0')).rows[0]!['n'], 0)
+  }
 })
+
+t.test(
+  'started after a failover: the promoted one takes writes though the listed one is gone',
+  async (sub) => {
+    await own.primary.kill()
+    await replica.promote()
+    const app = await createApp(sub, { primary: own.primary.url, replicas: [replica.url], monitor })
+    await until(() => app.db.status().primary === name(replica), { message: 'it is the primary' })
+    sub.equal(await codeOf(app.db.write.query('select 1')), undefined)
+  }
+)

@@ -1,6 +1,8 @@
 import { createSigner } from '@flotilla/core'
 import { startPostgres, until } from '@flotilla/testbed'
-import t from 'tap'
+import { once } from 'node:events'
+import { connect, createServer, type AddressInfo } from 'node:net'
+import t, { type Test } from 'tap'
 import { createTokenCodec, covers, laterOf } from '../src/token.js'
 import { endOfRecord, formatLsn, parseLsn } from '../src/lsn.js'
 import { WalHistory } from '../src/wal-history.js'
@@ -94,6 +96,64 @@ t.test('a page start: what is captured there is what a replica comes to report',
     sub.ok(performance.now() - started < 2_000, 'no wait for a record that nobody writes')
   }
   sub.comment(`${headers} positions at a page start`)
+})
+
+/** Passes bytes on, and counts the flights: how often the client spoke after the server had. */
+async function startRelay(sub: Test, port: number): Promise<{ port: number; flights: () => number }> {
+  let flights = 0
+  const relay = createServer((client) => {
+    const upstream = connect(port, '127.0.0.1')
+    let clientsTurn = true
+    client.on('data', (chunk) => {
+      if (clientsTurn) flights++
+      clientsTurn = false
+      upstream.write(chunk)
+    })
+    upstream.on('data', (chunk) => {
+      clientsTurn = true
+      client.write(chunk)
+    })
+    for (const [from, to] of [
+      [client, upstream],
+      [upstream, client]
+    ] as const) {
+      from.on('error', () => {})
+      from.on('close', () => to.destroy())
+    }
+  }).listen(0, '127.0.0.1')
+  await once(relay, 'listening')
+  sub.teardown(() => relay.close())
+  return { port: (relay.address() as AddressInfo).port, flights: () => flights }
+}
+
+t.test('knowing the position of a write costs no round trip', async (sub) => {
+  for (const consistency of [false, true]) {
+    const relay = await startRelay(sub, primary.port)
+    const app = await createApp(sub, {
+      primary: primary.url.replace(`:${primary.port}/`, `:${relay.port}/`),
+      replicas: servers.replicas,
+      consistency,
+      // Nothing else speaks meanwhile.
+      monitor: { interval: '1h' },
+      tokenTtl: '3h'
+    })
+    const flightsOf = async (work: () => Promise<unknown>): Promise<number> => {
+      const before = relay.flights()
+      for (let n = 0; n < 20; n++) await work()
+      return (relay.flights() - before) / 20
+    }
+    const insert = (): Promise<unknown> => app.db.write.query('insert into marks values ($1)', [0])
+    // Makes the connection, and has the question prepared.
+    await insert()
+    sub.equal(await flightsOf(insert), 1, 'a write')
+    const move = (): Promise<unknown> =>
+      app.db.transaction(async (tx) => {
+        await tx.query('insert into marks values ($1)', [0])
+        return tx.query('select max(n) from marks')
+      })
+    sub.equal(await flightsOf(move), 3, 'BEGIN goes with the first statement, the question with COMMIT')
+    sub.equal(app.db.token() !== undefined, consistency)
+  }
 })
 
 t.test('tokens go from one handle to another, and to another app', async (sub) => {
