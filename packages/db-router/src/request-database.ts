@@ -66,9 +66,12 @@ function createAuthor(request: OurRequest, parts: DatabaseParts, carrier: Carrie
     carrier && !carrier.isEmpty?.(request) ? () => loadPosition(request, parts, carrier) : undefined
   const session = new CausalSession(parts.settings.tokenTtl, { load, abortable: true })
   const response = request[kReply]?.raw
-  response?.once('close', () => {
-    if (!response.writableFinished) session.abort()
-  })
+  const closed = (): void => {
+    if (!response!.writableFinished) session.abort()
+  }
+  // The client may have gone before the handler first asked.
+  if (response?.destroyed) closed()
+  else response?.once('close', closed)
   return { session, database: createDatabase(parts, session) }
 }
 

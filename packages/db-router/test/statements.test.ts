@@ -1,5 +1,6 @@
 import { startPgBouncer, startPostgres, until } from '@flotilla/testbed'
 import { setTimeout as after } from 'node:timers/promises'
+import { once } from 'node:events'
 import { request } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
@@ -88,26 +89,37 @@ t.test('the same through PgBouncer in transaction mode', async (sub) => {
 })
 
 t.test('a client that goes away takes its statements along', async (sub) => {
+  let late: Promise<{ code: Promise<string | undefined> }> | undefined
   const app = await createApp(sub, servers, (one) => {
     one.get('/slow', async (req) => (await req.db.read.query('select pg_sleep(30) /* left-alone */')).rows)
+    one.get('/late', async (req, reply) => {
+      // The code is in an object: a promise of a promise would be one.
+      late = once(reply.raw, 'close').then(() => ({ code: codeOf(req.db.write.query('select 1')) }))
+      return (await late).code
+    })
     one.get('/tx', async (req) =>
       req.db.transaction(async (tx) => (await tx.query('select pg_sleep(30) /* left-alone */')).rows)
     )
   })
   await app.listen({ port: 0, host: '127.0.0.1' })
   const { port } = app.server.address() as AddressInfo
+  const leave = async (path: string, underWay: () => unknown): Promise<void> => {
+    const call = request({ port, path, host: '127.0.0.1' })
+    call.on('error', () => {})
+    call.end()
+    await until(underWay, { message: `${path} is under way` })
+    call.destroy()
+  }
   for (const [path, server] of [
     ['/slow', replica],
     ['/tx', primary]
   ] as const) {
-    const call = request({ port, path, host: '127.0.0.1' })
-    call.on('error', () => {})
-    call.end()
-    await until(() => running('left-alone', server), { message: 'it runs' })
-    call.destroy()
+    await leave(path, () => running('left-alone', server))
     await until(async () => (await running('left-alone', server)) === 0, { message: `${path} is cancelled` })
   }
   sub.pass('cancelled')
+  await leave('/late', () => late !== undefined)
+  sub.equal(await (await late!).code, 'FLOTILLA_DB_ERR_ABORTED', 'gone before the database was first asked')
 })
 
 t.test('a timeout cancels on the server too', async (sub) => {
