@@ -238,6 +238,43 @@ test('an update in the request that opened the session, encrypted or not', async
   }
 })
 
+test('the end of the old session reaches no replica: the caller is told, and the browser has the session that lives', async (t) => {
+  const own = await startRedis()
+  t.teardown(() => own.stop())
+  const replica = await startRedis({ args: ['--replicaof', own.host, String(own.port)] })
+  t.teardown(() => replica.stop())
+  await until(async () => String(await own.command('INFO', 'replication')).includes('state=online'), {
+    message: 'the replica is in step'
+  })
+  const moves = [
+    ['/login', { userId: 'ada' }, 'ada'],
+    ['/regenerate', { keep: ['cart', 'count'] }, null]
+  ] as const
+  for (const [path, body, userId] of moves) {
+    const { app, visitor, other } = await served(t, {
+      url: own.url,
+      session: { prefix: `durable${path}:`, durable: { replicas: 1, timeout: '200ms' } }
+    })
+    beforeEnding(app, () => {
+      replica.pause()
+      return false
+    })
+    const answer = await visitor.post(path, body)
+    t.equal(answer.status, 503)
+    t.equal(answer.body['code'], 'FLOTILLA_SESSION_ERR_NOT_DURABLE')
+    t.equal(answer.headers.get('retry-after'), '5')
+    t.equal(answer.setCookie.length, 1)
+    t.same((await visitor.get('/data')).body, CART)
+    t.equal((await visitor.get('/me')).body['userId'], userId)
+    t.same((await other.get('/data')).body, {}, 'the old id')
+
+    const out = await visitor.post('/logout')
+    t.equal(out.body['code'], 'FLOTILLA_SESSION_ERR_NOT_DURABLE')
+    t.match(out.setCookie[0], /Max-Age=0/, 'ended where it can be: the browser is not to send it again')
+    replica.resume()
+  }
+})
+
 test('what another request writes while a session is regenerated comes along where it is kept', async (t) => {
   for (const encrypt of [false, true]) {
     const { app, visitor, other } = await served(t, {
