@@ -38,25 +38,32 @@ function machine(): string {
 /** One case as text: the ratios first, then the figures they come from. */
 export function tableOf(result: CaseResult): string {
   const direction = result.higherIsBetter ? 'higher is better' : 'lower is better'
-  const ratios = Object.entries(result.ratios).map(([name, ratio]) => `${name} ${ratio.toFixed(2)}×`)
-  const rows = result.results.map(({ subject, median, min, max }) => [
+  const rows = result.results.map(({ subject, median, min, max, cpu }) => [
     subject,
     figure(median),
     figure(min),
-    figure(max)
+    figure(max),
+    ...(result.cpuRatios ? [cpu === undefined ? '' : figure(cpu)] : [])
   ])
-  const table = [['', 'median', 'min', 'max'], ...rows]
-  const widths = [0, 1, 2, 3].map((column) => Math.max(...table.map((row) => row[column]!.length)))
+  const table = [['', 'median', 'min', 'max', ...(result.cpuRatios ? ['CPU µs each'] : [])], ...rows]
+  const widths = table[0]!.map((_, column) => Math.max(...table.map((row) => row[column]!.length)))
   const lines = table.map(
     (row) =>
       `    ${row.map((cell, column) => (column === 0 ? cell.padEnd(widths[0]!) : cell.padStart(widths[column]!))).join('  ')}`
   )
   return [
     `${result.suite}/${result.case}: ${result.title} (${result.unit}, ${direction})`,
-    `  ${ratios.join('   ') || 'nothing to compare with'}`,
+    `  ${ratioLine(result.ratios) || 'nothing to compare with'}`,
+    ...(result.cpuRatios ? [`  by CPU: ${ratioLine(result.cpuRatios)}`] : []),
     ...lines,
     ''
   ].join('\n')
+}
+
+function ratioLine(ratios: Readonly<Record<string, number>>): string {
+  return Object.entries(ratios)
+    .map(([name, ratio]) => `${name} ${ratio.toFixed(2)}×`)
+    .join('   ')
 }
 
 /** Three or four significant digits, thousands apart. */

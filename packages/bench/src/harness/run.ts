@@ -8,6 +8,11 @@ export interface SubjectResult {
   readonly min: number
   readonly max: number
   readonly rounds: number
+  /**
+   * Microseconds of CPU that the subject's own processes took for each unit, median of the rounds: where the unit is so
+   * many a second. Of all figures the one that a busy machine moves least.
+   */
+  readonly cpu?: number
 }
 
 export interface CaseResult {
@@ -19,6 +24,14 @@ export interface CaseResult {
   readonly results: readonly SubjectResult[]
   /** Our median over theirs, by `flotilla/<subject>`; below 1 is ours the smaller figure. */
   readonly ratios: Readonly<Record<string, number>>
+  /** Their CPU for each unit over ours, by `flotilla/<subject>`; above 1 is ours the cheaper. */
+  readonly cpuRatios?: Readonly<Record<string, number>>
+}
+
+/** One measured stretch. */
+interface Sample {
+  readonly figure: number
+  readonly cpu: number | undefined
 }
 
 export interface Pace {
@@ -144,7 +157,8 @@ async function runCase(
 ): Promise<CaseResult> {
   const subjects = subjectsOf(one)
   const label = `${suite.name}/${one.name}`
-  const stretch = async (subject: NamedSubject, ms: number, warmup: boolean): Promise<number> => {
+  const isRate = one.unit.endsWith('/s')
+  const stretch = async (subject: NamedSubject, ms: number, warmup: boolean): Promise<Sample> => {
     const running: SubjectProcess[] = []
     for (let index = 0; index < subject.instances; index++) {
       running.push(await pool.get(subject.process, index))
@@ -159,21 +173,26 @@ async function runCase(
       env,
       process: (name) => pool.get(name)
     }
-    return measured(label, subject.name, one.measure, round, one.patience ?? 60_000)
+    const spent = isRate ? await cpuOf(running) : 0
+    const begun = performance.now()
+    const figure = await measured(label, subject.name, one.measure, round, one.patience ?? 60_000)
+    if (!isRate || figure === 0) return { figure, cpu: undefined }
+    const units = (figure * (performance.now() - begun)) / 1_000
+    return { figure, cpu: ((await cpuOf(running)) - spent) / units }
   }
   for (const subject of subjects) {
     progress.step(`${label}  warm-up  ${subject.name}`)
     await stretch(subject, pace.warmupMs, true)
   }
-  const figures = new Map<string, number[]>(subjects.map(({ name }) => [name, []]))
+  const samples = new Map<string, Sample[]>(subjects.map(({ name }) => [name, []]))
   const rounds = Math.min(pace.rounds, one.maxRounds ?? pace.rounds)
   for (let round = 1; round <= rounds; round++) {
     for (const subject of subjects) {
       progress.step(`${label}  round ${round}/${rounds}  ${subject.name}`)
-      figures.get(subject.name)!.push(await stretch(subject, pace.ms, false))
+      samples.get(subject.name)!.push(await stretch(subject, pace.ms, false))
     }
   }
-  const results = Array.from(figures, ([subject, values]) => summarise(subject, values))
+  const results = Array.from(samples, ([subject, stretches]) => summarise(subject, stretches))
   return {
     suite: suite.name,
     case: one.name,
@@ -181,8 +200,15 @@ async function runCase(
     unit: one.unit,
     higherIsBetter: one.higherIsBetter ?? true,
     results,
-    ratios: ratiosOf(results)
+    ratios: ratiosOf(results, ({ median }) => median),
+    ...(isRate && { cpuRatios: inverse(ratiosOf(results, ({ cpu = 0 }) => cpu)) })
   }
+}
+
+/** Microseconds of CPU that these processes have taken so far. */
+async function cpuOf(processes: readonly SubjectProcess[]): Promise<number> {
+  const each = await Promise.all(processes.map((one) => one.work('cpu', {})))
+  return each.reduce((sum, one) => sum + one, 0)
 }
 
 async function measured(
@@ -210,20 +236,45 @@ async function measured(
   }
 }
 
-function summarise(subject: string, values: readonly number[]): SubjectResult {
-  const sorted = values.toSorted((a, b) => a - b)
-  const middle = sorted.length >> 1
-  const median = sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
-  return { subject, median, min: sorted[0]!, max: sorted.at(-1)!, rounds: sorted.length }
+function summarise(subject: string, samples: readonly Sample[]): SubjectResult {
+  const figures = samples.map(({ figure }) => figure)
+  const cpu = samples.flatMap((sample) => sample.cpu ?? [])
+  return {
+    subject,
+    median: medianOf(figures),
+    min: Math.min(...figures),
+    max: Math.max(...figures),
+    rounds: figures.length,
+    ...(cpu.length > 0 && { cpu: medianOf(cpu) })
+  }
 }
 
-function ratiosOf(results: readonly SubjectResult[]): Record<string, number> {
-  const ours = results[0]!.median
+function medianOf(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b)
+  const middle = sorted.length >> 1
+  return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
+}
+
+function ratiosOf(
+  results: readonly SubjectResult[],
+  figureOf: (result: SubjectResult) => number
+): Record<string, number> {
+  const ours = figureOf(results[0]!)
   const ratios: Record<string, number> = {}
-  for (const { subject, median } of results.slice(1)) {
+  for (const result of results.slice(1)) {
+    const theirs = figureOf(result)
     // A figure of 0 (no stale read, no failure) has no ratio; 0 over 0 is a draw.
-    const ratio = median === 0 ? (ours === 0 ? 1 : undefined) : ours / median
-    if (ratio !== undefined) ratios[`flotilla/${subject}`] = Math.round(ratio * 1_000) / 1_000
+    const ratio = theirs === 0 ? (ours === 0 ? 1 : undefined) : ours / theirs
+    if (ratio !== undefined) ratios[`flotilla/${result.subject}`] = rounded(ratio)
   }
   return ratios
+}
+
+function inverse(ratios: Readonly<Record<string, number>>): Record<string, number> {
+  const known = Object.entries(ratios).filter(([, ratio]) => ratio > 0)
+  return Object.fromEntries(known.map(([name, ratio]) => [name, rounded(1 / ratio)]))
+}
+
+function rounded(ratio: number): number {
+  return Math.round(ratio * 1_000) / 1_000
 }

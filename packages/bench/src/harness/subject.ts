@@ -75,6 +75,10 @@ async function answer(served: ServedSubject, call: Call): Promise<{ value: numbe
 }
 
 async function perform(served: ServedSubject, call: Call): Promise<number> {
+  if (call.work === 'cpu') {
+    const { user, system } = process.cpuUsage()
+    return user + system
+  }
   if (call.work === 'close') {
     await served.app?.close()
     await served.close?.()
