@@ -27,10 +27,14 @@ export async function api(path, { method = 'GET', body } = {}) {
   const instance = response.headers.get('x-instance') ?? ''
   // 401 is an answer, and the right one.
   tell({ ok: response.status < 500, instance, path, status: response.status })
-  const text = await response.text()
-  const parsed = text === '' ? undefined : JSON.parse(text)
+  // A balancer that finds no instance answers by itself, in HTML.
+  const isJson = response.headers.get('content-type')?.includes('json')
+  const parsed = isJson ? await response.json() : undefined
   if (!response.ok)
-    throw new ApiError(response.status, parsed?.message ?? parsed?.error ?? `status ${response.status}`)
+    throw new ApiError(
+      response.status,
+      parsed?.message ?? parsed?.error ?? `the balancer answered ${response.status}`
+    )
   return parsed
 }
 

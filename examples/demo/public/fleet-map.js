@@ -4,6 +4,9 @@ import { byId, colourOf, count, knownInstances, log, make, setText } from './dom
 const TRAIL = 90
 let previous = new Map()
 let canKill = false
+let drawnAt = 0
+/** The map is drawn every 1.5 s; older than this it is history, in milliseconds. */
+const MAP_LIFE = 3_000
 
 /** Draws the map and keeps it true; `canOperate` adds the buttons that need a fleet runner behind the app. */
 export function startFleetMap({ canOperate }) {
@@ -16,11 +19,27 @@ export function startFleetMap({ canOperate }) {
 }
 
 export async function refreshFleet() {
-  const fleet = await api('/api/fleet')
+  let fleet
+  try {
+    fleet = await api('/api/fleet')
+  } catch (error) {
+    drawAge()
+    throw error
+  }
+  drawnAt = Date.now()
+  drawAge()
   drawInstances(fleet.instances)
   drawStores(fleet)
   drawPresent(fleet.present)
   return fleet
+}
+
+/** A map that nobody answers for any more must not look like the present. */
+function drawAge() {
+  const old = drawnAt > 0 && Date.now() - drawnAt > MAP_LIFE
+  byId('map').classList.toggle('old', old)
+  const time = new Date(drawnAt).toLocaleTimeString('en-GB')
+  setText(byId('map-note'), old ? `No answer about the fleet: this is how it was at ${time}.` : '')
 }
 
 function drawInstances(instances) {
@@ -40,7 +59,9 @@ function drawInstances(instances) {
   for (const one of shown) drawInstance(list, one)
   previous = now
   byId('trail-legend').replaceChildren(
-    ...knownInstances().map(([name, colour]) => make('b', { text: name, style: `--mine: ${colour}` }))
+    ...knownInstances()
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([name, colour]) => make('b', { text: name, style: `--mine: ${colour}` }))
   )
 }
 
@@ -75,7 +96,9 @@ function drawInstance(list, { name, state, version, load, connections }) {
   const busy = Math.round((load ?? 0) * 100)
   setText(
     node.querySelector('.more'),
-    state === 'gone' ? 'no heartbeat' : `version ${version} · ${connections} connections · ${busy} % busy`
+    state === 'gone'
+      ? 'no heartbeat'
+      : `version ${version} · ${connections} ${connections === 1 ? 'connection' : 'connections'} · ${busy} % busy`
   )
   node.querySelector('.bar i').style.width = `${Math.min(100, busy)}%`
   const button = node.querySelector('button')

@@ -5,6 +5,8 @@ const SHOWN = 30
 const reads = { replica: 0, primary: 0 }
 /** The highest entry that this page has written or been told of: no later read may lack it. */
 let known = 0
+/** What is being sent, under which key: sent again it is the same entry. */
+let draft = { body: '', key: '' }
 
 /** The forms and the feed. `onLogin` runs when somebody logged in or out. */
 export function startGuestBook({ onLogin }) {
@@ -19,12 +21,13 @@ export function startGuestBook({ onLogin }) {
   byId('post').addEventListener('submit', async (event) => {
     event.preventDefault()
     await guarded(event.target, async () => {
-      const post = await api('/api/posts', { method: 'POST', body: { body: byId('body').value } })
+      const body = byId('body').value
+      if (body !== draft.body) draft = { body, key: newKey() }
+      const post = await api('/api/posts', { method: 'POST', body: draft })
+      draft = { body: '', key: '' }
       byId('body').value = ''
       known = Math.max(known, Number(post.id))
-      const read = await refreshFeed()
-      const where = read.database.role === 'replica' ? 'the replica' : 'the primary'
-      setText(byId('post-note'), `Written; read back at once from ${where} through ${read.answeredBy}.`)
+      setText(byId('post-note'), await readBack())
     })
   })
   byId('logout').addEventListener('click', async () => {
@@ -32,6 +35,22 @@ export function startGuestBook({ onLogin }) {
     await onLogin()
   })
 }
+
+async function readBack() {
+  try {
+    const { database, answeredBy } = await refreshFeed()
+    const where = database.role === 'replica' ? 'the replica' : 'the primary'
+    return `Written; read back at once from ${where} through ${answeredBy}.`
+  } catch (error) {
+    return `Written; reading it back failed: ${error.message}.`
+  }
+}
+
+/** Not randomUUID: a page that came over plain http has none. */
+const newKey = () =>
+  Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join(
+    ''
+  )
 
 /** Reads the book and checks that nothing this page knows of is missing. */
 export async function refreshFeed({ after } = {}) {
@@ -88,7 +107,10 @@ async function guarded(form, work) {
   try {
     await work()
   } catch (error) {
-    setText(byId('post-note'), `That did not work: ${error.message}. Nothing was written twice; try again.`)
+    setText(
+      byId('post-note'),
+      `That did not work: ${error.message}. Try again: what is sent twice is still one entry.`
+    )
     log(error.message)
   } finally {
     button.disabled = false

@@ -13,7 +13,9 @@ export async function migrate(app: FastifyInstance): Promise<void> {
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         author text NOT NULL,
         body text NOT NULL,
-        created_at timestamptz NOT NULL DEFAULT now()
+        created_at timestamptz NOT NULL DEFAULT now(),
+        key text,
+        UNIQUE (author, key)
       )`)
     await tx.query('CREATE INDEX IF NOT EXISTS posts_author ON posts (author)')
   })

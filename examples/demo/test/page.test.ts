@@ -46,6 +46,44 @@ test('log in, write, and see it live, by keyboard alone', async (t) => {
   await page.close()
 })
 
+test('an entry whose answer was lost is sent again, and is still one entry and one message', async (t) => {
+  const { page } = await openPage(browser, fleet.url)
+  await page.locator('#live[data-state="open"]').waitFor()
+  await page.locator('#name').fill('Eve')
+  await page.keyboard.press('Enter')
+  await page.locator('#post').waitFor()
+  // The write arrives; its answer does not: the balancer's own error page comes in its place.
+  await page.route(
+    '**/api/posts',
+    async (route) => {
+      await route.fetch()
+      await route.fulfill({ status: 502, contentType: 'text/html', body: '<html>Bad Gateway</html>' })
+    },
+    { times: 1 }
+  )
+  await page.locator('#body').fill('only once')
+  await page.keyboard.press('Enter')
+  const note = page.locator('#post-note')
+  await note.filter({ hasText: 'the balancer answered 502' }).waitFor()
+  await page.keyboard.press('Enter')
+  await note.filter({ hasText: 'read back at once from the' }).waitFor()
+  t.equal(await page.locator('#feed li', { hasText: 'only once' }).count(), 1)
+  t.equal(await numberOf(page, 'messages'), 1, 'the news of it came once')
+  await page.close()
+})
+
+test('a map that nobody answers for says so', async (t) => {
+  const { page } = await openPage(browser, fleet.url)
+  await page.locator('#instances li').first().waitFor()
+  await page.route('**/api/fleet', (route) => route.abort())
+  await page.locator('#map-note', { hasText: /^No answer about the fleet: this is how it was at / }).waitFor()
+  t.ok(await page.locator('#map.old').count())
+  await page.unroute('**/api/fleet')
+  await page.locator('#map:not(.old)').waitFor()
+  t.equal(await page.locator('#map-note').textContent(), '')
+  await page.close()
+})
+
 test('an instance killed by its button goes and comes back, and nothing is lost', async (t) => {
   const { page } = await openPage(browser, fleet.url)
   await page.locator('#live[data-state="open"]').waitFor()

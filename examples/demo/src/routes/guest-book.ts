@@ -12,7 +12,11 @@ const POST = {
     type: 'object',
     required: ['body'],
     additionalProperties: false,
-    properties: { body: { type: 'string', minLength: 1, maxLength: 280, pattern: '\\S' } }
+    properties: {
+      body: { type: 'string', minLength: 1, maxLength: 280, pattern: '\\S' },
+      // Chosen by the page for each entry: sent again after an answer that did not come, it is still one entry.
+      key: { type: 'string', minLength: 16, maxLength: 64 }
+    }
   }
 } as const
 
@@ -31,25 +35,31 @@ interface Latest {
 
 /** Writing and reading the book. */
 export async function guestBook(app: FastifyInstance): Promise<void> {
-  app.post<{ Body: { body: string } }>('/api/posts', { schema: POST }, async (request, reply) => {
-    const author = request.session.get('name')
-    if (author === undefined) return reply.code(401).send({ error: 'log in first' })
-    const { rows } = await request.db.write.query<Post>(
-      `INSERT INTO posts (author, body) VALUES ($1, $2) RETURNING ${COLUMNS}`,
-      [author, request.body.body.trim()]
-    )
-    const post = rows[0]!
-    // The write's place in the database's history travels with the news of it, so that whoever refetches
-    // because of it reads a server that has it.
-    const token = request.db.token()
-    await app.cache.invalidateTags(['posts'], { after: token })
-    await app.broadcast.publish(
-      'guest-book',
-      { ...post, writtenBy: app.health.instance },
-      { consistency: token }
-    )
-    return reply.code(201).send({ ...post, token })
-  })
+  app.post<{ Body: { body: string; key?: string } }>(
+    '/api/posts',
+    { schema: POST },
+    async (request, reply) => {
+      const author = request.session.get('name')
+      if (author === undefined) return reply.code(401).send({ error: 'log in first' })
+      const { rows } = await request.db.write.query<Post>(
+        `INSERT INTO posts (author, body, key) VALUES ($1, $2, $3)
+        ON CONFLICT (author, key) DO UPDATE SET key = excluded.key RETURNING ${COLUMNS}`,
+        [author, request.body.body.trim(), request.body.key]
+      )
+      const post = rows[0]!
+      // The write's place in the database's history travels with the news of it, so that whoever refetches
+      // because of it reads a server that has it.
+      const token = request.db.token()
+      await app.cache.invalidateTags(['posts'], { after: token })
+      await app.broadcast.publish(
+        'guest-book',
+        { ...post, writtenBy: app.health.instance },
+        // Whoever tries again after this failed sends the news that is missing, and none twice.
+        { consistency: token, idempotencyKey: `post-${post.id}` }
+      )
+      return reply.code(201).send({ ...post, token })
+    }
+  )
 
   app.get<{ Querystring: { after?: string } }>('/api/posts', async (request) => {
     const { after } = request.query
