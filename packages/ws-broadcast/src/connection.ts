@@ -35,6 +35,8 @@ export class Connection implements Recipient {
   nextPing = 0
   /** What waited for the socket at the last ping. */
   bufferedAtPing = 0
+  /** What subscriptions keep for it while it is slow. */
+  heldBytes = 0
   /** Frames that were no commands so far. */
   badFrames = 0
   closeCode = 0
@@ -97,6 +99,10 @@ export class Connection implements Recipient {
       // Answers to what it had asked before pile up at a client that does not read.
       this.close(CLOSE.SLOW, 'not reading')
     }
+  }
+
+  get holdsTooMuch(): boolean {
+    return this.heldBytes > this.context.highWaterMark
   }
 
   /** Reading commands has been stopped until the client takes the answers to those it has sent. */

@@ -63,7 +63,8 @@ export class Hub {
     const envelope = readEnvelope(message)
     if (!envelope) return
     if (envelope.kind !== 'm') {
-      this.#fan(Object.assign(new Frame(envelope.body), { conflateKey: envelope.conflateKey }), this.position)
+      const conflateKey = envelope.kind === 'n' ? envelope.conflateKey : undefined
+      this.#fan(Object.assign(new Frame(envelope.body), { conflateKey }), this.position)
       return
     }
     this.#take(envelope)
@@ -202,7 +203,7 @@ export class Hub {
     this.#fan(message, before)
   }
 
-  #fan(frame: Frame & { readonly conflateKey?: string }, before: Position): void {
+  #fan(frame: Frame & { readonly conflateKey?: string | undefined }, before: Position): void {
     for (const subscription of this.subscriptions) subscription.deliver(frame, before)
     if (deliverChannel.active) {
       deliverChannel.publish({

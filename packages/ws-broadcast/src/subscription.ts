@@ -6,9 +6,6 @@ import type { MessageFrame } from './message-frame.js'
 import { samePosition, START } from './position.js'
 import { CLOSE, type GapReason, type Position } from './protocol.js'
 
-/** Messages held for one slow subscription under `conflate`: the latest of this many keys. */
-const MAX_HELD = 1000
-
 /**
  * One connection in one channel. `live`: gets what the hub gets. `behind`: stands at `position` and reads its
  * way up to the hub, from memory or history, as fast as its client takes it.
@@ -28,7 +25,7 @@ export class Subscription {
   ) {}
 
   /** A message of the hub, which stood at `before`. */
-  deliver(message: Frame & { readonly conflateKey?: string }, before: Position): void {
+  deliver(message: Frame & { readonly conflateKey?: string | undefined }, before: Position): void {
     if (this.state !== 'live') return
     const { connection, hub } = this
     if (!connection.slow) {
@@ -44,7 +41,8 @@ export class Subscription {
         this.#skipped = true
         break
       case 'conflate':
-        this.#hold(message.conflateKey ?? '', message)
+        // Presence events have no key: they are hints, and take no message's place.
+        if (message.conflateKey !== undefined) this.#hold(message.conflateKey, message)
         break
       case 'disconnect':
         connection.close(CLOSE.SLOW, 'reading too slowly')
@@ -57,11 +55,18 @@ export class Subscription {
       this.#skipped = false
       this.gap('slow', this.hub.position)
     }
-    if (this.#held) {
-      for (const frame of this.#held.values()) this.connection.push(frame)
-      this.#held = undefined
+    for (const [key, frame] of this.#held ?? []) {
+      if (this.connection.slow) return
+      this.#drop(key, frame)
+      this.connection.push(frame)
     }
     if (this.state === 'behind') void this.catchUp()
+  }
+
+  /** The client has left. */
+  end(): void {
+    this.state = 'ended'
+    for (const [key, frame] of this.#held ?? []) this.#drop(key, frame)
   }
 
   gap(reason: GapReason, from: Position): void {
@@ -130,12 +135,23 @@ export class Subscription {
     }
   }
 
+  /** Keeps the latest message of each key, of those that fit below the high-water mark the latest; one of each channel at least. */
   #hold(key: string, frame: Frame): void {
     this.#held ??= new Map()
-    this.#held.delete(key)
-    this.#held.set(key, frame)
-    if (this.#held.size <= MAX_HELD) return
-    this.#skipped = true
-    this.#held.delete(this.#held.keys().next().value!)
+    const held = this.#held
+    const before = held.get(key)
+    if (before) this.#drop(key, before)
+    held.set(key, frame)
+    this.connection.heldBytes += frame.bytes.length
+    for (const [oldest, other] of held) {
+      if (held.size === 1 || !this.connection.holdsTooMuch) return
+      this.#drop(oldest, other)
+      this.#skipped = true
+    }
+  }
+
+  #drop(key: string, frame: Frame): void {
+    this.#held?.delete(key)
+    this.connection.heldBytes -= frame.bytes.length
   }
 }

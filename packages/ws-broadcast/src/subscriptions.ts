@@ -85,7 +85,7 @@ export class Subscriptions {
 
     const previous = connection.subscriptions.get(hub.channel)
     if (previous) {
-      previous.state = 'ended'
+      previous.end()
       hub.subscriptions.delete(previous)
     }
     const subscription = new Subscription(connection, hub)
@@ -124,7 +124,7 @@ export class Subscriptions {
 
   #leave(subscription: Subscription): void {
     const { hub, connection } = subscription
-    subscription.state = 'ended'
+    subscription.end()
     hub.subscriptions.delete(subscription)
     this.parts.hubs.left(hub)
     if (!hub.rule.presence) return

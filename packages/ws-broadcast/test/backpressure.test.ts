@@ -11,7 +11,7 @@ async function setUp(t: Test, backpressure: BackpressurePolicy): Promise<TestApp
   t.teardown(() => redis.stop())
   const history = backpressure === 'resync' ? { history: { size: 5000 } } : {}
   return startTestApp(t, redis.url, {
-    channels: { feed: { ...history, backpressure } },
+    channels: { feed: { ...history, backpressure, presence: true } },
     highWaterMark: HIGH
   })
 }
@@ -119,16 +119,43 @@ test('conflate: the latest of each key arrives', async (t) => {
   for (const conflateKey of ['a', 'b c', 'a', 'ä', 'b c', 'a']) {
     await server.app.broadcast.publish('feed', { n: conflateKey, text: MESSAGE }, { conflateKey })
   }
+  await server.app.broadcast.publish('feed', { n: 'without a key' })
+  const other = await RawClient.open(t, server.ws)
+  await other.subscribe('feed')
+  await other.next('join')
   client.ws.resume()
   const keys = (): unknown[] =>
     client
       .data()
       .map((data) => (data as { n: unknown }).n)
       .filter((n) => typeof n === 'string')
-  await until(() => keys().length >= 3)
+  await until(() => keys().length >= 4)
   await server.app.broadcast.publish('feed', { n: 'end' })
   await until(() => keys().includes('end'))
-  t.same(keys(), ['ä', 'b c', 'a', 'end'])
+  t.same(keys(), ['ä', 'b c', 'a', 'without a key', 'end'], 'a presence event takes no message’s place')
+})
+
+test('conflate: what is held for a stalled client stays within the high-water mark, and the rest is a gap', async (t) => {
+  const server = await setUp(t, 'conflate')
+  const client = await RawClient.open(t, server.ws)
+  await client.subscribe('feed')
+  client.ws.pause()
+  await fill(server)
+  for (let n = 0; n < 50; n += 1) {
+    await server.app.broadcast.publish('feed', { n: `key ${n}`, text: MESSAGE }, { conflateKey: `key ${n}` })
+  }
+  client.ws.resume()
+  await until(() => client.of('gap').length > 0)
+  const held = client
+    .data()
+    .map((data) => (data as { n: unknown }).n)
+    .filter((n) => typeof n === 'string')
+  t.ok(held.length >= 5 && held.length <= HIGH / MESSAGE.length, `${held.length} messages`)
+  t.same(
+    held,
+    Array.from({ length: held.length }, (_none, index) => `key ${50 - held.length + index}`),
+    'the latest'
+  )
 })
 
 test('disconnect: a client that does not read is sent away, and its memory with it', async (t) => {
