@@ -1,8 +1,11 @@
 import { createServer } from 'node:http'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { test } from 'tap'
 import { startApp, startNginx } from '../src/index.js'
 import { onFreePort, PortTakenError } from '../src/ports.js'
+import { isAlive } from './fixtures/alive.js'
 
 const script = new URL('./fixtures/app.ts', import.meta.url)
 
@@ -75,8 +78,37 @@ test('a start that loses its port gets another one; a fixed port that is busy is
 
 test('an app that was ready and ended between two looks has started; one that only ended has not', async (t) => {
   const script = new URL('./fixtures/ready-and-gone.ts', import.meta.url)
-  const fleet = await startApp({ script, args: ['ready'] })
-  t.teardown(() => fleet.stop())
-  t.strictSame(await fleet.instances[0]!.exited, { code: 0, signal: null })
-  await t.rejects(startApp({ script }), { code: 'FLOTILLA_TESTBED_ERR_NOT_READY' })
+  const folder = t.testdir()
+  for (const [name, sendsReady] of [
+    ['ready', true],
+    ['silent', false]
+  ] as const) {
+    const file = join(folder, name)
+    // Called just before the process is made. After the first look nothing is seen until the process has gone, so
+    // that the second look finds an app that has ended.
+    const env = (): Record<string, string> => {
+      setImmediate(blockUntilGone, file)
+      return { PID_FILE: file, ...(sendsReady && { SENDS_READY: '1' }) }
+    }
+    const started = startApp({ script, env })
+    if (sendsReady) {
+      const fleet = await started
+      t.teardown(() => fleet.stop())
+      t.strictSame(await fleet.instances[0]!.exited, { code: 0, signal: null })
+    } else {
+      await t.rejects(started, { code: 'FLOTILLA_TESTBED_ERR_NOT_READY' })
+    }
+  }
 })
+
+/** Holds the event loop until the process whose number is in the file has ended. */
+function blockUntilGone(file: string): void {
+  const deadline = performance.now() + 20_000
+  const lock = new Int32Array(new SharedArrayBuffer(4))
+  while (performance.now() < deadline) {
+    const pid = Number(readFileSync(file, { encoding: 'utf8', flag: 'a+' }))
+    if (pid > 0 && !isAlive(pid)) return
+    Atomics.wait(lock, 0, 0, 5)
+  }
+  throw new Error('the app did not end')
+}
