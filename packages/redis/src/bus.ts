@@ -33,8 +33,8 @@ export interface FleetBusStatus {
 export type FleetBusHandler = (payload: unknown, meta: FleetBusMeta) => void
 
 /**
- * Small control messages between the instances of a fleet: at most once, in the order in which Redis got
- * them, with notice when some may have been missed.
+ * Small control messages between the instances of a fleet: at most once, with notice when some may have been
+ * missed. In the order in which Redis got them, but in none on a Cluster, whose nodes pass them on to each other.
  */
 export interface FleetBus {
   /** The id of this instance. */
