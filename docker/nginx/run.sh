@@ -71,15 +71,22 @@ write() {
 }
 
 current=$(chosen)
-[ -n "$current" ] || echo "run.sh: $APP_NAME has no address yet; every request is answered 502 until it has" >&2
+[ -n "$current" ] || echo "run.sh: ${SERVERS_FILE:-$APP_NAME} has no address yet; every request is answered 502 until it has" >&2
 write "$current"
 
 # nginx takes this shell's place below, and with it the process number $$.
 (
+  missed=
   while sleep "$CHECK_INTERVAL" && kill -0 $$ 2>/dev/null; do
     next=$(chosen)
-    # An empty answer is a fault of DNS and not an empty fleet: keep what works.
-    if [ -z "$next" ] || [ "$next" = "$current" ] || [ ! -s nginx.pid ]; then continue; fi
+    if [ -z "$next" ]; then
+      # A fault of DNS, or every instance has ended: keep what may work again.
+      [ -n "$missed" ] || echo "run.sh: ${SERVERS_FILE:-$APP_NAME} has no address any more; still balancing over $current" >&2
+      missed=1
+      continue
+    fi
+    missed=
+    if [ "$next" = "$current" ] || [ ! -s nginx.pid ]; then continue; fi
     write "$next"
     kill -HUP $$
     echo "run.sh: balancing over $next" >&2

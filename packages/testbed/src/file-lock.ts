@@ -5,9 +5,16 @@ import { setTimeout as sleep } from 'node:timers/promises'
  * One process at a time, across processes: the holder's number stands in the file, and the lock of a holder
  * that is gone is taken over. What it protects is made in one rename, so that even the narrow race between
  * two takers costs only work done twice.
+ *
+ * @throws the reason of `signal` where that is aborted before the lock is had
  */
-export async function withFileLock<T>(file: string, work: () => Promise<T>): Promise<T> {
+export async function withFileLock<T>(
+  file: string,
+  work: () => Promise<T>,
+  signal?: AbortSignal
+): Promise<T> {
   while (!(await tryCreate(file))) {
+    signal?.throwIfAborted()
     const holder = Number(await readFile(file, 'utf8').catch(() => ''))
     if (holder > 0 && !isAlive(holder)) {
       const aside = `${file}.${process.pid}`

@@ -1,8 +1,12 @@
-import { request } from 'node:http'
+import { execFile } from 'node:child_process'
 import { once } from 'node:events'
+import { chmod, readFile } from 'node:fs/promises'
+import { request } from 'node:http'
 import type { Socket } from 'node:net'
-import { isDeepStrictEqual } from 'node:util'
+import { delimiter, join } from 'node:path'
+import { isDeepStrictEqual, promisify } from 'node:util'
 import { test } from 'tap'
+import { deploymentFile } from '../src/deployment-files.js'
 import { startApp, startHAProxy, startNginx, until, type Balancer } from '../src/index.js'
 
 const script = new URL('./fixtures/app.ts', import.meta.url)
@@ -118,5 +122,43 @@ for (const [name, start] of Object.entries({ nginx: startNginx, HAProxy: startHA
       await balancer.setServers(fleet.instances)
       await serves(balancer, fleet.instances, 'all are back')
     })
+
+    if (name !== 'nginx') return
+    await t.test('a list that is empty all at once is said, and not believed', async (child) => {
+      await balancer.setServers([])
+      await until(() => balancer.output().includes('has no address any more'))
+      child.strictSame(await servedBy(balancer), sorted(fleet.instances.map(({ port }) => port)))
+    })
   })
 }
+
+test('nginx keeps clients through a reload from the version on that can', async (t) => {
+  const run = promisify(execFile)
+  const versions = {
+    'nginx/1.22.1': false,
+    'nginx/1.27.3': false,
+    'nginx/1.27.4': true,
+    'nginx/1.28.0 (Ubuntu)': true,
+    'nginx/1.30.6': true,
+    'nginx/2.0.0': true,
+    'openresty/1.27.1.2': false
+  }
+  for (const [version, keeps] of Object.entries(versions)) {
+    const folder = t.testdir({
+      // Says its version; there is nothing to serve.
+      nginx: `#!/bin/sh\n[ "$1" != -v ] || echo "nginx version: ${version}" >&2\n`,
+      servers: '127.0.0.1:9\n'
+    })
+    await chmod(join(folder, 'nginx'), 0o755)
+    await run('/bin/sh', [await deploymentFile('nginx/run.sh')], {
+      env: {
+        PATH: [folder, process.env['PATH']].join(delimiter),
+        NGINX_DIR: join(folder, 'run'),
+        SERVERS_FILE: join(folder, 'servers'),
+        CHECK_INTERVAL: '0.01'
+      }
+    })
+    const written = await readFile(join(folder, 'run', 'listen.conf'), 'utf8')
+    t.equal(written, `listen 8080;\n${keeps ? 'keepalive_min_timeout 30s;\n' : ''}`, version)
+  }
+})

@@ -1,8 +1,9 @@
 import { until } from '../until.js'
-import { docker, logsOf } from './engine.js'
+import { docker, listed, logsOf } from './engine.js'
 import type { Images } from './images.js'
 import type { Report } from './report.js'
 import { ComposeStack } from './stack.js'
+import { Visitor } from './visitor.js'
 
 /**
  * What a user gets wrong: each time the command or the service's own log says what, and nothing waits or
@@ -54,19 +55,47 @@ export async function badInputSteps(report: Report, images: Images, running: Com
     return found(logs, /session_secret must have at least 32 characters/)
   })
   await besides(report, images, 'bad input: the image does not start', 0, async (stack) => {
-    const up = ['up', '-d', '--no-build', '--no-deps', '--scale', 'app=1', 'app']
-    await stack.run(up, images.broken)
-    const [container] = await stack.containers('app', { all: true })
-    if (container === undefined) throw new Error('no container was made')
-    const state = (): Promise<string> =>
-      docker('inspect', '--format', '{{.State.Status}} {{.RestartCount}}', container)
-    await until(async () => (await state()).startsWith('exited 5'), {
-      timeout: 60_000,
-      interval: 100,
-      message: 'the engine has given up after five restarts'
-    })
-    return `${found(await logsOf(container), /cannot start: made so/)}; given up after 5 restarts`
+    const said = await failureOf(stack.run(['up', '-d', '--no-build'], images.broken))
+    const instances = await stack.containers('app', { all: true })
+    // Compose v2 says the name of a container, docker-compose 1.29 the beginning of its id.
+    const named = instances.some((id) => said.includes(id)) || /-app-\d+/.test(said)
+    if (instances.length === 0 || !named) throw new Error(`no instance is named:\n${said}`)
+    const state = '{{.State.Status}} {{.RestartCount}}'
+    await until(
+      async () => {
+        const states = await listed('inspect', '--format', state, ...instances)
+        return states.every((one) => one.startsWith('exited 5'))
+      },
+      { timeout: 60_000, interval: 100, message: 'the engine has given up after five restarts' }
+    )
+    if ((await stack.containers('balancer')).length > 0) throw new Error('the balancer runs without an app')
+    const why = found(await logsOf(String(instances[0])), /cannot start: made so/)
+    return `${instances.length} instances: ${why}; given up after 5 restarts, no balancer started`
   })
+  await report.step('bad input: every instance has ended', () => everyInstanceEnds(running), {
+    diagnosis: () => running.diagnosis()
+  })
+}
+
+/** Visitors are told at once, the balancer's log says why, and it serves again when they are back. */
+async function everyInstanceEnds(stack: ComposeStack): Promise<string> {
+  const visitor = new Visitor(stack.url)
+  const answers = (...statuses: number[]): Promise<unknown> =>
+    until(async () => statuses.includes((await visitor.ask('GET', '/')).status), {
+      timeout: 60_000,
+      message: `the balancer answers ${statuses.join(' or ')}`
+    })
+  const instances = await stack.containers('app')
+  await docker('kill', ...instances)
+  await answers(502, 503)
+  const [balancer] = await stack.containers('balancer')
+  const said = await until(
+    async () => /has no address any more|has no server available/.exec(await logsOf(String(balancer), 500)),
+    { timeout: 60_000, message: "the balancer's log says why" }
+  )
+  await docker('start', ...instances)
+  await answers(200)
+  return `the balancer answers 502 and says that it ${said[0]}; started again, it serves`
 }
 
 /** A second project, which is taken away again. */

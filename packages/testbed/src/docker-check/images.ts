@@ -26,10 +26,11 @@ export class Images {
   readonly #made: string[] = []
 
   constructor(private readonly build: boolean) {
-    this.first = build ? `check-${process.pid}` : 'dev'
-    this.next = `${this.first}-next`
-    this.broken = `${this.first}-broken`
-    this.#stage = `${DEMO}:${this.first}-stage`
+    const own = `check-${process.pid}`
+    this.first = build ? own : 'dev'
+    this.next = `${own}-next`
+    this.broken = `${own}-broken`
+    this.#stage = `${DEMO}:${own}-stage`
   }
 
   /** Builds them; false where that failed or where something is in the image that must not be. */

@@ -38,4 +38,4 @@ try {
   await report.step('clean up', () => images.remove(), { cleans: true })
 }
 const held = report.end()
-process.exit(interrupted.aborted ? 130 : held ? 0 : 1)
+process.exit(held ? 0 : interrupted.aborted ? 130 : 1)

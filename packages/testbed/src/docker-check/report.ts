@@ -1,10 +1,11 @@
 import { TimeoutError } from '../errors.js'
 import { interrupted } from './engine.js'
 
+type Result = 'ok' | 'FAILED' | 'stopped'
+
 interface Outcome {
   name: string
-  held: boolean
-  detail: string
+  result: Result
   seconds: number
 }
 
@@ -21,49 +22,51 @@ export interface StepOptions {
 export class Report {
   readonly #outcomes: Outcome[] = []
 
-  /** Runs one step; its result says what was seen, and what it throws says what did not hold. */
+  /**
+   * Runs one step; its result says what was seen, and what it throws says what did not hold. After an interruption
+   * only what cleans up is begun.
+   */
   async step(
     name: string,
     work: () => Promise<string>,
     { diagnosis, after, cleans = false }: StepOptions = {}
   ): Promise<boolean> {
+    if (interrupted.aborted && !cleans) return false
     const began = performance.now()
-    let held = true
+    let result: Result = 'ok'
     let detail: string
     try {
-      detail = await (cleans ? work() : this.#unlessInterrupted(work))
+      detail = await (cleans ? work() : this.#untilInterrupted(work))
     } catch (error) {
-      held = false
+      result = interrupted.aborted && !cleans ? 'stopped' : 'FAILED'
       const more = interrupted.aborted ? undefined : await diagnosis?.().catch(String)
       detail = [messageOf(error), more].filter(Boolean).join('\n')
     }
     try {
       await after?.()
     } catch (error) {
-      held = false
+      result = 'FAILED'
       detail = `${detail}\n${messageOf(error)}`
     }
     const seconds = (performance.now() - began) / 1_000
-    this.#outcomes.push({ name, held, detail, seconds })
-    say(`${held ? 'ok    ' : 'FAILED'} ${name.padEnd(48)} ${seconds.toFixed(1).padStart(6)} s  ${detail}`)
-    return held
+    this.#outcomes.push({ name, result, seconds })
+    say(`${result.padEnd(7)} ${name.padEnd(48)} ${seconds.toFixed(1).padStart(6)} s  ${detail}`)
+    return result === 'ok'
   }
 
-  /** Prints what did not hold; true when all of it did. */
+  /** Prints what did not hold, or how far it came; true when all of it was run and held. */
   end(): boolean {
-    const failed = this.#outcomes.filter(({ held }) => !held)
+    const failed = this.#outcomes.filter(({ result }) => result === 'FAILED')
+    const held = this.#outcomes.filter(({ result }) => result === 'ok')
     const seconds = this.#outcomes.reduce((sum, one) => sum + one.seconds, 0)
-    say(
-      failed.length === 0
-        ? `\nAll ${this.#outcomes.length} held, in ${Math.round(seconds)} s.`
-        : `\nDid not hold: ${failed.map(({ name }) => name).join('; ')}`
-    )
-    return failed.length === 0
+    if (failed.length > 0) say(`\nDid not hold: ${failed.map(({ name }) => name).join('; ')}`)
+    else if (interrupted.aborted) say(`\nInterrupted; the ${held.length} steps until then held.`)
+    else say(`\nAll ${held.length} held, in ${Math.round(seconds)} s.`)
+    return failed.length === 0 && !interrupted.aborted
   }
 
-  /** An interruption ends the wait at once; the steps that follow fail the same way, up to those that clean up. */
-  async #unlessInterrupted(work: () => Promise<string>): Promise<string> {
-    interrupted.throwIfAborted()
+  /** An interruption ends the wait at once. */
+  async #untilInterrupted(work: () => Promise<string>): Promise<string> {
     return new Promise((resolve, reject) => {
       const stop = (): void => reject(interrupted.reason as Error)
       interrupted.addEventListener('abort', stop, { once: true })

@@ -1,12 +1,17 @@
 import { randomBytes } from 'node:crypto'
+import { writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { withFileLock } from '../file-lock.js'
 import { freePort } from '../ports.js'
+import { temporaryFolder } from '../reaper.js'
 import { until } from '../until.js'
-import { command, docker, dockerCleanup, listed } from './engine.js'
+import { command, docker, dockerCleanup, interrupted, listed } from './engine.js'
 import type { Images } from './images.js'
 import type { Report } from './report.js'
 import { instancesSeen, Load, lost, Visitor } from './visitor.js'
 
-const stack = `flotilla-check`
+const stack = `flotilla-check-${process.pid}`
 const service = `${stack}_app`
 const namespace = `label=com.docker.stack.namespace=${stack}`
 const hex = (): string => randomBytes(16).toString('hex')
@@ -27,20 +32,45 @@ function secrets(): Record<string, string> {
   }
 }
 
-/** Deploys the Swarm stack, scales it, rolls it, and takes everything away again. */
+/**
+ * Deploys the Swarm stack, scales it, rolls it, and takes everything away again. An engine's Swarm is on or off as a
+ * whole: of two checks on this machine one waits for the other.
+ */
 export async function swarmSteps(report: Report, images: Images): Promise<void> {
+  const lock = join(tmpdir(), 'flotilla-docker-check-swarm.lock')
+  await withFileLock(lock, () => deployAndRoll(report, images), interrupted).catch((error: unknown) => {
+    if (error !== interrupted.reason) throw error
+  })
+}
+
+async function deployAndRoll(report: Report, images: Images): Promise<void> {
   const port = await freePort()
   const url = `http://127.0.0.1:${port}`
   const load = new Load()
   const made: string[] = []
   const inactive = (await docker('info', '--format', '{{.Swarm.LocalNodeState}}')) === 'inactive'
   const networks = new Set(await listed('network', 'ls', '--format', '{{.Name}}'))
+  const values = secrets()
+  const names = join(temporaryFolder('swarm'), 'names.yaml')
+  await writeFile(names, ownNames(Object.keys(values)))
   const step = (name: string, work: () => Promise<string>): Promise<boolean> =>
     report.step(`Swarm: ${name}`, work, { diagnosis })
+  /** What `work` saw, and how many requests failed meanwhile. */
+  const underLoad = (name: string, work: () => Promise<string | undefined>): Promise<boolean> =>
+    step(name, async () => {
+      const before = load.failures.length
+      const seen = await work()
+      return [lost(load, before), seen].filter(Boolean).join('; ')
+    })
+  const fiveAnswer = (version?: string): Promise<unknown> =>
+    until(async () => (await instancesSeen(url, version)).size === 5, {
+      timeout: 120_000,
+      message: version === undefined ? 'five instances answer' : `five of ${version} answer, and no other`
+    })
   try {
     await step('a missing secret is named', async () => {
       if (inactive) await docker('swarm', 'init', '--advertise-addr', '127.0.0.1')
-      const said = await deploy(images.first, port).then(
+      const said = await deploy(images.first, port, names).then(
         () => 'nothing',
         (error: unknown) => String(error)
       )
@@ -49,14 +79,14 @@ export async function swarmSteps(report: Report, images: Images): Promise<void> 
       return reason
     })
     const deployed = await step('deploy', async () => {
-      for (const [name, value] of Object.entries(secrets())) {
+      for (const [name, value] of Object.entries(values)) {
         // On standard input: an argument could be read by everybody.
-        await command('sh', ['-c', 'printf "%s" "$SECRET" | docker secret create "$0" -', name], {
+        await command('sh', ['-c', 'printf "%s" "$SECRET" | docker secret create "$0" -', ownName(name)], {
           env: { SECRET: value }
         })
-        made.push(name)
+        made.push(ownName(name))
       }
-      await deploy(images.first, port)
+      await deploy(images.first, port, names)
       const visitor = new Visitor(url)
       await until(async () => (await visitor.ask('GET', '/health/ready')).status === 200, {
         timeout: 150_000,
@@ -71,37 +101,25 @@ export async function swarmSteps(report: Report, images: Images): Promise<void> 
     })
     if (!deployed) return
     await load.start(url)
-    await step('scale to five', async () => {
-      const before = load.failures.length
+    await underLoad('scale to five', async () => {
       await docker('service', 'scale', '--detach', `${service}=5`)
-      await until(async () => (await instancesSeen(url)).size === 5, {
-        timeout: 120_000,
-        message: 'five instances answer'
-      })
-      return lost(load, before)
+      await fiveAnswer()
+      return undefined
     })
-    await step('rolling update', async () => {
-      const before = load.failures.length
+    await underLoad('rolling update', async () => {
       const state = await update(images, images.next)
       if (!state.startsWith('completed')) throw new Error(`the update is ${state}`)
-      await until(async () => (await instancesSeen(url, images.next)).size === 5, {
-        timeout: 60_000,
-        message: 'five instances of the new version answer, and no other'
-      })
-      return lost(load, before)
+      await fiveAnswer(images.next)
+      return undefined
     })
-    await step('an image that does not start is rolled back', async () => {
-      const before = load.failures.length
+    await underLoad('an image that does not start is rolled back', async () => {
       const state = await update(images, images.broken)
       if (!state.startsWith('rollback_completed')) throw new Error(`the update is ${state}`)
       const failed = await listed('service', 'ps', '--no-trunc', '--format', '{{.Image}} {{.Error}}', service)
       const why = failed.find((line) => line.includes(images.broken) && line.includes('non-zero exit'))
       if (why === undefined) throw new Error('no task says that it failed')
-      await until(async () => (await instancesSeen(url, images.next)).size === 5, {
-        timeout: 60_000,
-        message: 'five instances of the version before answer, and no other'
-      })
-      return `${lost(load, before)}; ${why.split(' ').slice(1).join(' ')}`
+      await fiveAnswer(images.next)
+      return why.split(' ').slice(1).join(' ')
     })
   } finally {
     await load.stop()
@@ -109,8 +127,19 @@ export async function swarmSteps(report: Report, images: Images): Promise<void> 
   }
 }
 
-function deploy(version: string, port: number): Promise<string> {
-  const files = ['-c', 'docker/stack.yaml', '-c', 'docker/stack.local.yaml']
+/** Secrets belong to the whole Swarm, so this run's have names of their own. */
+function ownName(secret: string): string {
+  return `${stack}_${secret}`
+}
+
+/** Laid over docker/stack.yaml: where it finds the secrets that it names. */
+function ownNames(names: readonly string[]): string {
+  const entries = names.map((name) => [name, { external: true, name: ownName(name) }])
+  return JSON.stringify({ version: '3.8', secrets: Object.fromEntries(entries) })
+}
+
+function deploy(version: string, port: number, names: string): Promise<string> {
+  const files = ['-c', 'docker/stack.yaml', '-c', 'docker/stack.local.yaml', '-c', names]
   return command('docker', ['stack', 'deploy', '--resolve-image', 'never', ...files, stack], {
     env: { FLOTILLA_PORT: String(port), APP_IMAGE: `flotilla-demo:${version}` }
   })
