@@ -188,7 +188,9 @@ export class SharedSubscriber {
     const byReason = new Map<GapReason, string[]>()
     for (const entry of this.#recovered.splice(0)) {
       if (!entry.live || entry.suspect === undefined) continue
-      byReason.set(entry.suspect, [...(byReason.get(entry.suspect) ?? []), entry.wire])
+      const wires = byReason.get(entry.suspect)
+      if (wires) wires.push(entry.wire)
+      else byReason.set(entry.suspect, [entry.wire])
       entry.suspect = undefined
     }
     for (const [reason, wires] of byReason) this.#announce({ reason, recovered: true, wires })

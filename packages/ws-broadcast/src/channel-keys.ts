@@ -19,6 +19,11 @@ export class ChannelKeys {
     return `${this.prefix}{${channel}}`
   }
 
+  /** The channel of a {@link pubsub} name. */
+  channelOf(pubsub: string): string {
+    return pubsub.slice(this.prefix.length + 1, -1)
+  }
+
   meta(channel: string): string {
     return `${this.prefix}{${channel}}:meta`
   }

@@ -133,10 +133,7 @@ export class Hubs {
   }
 
   async #repair(pubsubChannels: readonly string[]): Promise<void> {
-    const concerned = new Set(pubsubChannels)
-    const queue = [...this.#entries.values()].filter(({ hub }) =>
-      concerned.has(this.keys.pubsub(hub.channel))
-    )
+    const queue = pubsubChannels.flatMap((name) => this.#entries.get(this.keys.channelOf(name)) ?? [])
     const work = async (): Promise<void> => {
       for (let entry = queue.pop(); entry; entry = queue.pop()) {
         await entry.ready.catch(() => undefined)

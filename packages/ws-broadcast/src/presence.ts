@@ -18,6 +18,8 @@ const liveScript = defineScript<string[]>({ name: 'ws-live-instances', keys: 1, 
 const GONE = 'gone '
 /** Members written by one call of the join script. */
 const CHUNK = 500
+/** Channels written at the same time. */
+const LANES = 64
 
 /**
  * Who is in a channel, fleet-wide. Members belong to their instance, and only the instance has a lease: one
@@ -30,9 +32,14 @@ export class Presence {
   #timer: NodeJS.Timeout | undefined
   /** Write everything again: the lease had lapsed, or Redis may have lost or kept what it should not. */
   #reassert = 0
+  /** The lease had lapsed: the others have been told that our members left. */
+  #announce = false
   /** Channels this instance has no members in any more. */
   readonly #emptied = new Set<string>()
+  /** Instances to clean up after. */
+  readonly #gone = new Set<string>()
   #beating: Promise<void> | undefined
+  #tidying: Promise<void> | undefined
 
   constructor(
     private readonly client: RedisClient,
@@ -91,6 +98,7 @@ export class Presence {
     if (this.#members.size === 0) return
     this.#reassert = 1
     await this.#beat()
+    await this.#tidying
   }
 
   /** Takes this instance's members out. */
@@ -101,6 +109,7 @@ export class Presence {
     if (!this.#timer) return
     this.#timer = undefined
     await this.#beating
+    await this.#tidying
     try {
       await Promise.all(channels.map((channel) => this.#remove(channel, this.instance, [])))
       await this.client.del(this.keys.channelsOf(this.instance))
@@ -151,19 +160,43 @@ export class Presence {
     this.#started = true
     // Twice, since whoever cleans up after a lapsed lease may be at it while we write.
     if (!held && !first) this.#reassert = 2
-    for (const name of lapsed) await this.#clean(name.startsWith(GONE) ? name.slice(GONE.length) : name)
-    for (const channel of this.#emptied) {
-      this.#emptied.delete(channel)
-      if (this.#members.has(channel)) continue
-      await this.#write(channel, [], true, false)
-      if (!this.#members.has(channel)) await this.client.srem(this.keys.channelsOf(this.instance), channel)
+    if (!held && this.#reassert > 0) this.#announce = true
+    for (const name of lapsed) this.#gone.add(name.startsWith(GONE) ? name.slice(GONE.length) : name)
+    // Not part of the beat: with many channels it takes longer than the lease.
+    this.#tidying ??= this.#tidy()
+      .catch((err: unknown) => {
+        this.#reassert = Math.max(1, this.#reassert)
+        this.log.warn({ err }, 'presence could not be brought up to date; the next heartbeat repeats it')
+      })
+      .finally(() => {
+        this.#tidying = undefined
+      })
+  }
+
+  async #tidy(): Promise<void> {
+    for (const instance of this.#gone) {
+      this.#gone.delete(instance)
+      await this.#clean(instance)
     }
+    await inLanes(this.#emptied, async (channel) => {
+      this.#emptied.delete(channel)
+      try {
+        if (!this.#members.has(channel)) await this.#write(channel, [], true, false)
+        if (!this.#members.has(channel)) await this.client.srem(this.keys.channelsOf(this.instance), channel)
+      } catch (error) {
+        this.#emptied.add(channel)
+        throw error
+      }
+    })
     if (this.#reassert === 0) return
     this.#reassert -= 1
-    for (const [channel, members] of this.#members) {
+    const announce = this.#announce
+    this.#announce = false
+    await inLanes(this.#members, async ([channel]) => {
       await this.client.sadd(this.keys.channelsOf(this.instance), channel)
-      await this.#write(channel, [...members.values()], true, !held)
-    }
+      const members = this.#members.get(channel)
+      if (members) await this.#write(channel, [...members.values()], true, announce)
+    })
   }
 
   /** Removes the members of an instance whose lease has lapsed. */
@@ -213,4 +246,13 @@ export class Presence {
       [instance, this.keys.wire(channel), this.#publish, event, '}', ...connections]
     )
   }
+}
+
+/** Some at a time, one after another, in the order of what may still grow or shrink meanwhile. */
+async function inLanes<Item>(items: Iterable<Item>, work: (item: Item) => Promise<void>): Promise<void> {
+  const iterator = items[Symbol.iterator]()
+  const lane = async (): Promise<void> => {
+    for (let next = iterator.next(); !next.done; next = iterator.next()) await work(next.value)
+  }
+  await Promise.all(Array.from({ length: LANES }, lane))
 }

@@ -1,4 +1,5 @@
-import { startApp, startRedis, until } from '@flotilla/testbed'
+import { flotillaRedis } from '@flotilla/redis'
+import { startApp, startProxy, startRedis, until } from '@flotilla/testbed'
 import Fastify from 'fastify'
 import { test } from 'tap'
 import { ChannelKeys } from '../src/channel-keys.js'
@@ -117,4 +118,29 @@ test('who leaves while its arrival is still being written is not left behind', a
   }
   await Promise.all([rewriting, ...leaving])
   t.equal((await presence.list('room:1')).length, 601)
+})
+
+test('an instance with many channels keeps its lease while it writes them all again', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const proxy = await startProxy({ host: '127.0.0.1', port: Number(new URL(redis.url).port) })
+  t.teardown(() => proxy.stop())
+  const app = Fastify()
+  await app.register(flotillaRedis, { url: `redis://${proxy.address}` })
+  t.teardown(() => app.close())
+  const presence = new Presence(app.redis, new ChannelKeys('flotilla:ws:', ''), 'one', 3000, app.log)
+  t.teardown(() => presence.close())
+  const channels = Array.from({ length: 300 }, (_none, n) => `room:${n}`)
+  await Promise.all(channels.map((channel) => presence.join(channel, { id: channel })))
+  // A Redis that is far away: one channel after another would take longer than the lease.
+  proxy.delay(15)
+  await redis.command('FLUSHALL')
+  await presence.refresh()
+  const [[seconds], end] = [
+    (await redis.command('TIME')) as [string, string],
+    await redis.command('ZSCORE', 'flotilla:ws:instances', 'one')
+  ]
+  t.ok(Number(end) > Number(seconds) * 1000, 'its lease has not lapsed')
+  t.equal(((await redis.command('KEYS', '*:in:one')) as string[]).length, 300)
+  proxy.delay(0)
 })
