@@ -1,3 +1,4 @@
+import { Deadlines } from './deadlines.js'
 import { UnavailableError } from './errors.js'
 import { channels } from './telemetry.js'
 
@@ -22,6 +23,7 @@ export class Breaker {
   #timer: NodeJS.Timeout | undefined
   #closed = false
   readonly #settings: BreakerSettings
+  readonly #deadlines: Deadlines
   readonly #recover: () => Promise<void>
   readonly #changed: (open: boolean, cause: unknown) => void
 
@@ -34,6 +36,7 @@ export class Breaker {
     changed: (open: boolean, cause: unknown) => void
   ) {
     this.#settings = settings
+    this.#deadlines = new Deadlines(settings.timeout)
     this.#recover = recover
     this.#changed = changed
   }
@@ -43,15 +46,15 @@ export class Breaker {
   }
 
   /** @throws FLOTILLA_CACHE_ERR_REDIS_AWAY at once while open, or with the failure as its cause */
-  async run<T>(operation: string, work: () => Promise<T>): Promise<T> {
-    if (this.#open || this.#closed) throw new UnavailableError('left alone after failures')
+  run<T>(operation: string, work: () => Promise<T>): Promise<T> {
+    if (this.#open || this.#closed) return Promise.reject(new UnavailableError('left alone after failures'))
     return this.attempt(operation, work)
   }
 
   /** As `run`, also while open: for the probe itself. */
   async attempt<T>(operation: string, work: () => Promise<T>): Promise<T> {
     try {
-      const result = await withDeadline(work(), this.#settings.timeout)
+      const result = await this.#deadlines.within(work())
       this.#failures = 0
       return result
     } catch (error) {
@@ -95,22 +98,4 @@ export class Breaker {
 
 function isReply(error: unknown): error is Error {
   return error instanceof Error && error.name === 'ReplyError'
-}
-
-/** Rejects after `ms`; the work itself goes on and its outcome is dropped. */
-function withDeadline<T>(work: Promise<T>, ms: number): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Error(`no answer in ${ms} ms`)), ms)
-    timer.unref()
-    work.then(
-      (value) => {
-        clearTimeout(timer)
-        return resolve(value)
-      },
-      (error: unknown) => {
-        clearTimeout(timer)
-        reject(error instanceof Error ? error : new Error(String(error)))
-      }
-    )
-  })
 }

@@ -97,17 +97,17 @@ export class Cache<V = unknown> {
     return this.#compute(key, factory, options)
   }
 
-  async #compute<T>(key: string, factory: Factory<T>, options: GetOrSetOptions | undefined): Promise<T> {
-    if (typeof factory !== 'function') throw new FactoryTypeError(key)
-    const address = this.#address(key)
-    const { engine } = this.#core.parts
-    return (await engine.getOrSet(
+  #compute<T>(key: string, factory: Factory<T>, options: GetOrSetOptions | undefined): Promise<T> {
+    if (typeof factory !== 'function') return Promise.reject(new FactoryTypeError(key))
+    if (typeof key !== 'string' || key === '') return Promise.reject(notAKey(key))
+    const made = this.#core.parts.engine.getOrSet(
       this.#space,
-      address,
+      this.#core.address(this.#space, key),
       factory as Factory<unknown>,
       this.#policy,
       options
-    )) as T
+    )
+    return made as Promise<T>
   }
 
   /** The fresh value of memory or Redis, else `undefined`. */
@@ -233,7 +233,7 @@ export class Cache<V = unknown> {
   }
 
   #address(key: string): Address {
-    if (typeof key !== 'string' || key === '') throw new KeyError(key === '' ? "''" : typeof key)
+    if (typeof key !== 'string' || key === '') throw notAKey(key)
     return this.#core.address(this.#space, key)
   }
 
@@ -316,4 +316,8 @@ export class Cache<V = unknown> {
       if (ticket.spoilt) memory?.delete(address)
     }
   }
+}
+
+function notAKey(key: unknown): Error {
+  return new KeyError(key === '' ? "''" : typeof key)
 }

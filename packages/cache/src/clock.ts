@@ -26,6 +26,8 @@ export class TurnClock {
   }
 }
 
+const LEARN_EVERY_MS = 100
+
 /**
  * The difference between the clock of Redis and ours, from replies that carry TIME: expiry is written in
  * the time of Redis, so that instances whose clocks disagree agree on what is fresh.
@@ -33,9 +35,16 @@ export class TurnClock {
 export class RedisTime {
   #offset = 0
   #bestRoundTrip = Number.POSITIVE_INFINITY
+  #learntAt = Number.NEGATIVE_INFINITY
+
+  /** Whether it is time to be told again. */
+  get due(): boolean {
+    return performance.now() - this.#learntAt > LEARN_EVERY_MS
+  }
 
   /** @param redisMs the time in a reply to a command sent at `sentAt`, both in milliseconds */
   learn(redisMs: number, sentAt: number): void {
+    this.#learntAt = performance.now()
     const roundTrip = Date.now() - sentAt
     // Quick replies tell the most; slowly forget the best so that a clock that was set is noticed.
     this.#bestRoundTrip = Math.min(this.#bestRoundTrip * 1.05 + 0.05, 1e9)

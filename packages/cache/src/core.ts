@@ -64,13 +64,8 @@ export class Core {
 
   address(space: Space, key: string): Address {
     const { names } = this.parts
-    return {
-      ns: space.name,
-      key,
-      id: space.idPrefix + key,
-      entryKey: names.entry(space.name, key),
-      leaseKey: names.lease(space.name, key)
-    }
+    const entryKey = names.entry(space.name, key)
+    return { ns: space.name, key, id: space.idPrefix + key, entryKey, leaseKey: names.lease(entryKey) }
   }
 
   admit(address: Address, entry: Entry, ticket: Ticket): void {

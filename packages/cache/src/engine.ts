@@ -4,7 +4,7 @@ import { refreshEarly, standing, type Entry } from './entry.js'
 import type { Factory } from './factory.js'
 import { Fill, type FillParts } from './fill.js'
 import { Flights, type Flight, type Outcome } from './flight.js'
-import type { Marks } from './marks.js'
+import type { Mark, Marks } from './marks.js'
 import type { Memory } from './memory.js'
 import { checkTags, entryPolicy, type EntryOptions, type EntryPolicy } from './options.js'
 import { discard, isDead, type EntryReader, type Space } from './reader.js'
@@ -12,7 +12,7 @@ import type { Address, Remote } from './remote.js'
 import { channels } from './telemetry.js'
 import type { Ticket, Tickets } from './tickets.js'
 import type { Waiters } from './waiters.js'
-import { newVersion, stampOf } from './wire.js'
+import { newVersion, stampFor, stampOf } from './wire.js'
 
 export interface GetOrSetOptions extends EntryOptions {
   /** Whoever invalidates one of these invalidates the entry. */
@@ -137,7 +137,7 @@ export class Engine {
 
   #refresh(call: Call): void {
     if (this.flights.get(call.address.id)) return
-    const { outcome } = this.#start(call, true, true)
+    const outcome = this.#start(call, true, true).outcome!
     this.#background.add(outcome)
     outcome.then(
       () => this.#background.delete(outcome),
@@ -152,9 +152,12 @@ export class Engine {
   }
 
   /** Waits for the flight; where an old value may be served, not longer than the soft timeouts. */
-  async #outcome(call: Call, flight: Flight, held: Entry | undefined): Promise<Outcome | typeof LATE> {
-    const waiting = this.flights.await(flight, flight.outcome)
-    if (!held || this.#parts.clock.now() >= held.graceUntil) return waiting
+  #outcome(call: Call, flight: Flight, held: Entry | undefined): Promise<Outcome | typeof LATE> {
+    const waiting = this.flights.await(flight)
+    return held && this.#parts.clock.now() < held.graceUntil ? this.#orLate(call, flight, waiting) : waiting
+  }
+
+  async #orLate(call: Call, flight: Flight, waiting: Promise<Outcome>): Promise<Outcome | typeof LATE> {
     const { redisTimeout } = this.#parts.settings
     const { softTimeout } = call.policy
     let timer: NodeJS.Timeout | undefined
@@ -183,10 +186,12 @@ export class Engine {
     const { marks, names, tickets } = this.#parts
     const ticket = tickets.begin(call.address.id)
     const tags = call.tags.map((tag) => marks.hold(names.tag(tag)))
+    const { generations } = call.space
+    const depends = tags.length === 0 ? generations : [...generations, ...tags]
     // Entries of Redis that are only looked at.
-    const loose = new Set<Entry>()
+    const loose: Entry[] = []
     try {
-      return await this.#find(call, flight, ticket, background, loose)
+      return await this.#find(call, flight, ticket, background, depends, loose)
     } finally {
       tickets.end(ticket)
       for (const entry of loose) discard(entry, marks)
@@ -200,23 +205,34 @@ export class Engine {
     flight: Flight,
     ticket: Ticket,
     background: boolean,
-    loose: Set<Entry>
+    depends: readonly Mark[],
+    loose: Entry[]
   ): Promise<Outcome> {
-    const { memory, marks, names, remote, waiters, settings } = this.#parts
-    const { space, address, policy } = call
-    const depends = [...space.generations, ...call.tags.map((tag) => marks.find(names.tag(tag))!)]
+    const { memory, marks, remote, waiters, settings } = this.#parts
+    const { space, address, factory, policy, tags } = call
     const known = memory?.peek(address)
     const run = (lease?: { token: string; began: number }, grace?: Entry): Promise<Outcome> => {
       flight.phase = 'factory'
-      return this.#fill.run({ ...call, flight, ticket, background, lease, grace, depends })
+      return this.#fill.run({
+        space,
+        address,
+        factory,
+        policy,
+        tags,
+        flight,
+        ticket,
+        background,
+        lease,
+        grace,
+        depends
+      })
     }
     if (!remote) {
       channels.miss.publish({ ns: space.name, key: address.key })
       return run(undefined, known && !isDead(known) ? known : undefined)
     }
     // An entry of memory that is only suspect may be confirmed; one that is dead or too old cannot.
-    let seen: Buffer | '*' | '' =
-      known && this.#spent(known, background) ? Buffer.from(`F1${known.version}`) : ''
+    let seen: Buffer | '*' | '' = known && this.#spent(known, background) ? stampFor(known.version) : ''
     if (call.anew) seen = '*'
     let grace = known && !isDead(known) ? known : undefined
     const token = newVersion()
@@ -245,12 +261,11 @@ export class Engine {
         channels.wait.publish({ ns: space.name, key: address.key, duration: Date.now() - waited })
       }
       const entry = reply.bytes && (await this.#parts.reader.open(space, address, reply.bytes, known))
-      if (entry && entry !== known) loose.add(entry)
+      if (reply.state === 'value' && entry && this.#acceptable(entry, background)) {
+        return this.#accept(call, entry, ticket)
+      }
+      if (entry && entry !== known) loose.push(entry)
       if (reply.state === 'value') {
-        if (entry && this.#acceptable(entry, background)) {
-          loose.delete(entry)
-          return this.#accept(call, entry, ticket)
-        }
         // One that another process keeps replacing with what is of no use here, or of no bytes at all: any will do.
         seen = reply.bytes.length > 0 && ++refused < MAX_REFUSED ? stampOf(reply.bytes) : '*'
         if (entry) grace = entry

@@ -100,21 +100,21 @@ async function explainRedis(
       return { away: false, entry: undefined, corrupt, bytes: bytes.length, lease }
     }
     const { header, version } = wire
-    const own = header.t.map((tag) => marks.hold(names.tag(tag)))
+    const own = header.tags.map((tag) => marks.hold(names.tag(tag)))
     await remote!.learn(own)
     const all = [...space.generations, ...own]
-    const dead = all.find((mark, i) => mark.value > (header.m[i] ?? 0))
+    const dead = all.find((mark, i) => mark.value > (header.stamps[i] ?? 0))
     for (const mark of own) marks.release(mark)
     const life: Lifetime = {
-      createdAt: time.toLocal(header.c),
-      freshUntil: time.toLocal(header.f),
-      staleUntil: time.toLocal(header.s),
-      graceUntil: time.toLocal(header.g),
-      computeMs: header.d
+      createdAt: time.toLocal(header.created),
+      freshUntil: time.toLocal(header.freshUntil),
+      staleUntil: time.toLocal(header.staleUntil),
+      graceUntil: time.toLocal(header.graceUntil),
+      computeMs: header.computeMs
     }
     return {
       away: false,
-      entry: copy(life, version, header.t, dead?.name),
+      entry: copy(life, version, header.tags, dead?.name),
       corrupt: undefined,
       bytes: bytes.length,
       lease

@@ -15,10 +15,11 @@ export interface Outcome {
 export interface Flight {
   readonly address: Address
   /** Flights whose outcome this one's factory waits for. */
-  readonly waitsFor: Set<Flight>
+  waitsFor: Set<Flight> | undefined
   /** Whether Redis is still being asked, or the factory runs. */
   phase: 'redis' | 'factory'
-  readonly outcome: Promise<Outcome>
+  /** Set once the call that began it has returned. */
+  outcome: Promise<Outcome> | undefined
 }
 
 /** The flight whose factory is running, in the asynchronous context of that factory. */
@@ -42,40 +43,46 @@ export class Flights {
     awaited: boolean,
     work: (flight: Flight) => Promise<Outcome>
   ): Flight {
-    let begin!: (outcome: Promise<Outcome>) => void
-    const flight: Flight = {
-      address,
-      waitsFor: new Set(),
-      phase: 'redis',
-      outcome: new Promise((resolve) => (begin = resolve))
-    }
+    const flight: Flight = { address, waitsFor: undefined, phase: 'redis', outcome: undefined }
     if (listed) this.#flights.set(address.id, flight)
     // Before the factory runs, which it may within this call: it must not wait for who waits for it.
-    if (awaited) running.current?.waitsFor.add(flight)
-    begin(
-      work(flight).finally(() => {
-        if (this.#flights.get(address.id) === flight) this.#flights.delete(address.id)
-      })
-    )
-    // Callers get the rejection; a refresh in the background has none.
-    flight.outcome.catch(() => undefined)
+    const waiting = awaited ? running.current : undefined
+    if (waiting) (waiting.waitsFor ??= new Set()).add(flight)
+    flight.outcome = this.#land(flight, work)
     return flight
   }
 
-  /** Lets the factory of the running flight wait for `flight`. */
-  async await<T>(flight: Flight, outcome: Promise<T>): Promise<T> {
+  /** The outcome; lets the factory of the running flight wait for it. */
+  await(flight: Flight): Promise<Outcome> {
+    // Joined within the very call that begins it.
+    const outcome = flight.outcome ?? Promise.resolve().then(() => flight.outcome!)
     const waiting = running.current
-    if (!waiting) return outcome
+    return waiting ? this.#awaitFrom(waiting, flight, outcome) : outcome
+  }
+
+  async #land(flight: Flight, work: (flight: Flight) => Promise<Outcome>): Promise<Outcome> {
+    try {
+      return await work(flight)
+    } finally {
+      const { id } = flight.address
+      if (this.#flights.get(id) === flight) this.#flights.delete(id)
+    }
+  }
+
+  async #awaitFrom(waiting: Flight, flight: Flight, outcome: Promise<Outcome>): Promise<Outcome> {
     if (reaches(flight, waiting)) {
+      // It fails for its own callers.
+      outcome.catch(() => undefined)
       throw new DeadlockError(
         `'${waiting.address.key}' waits for '${flight.address.key}', which waits for it`
       )
     }
-    waiting.waitsFor.add(flight)
+    const all = (waiting.waitsFor ??= new Set())
+    all.add(flight)
     try {
       return await outcome
     } finally {
-      waiting.waitsFor.delete(flight)
+      all.delete(flight)
     }
   }
 
@@ -92,7 +99,7 @@ function reaches(from: Flight, target: Flight): boolean {
     if (flight === target) return true
     if (seen.has(flight)) continue
     seen.add(flight)
-    queue.push(...flight.waitsFor)
+    if (flight.waitsFor) queue.push(...flight.waitsFor)
   }
   return false
 }

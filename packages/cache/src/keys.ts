@@ -16,7 +16,8 @@ const MAX_KEY_BYTES = 200
  */
 export interface KeyNames {
   entry(ns: string, key: string): string
-  lease(ns: string, key: string): string
+  /** Of the entry with this key in Redis. */
+  lease(entryKey: string): string
   tag(tag: string): string
   generation(ns: string): string
   /** The pub/sub channel on which fills that somebody waits for are told. */
@@ -28,14 +29,17 @@ export function createKeyNames(prefix: string): KeyNames {
     ns === '' ? `{${safe(key)}}` : `${safe(ns)}:{${safe(key)}}`
   return {
     entry: (ns, key) => `${prefix}c:${inside(ns, key)}`,
-    lease: (ns, key) => `${prefix}l:${inside(ns, key)}`,
+    lease: (entryKey) => `${prefix}l:${entryKey.slice(prefix.length + 2)}`,
     tag: (tag) => `${prefix}t:{${safe(tag)}}`,
     generation: (ns) => `${prefix}n:{${safe(ns) || '*'}}`,
     filled: `${prefix}filled`
   }
 }
 
+const PLAIN = /^[^%{}:#*\uD800-\uDFFF][^%{}:\uD800-\uDFFF]*$/
+
 function safe(text: string): string {
+  if (text.length <= MAX_KEY_BYTES / 3 && PLAIN.test(text)) return text
   if (text.length > MAX_KEY_BYTES || Buffer.byteLength(text) > MAX_KEY_BYTES) {
     return `#${createHash('sha256').update(text).digest('base64url')}`
   }

@@ -212,9 +212,11 @@ function within(name: string, value: number | undefined, fallback: number, max: 
   )
 }
 
+const NO_TAGS: readonly string[] = []
+
 /** Each once. @throws FLOTILLA_CACHE_ERR_TAGS */
 export function checkTags(tags: readonly string[] | undefined): readonly string[] {
-  if (tags === undefined) return []
+  if (tags === undefined) return NO_TAGS
   if (!Array.isArray(tags)) throw new TagsError(typeof tags)
   const unique = new Set<string>()
   for (const tag of tags as unknown[]) {

@@ -52,13 +52,13 @@ export class EntryReader {
   async open(space: Space, address: Address, bytes: Buffer, have?: Entry): Promise<Entry | undefined> {
     try {
       const wire = decodeEntry(bytes)
-      if (wire.header.e !== space.codec.name) return undefined
+      if (wire.header.codec !== space.codec.name) return undefined
       if (have?.version === wire.version) {
         // After a gap its marks are as unheard of as those of an entry never seen.
         await this.#parts.remote?.learn(have.marks.filter((mark) => !mark.known))
         return isDead(have) ? undefined : have
       }
-      if (this.#parts.time.toLocal(wire.header.h) <= Date.now()) return undefined
+      if (this.#parts.time.toLocal(wire.header.keptUntil) <= Date.now()) return undefined
       return await this.#open(space, address, wire)
     } catch (error) {
       if (!(error instanceof CorruptEntryError)) throw error
@@ -77,27 +77,37 @@ export class EntryReader {
     { version, header, payload }: WireEntry
   ): Promise<Entry | undefined> {
     const { marks, names, time, remote } = this.#parts
-    const held = [...space.generations, ...header.t.map((tag) => marks.hold(names.tag(tag)))]
+    const held = [...space.generations, ...header.tags.map((tag) => marks.hold(names.tag(tag)))]
     const own = held.slice(space.generations.length)
     try {
-      if (header.m.length !== held.length) throw new CorruptEntryError('its marks do not match its tags')
+      if (header.stamps.length !== held.length) throw new CorruptEntryError('its marks do not match its tags')
       const unknown = own.filter((mark) => !mark.known)
       if (unknown.length > 0) await remote?.learn(unknown)
-      if (held.some((mark, i) => mark.value > header.m[i]!)) {
+      if (held.some((mark, i) => mark.value > header.stamps[i]!)) {
         for (const mark of own) marks.release(mark)
         return undefined
       }
-      const plain = header.z ? await decompress(payload) : payload
+      const plain = header.compressed ? await decompress(payload) : payload
       const life: Lifetime = {
-        createdAt: time.toLocal(header.c),
-        freshUntil: time.toLocal(header.f),
-        staleUntil: time.toLocal(header.s),
-        graceUntil: time.toLocal(header.g),
-        computeMs: header.d
+        createdAt: time.toLocal(header.created),
+        freshUntil: time.toLocal(header.freshUntil),
+        staleUntil: time.toLocal(header.staleUntil),
+        graceUntil: time.toLocal(header.graceUntil),
+        computeMs: header.computeMs
       }
       const value = decodeWith(space.codec, plain)
       for (const mark of space.generations) marks.hold(mark.name)
-      return newEntry(space, address, value, version, life, held, header.m, header.t, plain.length * 2)
+      return newEntry(
+        space,
+        address,
+        value,
+        version,
+        life,
+        held,
+        header.stamps,
+        header.tags,
+        plain.length * 2
+      )
     } catch (error) {
       for (const mark of own) marks.release(mark)
       throw error
@@ -134,16 +144,16 @@ export class EntryReader {
     const bytes = encodeEntry(
       version,
       {
-        c: time.toRedis(life.createdAt),
-        f: time.toRedis(life.freshUntil),
-        s: time.toRedis(life.staleUntil),
-        g: time.toRedis(life.graceUntil),
-        h: time.toRedis(kept),
-        d: life.computeMs,
-        t: [...tags],
-        m: [...stamps],
-        e: space.codec.name,
-        z: packed !== undefined
+        created: time.toRedis(life.createdAt),
+        freshUntil: time.toRedis(life.freshUntil),
+        staleUntil: time.toRedis(life.staleUntil),
+        graceUntil: time.toRedis(life.graceUntil),
+        keptUntil: time.toRedis(kept),
+        computeMs: life.computeMs,
+        tags,
+        stamps,
+        codec: space.codec.name,
+        compressed: packed !== undefined
       },
       packed ?? plain
     )

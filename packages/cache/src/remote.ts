@@ -2,7 +2,7 @@ import { isCluster, type RedisClient } from '@flotilla/redis'
 import type { Breaker } from './breaker.js'
 import type { RedisTime } from './clock.js'
 import type { KeyNames } from './keys.js'
-import { acquire, type AcquireReply } from './lua/acquire.js'
+import { acquire, COOL, VALUE, WAIT, type AcquireReply } from './lua/acquire.js'
 import { fill } from './lua/fill.js'
 import { extendLease, releaseLease } from './lua/lease.js'
 import { raiseMarks } from './lua/mark.js'
@@ -20,10 +20,14 @@ export interface Address {
 }
 
 export type Acquired =
-  | { state: 'value'; bytes: Buffer; began: number }
-  /** `bytes` is the entry that was known to be of no use, if it is still there: for grace. */
-  | { state: 'token' | 'cool'; bytes: Buffer | undefined; began: number }
-  | { state: 'wait'; leaseMs: number; began: number }
+  | { state: 'value'; bytes: Buffer }
+  /**
+   * `bytes` is the entry that was known to be of no use, if it is still there: for grace. `began` is the time of Redis in
+   * microseconds.
+   */
+  | { state: 'token'; bytes: Buffer | undefined; began: number }
+  | { state: 'cool'; bytes: Buffer | undefined }
+  | { state: 'wait'; leaseMs: number }
 
 export interface RemoteSettings {
   lease: number
@@ -81,18 +85,22 @@ export class Remote {
     marks: readonly Mark[]
   ): Promise<Acquired> {
     return this.#breaker.run('acquire', async () => {
+      const keys = [address.entryKey, address.leaseKey]
       const beside = this.cluster ? this.#ask(marks) : undefined
-      const keys = [address.entryKey, address.leaseKey, ...(beside ? [] : marks.map((mark) => mark.name))]
+      if (!beside) for (const mark of marks) keys.push(mark.name)
       const sentAt = Date.now()
-      const [reply] = await Promise.all([
-        acquire(keys.length).runBuffer<AcquireReply>(this.#client, keys, [token, this.#settings.lease, seen]),
-        beside
-      ])
-      const [state, payload, seconds, micros, ...values] = reply
-      const began = Number(seconds) * 1e6 + Number(micros)
-      this.#time.learn(began / 1000, sentAt)
-      if (!beside) marks.forEach((mark, i) => this.#marks.learn(mark, values[i]?.toString() ?? '0'))
-      return toAcquired(state.toString(), payload ?? undefined, began)
+      const args = [token, this.#settings.lease, seen, this.#time.due ? '1' : '']
+      const asked = acquire(keys.length).runBuffer<AcquireReply>(this.#client, keys, args)
+      const reply = beside ? (await Promise.all([asked, beside]))[0] : await asked
+      if (!beside)
+        for (let i = 0; i < marks.length; i++) this.#marks.learn(marks[i]!, reply[i + 4]?.toString() ?? '0')
+      const [state, payload, seconds, micros] = reply
+      const began = seconds ? Number(seconds.toString()) * 1e6 + Number(micros?.toString()) : 0
+      if (seconds) this.#time.learn(began / 1000, sentAt)
+      if (state === VALUE) return { state: 'value', bytes: payload! }
+      if (state === WAIT) return { state: 'wait', leaseMs: Number(payload?.toString()) }
+      const bytes = payload ?? undefined
+      return state === COOL ? { state: 'cool', bytes } : { state: 'token', bytes, began }
     })
   }
 
@@ -228,10 +236,4 @@ export class Remote {
       : await this.#client.mget(marks.map((mark) => mark.name))
     marks.forEach((mark, i) => this.#marks.learn(mark, replies[i] ?? '0'))
   }
-}
-
-function toAcquired(state: string, payload: Buffer | undefined, began: number): Acquired {
-  if (state === 'value') return { state, bytes: payload!, began }
-  if (state === 'wait') return { state, leaseMs: Number(payload), began }
-  return { state: state as 'token' | 'cool', bytes: payload, began }
 }

@@ -7,6 +7,8 @@ export interface Ticket {
   spoilt: boolean
   /** The {@link Marks.epoch} in which it began. */
   readonly epoch: number
+  /** Another one of this id. */
+  next: Ticket | undefined
 }
 
 /**
@@ -14,7 +16,8 @@ export interface Ticket {
  * connections, so an old value may come in after the news that it is no longer true; it must not be kept.
  */
 export class Tickets {
-  readonly #underWay = new Map<string, Set<Ticket>>()
+  /** The latest of each id; there is hardly ever a second. */
+  readonly #underWay = new Map<string, Ticket>()
   readonly #marks: Marks
 
   constructor(marks: Marks) {
@@ -22,21 +25,23 @@ export class Tickets {
   }
 
   begin(id: string): Ticket {
-    const ticket = { id, spoilt: false, epoch: this.#marks.epoch }
-    const others = this.#underWay.get(id)
-    if (others) others.add(ticket)
-    else this.#underWay.set(id, new Set([ticket]))
+    const ticket: Ticket = { id, spoilt: false, epoch: this.#marks.epoch, next: this.#underWay.get(id) }
+    this.#underWay.set(id, ticket)
     return ticket
   }
 
   end(ticket: Ticket): void {
-    const all = this.#underWay.get(ticket.id)
-    all?.delete(ticket)
-    if (all?.size === 0) this.#underWay.delete(ticket.id)
+    const latest = this.#underWay.get(ticket.id)
+    if (latest === ticket) {
+      if (ticket.next) this.#underWay.set(ticket.id, ticket.next)
+      else this.#underWay.delete(ticket.id)
+      return
+    }
+    for (let one = latest; one; one = one.next) if (one.next === ticket) one.next = ticket.next
   }
 
   /** @param except the operation that makes the others old */
   spoil(id: string, except?: Ticket): void {
-    for (const ticket of this.#underWay.get(id) ?? []) if (ticket !== except) ticket.spoilt = true
+    for (let one = this.#underWay.get(id); one; one = one.next) if (one !== except) one.spoilt = true
   }
 }

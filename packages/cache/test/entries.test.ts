@@ -22,13 +22,13 @@ t.test('stored entries that cannot be read are misses and are replaced', async (
     ['other text', Buffer.from('{"value":1}')],
     ['a newer format', Buffer.concat([Buffer.from('F9'), good.subarray(2)])],
     ['a changed payload', changed],
-    ['a header that is not JSON', Buffer.concat([good.subarray(0, 22), Buffer.from('!'), good.subarray(23)])],
+    ['a changed header', Buffer.concat([good.subarray(0, 22), Buffer.from('!'), good.subarray(23)])],
     [
-      'a header of null',
+      'a header of four bytes',
       Buffer.concat([good.subarray(0, 18), Buffer.from([0, 0, 0, 4]), Buffer.from('null')])
     ],
     [
-      'a header without fields',
+      'a header of two bytes',
       Buffer.concat([good.subarray(0, 18), Buffer.from([0, 0, 0, 2]), Buffer.from('{}')])
     ],
     ['a header longer than all', Buffer.concat([good.subarray(0, 18), Buffer.from([255, 255, 255, 255])])],
@@ -166,6 +166,19 @@ t.test('keyPrefix, early refresh, jitter', async (t) => {
     return calls > 1
   })
   t.equal(calls, 2, 'computed ahead of expiry, by one')
+})
+
+t.test('getOrSet with 10,000 tags: more than a script can take at once', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const app = await startApp(t, redis.url)
+  const other = await startApp(t, redis.url)
+  const tags = Array.from({ length: 10_000 }, (_, i) => `tag ${i}`)
+  t.equal(await app.cache.getOrSet('k', () => 1, { tags }), 1)
+  t.equal(await other.cache.getOrSet('k', () => 2, { tags }), 1)
+  await other.cache.invalidateTags(['tag 9999'])
+  await until(() => app.cache.peek('k') === undefined, { message: 'memory hears of it' })
+  t.equal(await app.cache.getOrSet('k', () => 3, { tags }), 3)
 })
 
 t.test('memory is refilled with the life that remains', async (t) => {

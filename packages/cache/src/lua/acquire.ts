@@ -1,47 +1,58 @@
+import { readAll } from './read-all.js'
 import { variadic } from './variadic.js'
+
+/** First in the reply of {@link acquire}. */
+export const VALUE = 1
+export const WAIT = 3
+export const COOL = 4
+const TOKEN = 2
 
 /**
  * Reads an entry, or takes the lease to compute it.
  *
  * KEYS 1 entry, 2 lease, 3… marks of generations and tags (none on Cluster: they lie in other slots)
- * ARGV 1 token, 2 lease in ms, 3 the version known to be of no use (the first bytes of the entry), '*' for any, or ''
- * Reply { state, payload, seconds, microseconds, marks… }
- *   'value' payload is the entry; 'token' the lease is ours, payload is the useless entry or false;
- *   'wait' another computes it, payload is how many ms its lease lasts; 'cool' it failed lately, payload as for 'token'
- * A lease ends in '!' once somebody waits for it, so that a fill nobody waits for is not announced.
+ * ARGV 1 token, 2 lease in ms, 3 the version known to be of no use (the first bytes of the entry), '*' for any, or '',
+ *   4 '1' to be told the time in any case
+ * Reply { state, payload, seconds, microseconds, marks… }; the time is there with TOKEN, too
+ *   VALUE payload is the entry; TOKEN the lease is ours, payload is the useless entry or nil;
+ *   WAIT another computes it, payload is how many ms its lease lasts; COOL it failed lately, payload as for TOKEN
+ * A lease ends in '!' once somebody waits for it, so that a fill nobody waits for is not announced. An entry of
+ * another type counts as none.
  */
 export const acquire = variadic<AcquireReply>({
   name: 'flotilla_cache_acquire',
   lua: `
-local entry = redis.call('GET', KEYS[1])
-local time = redis.call('TIME')
-local reply = { '', false, time[1], time[2] }
-for i = 3, #KEYS do reply[i + 2] = redis.call('GET', KEYS[i]) or '0' end
-if entry and ARGV[3] ~= '*' and (ARGV[3] == '' or string.sub(entry, 1, #ARGV[3]) ~= ARGV[3]) then
-  reply[1], reply[2] = 'value', entry
-  return reply
+${readAll}
+local entry, lease = got[1], got[2]
+local reply = { ${VALUE}, entry, false, false }
+for i = 3, #KEYS do reply[i + 2] = got[i] end
+local function tell()
+  local time = redis.call('TIME')
+  reply[3], reply[4] = time[1], time[2]
 end
-local lease = redis.call('GET', KEYS[2])
+if ARGV[4] == '1' then tell() end
+if entry and ARGV[3] ~= '*' and (ARGV[3] == '' or string.sub(entry, 1, #ARGV[3]) ~= ARGV[3]) then return reply end
 if not lease then
   redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-  reply[1], reply[2] = 'token', entry
+  reply[1] = ${TOKEN}
+  tell()
   return reply
 end
 if lease == '-' then
-  reply[1], reply[2] = 'cool', entry
+  reply[1] = ${COOL}
   return reply
 end
 local left = redis.call('PTTL', KEYS[2])
 if string.sub(lease, -1) ~= '!' then redis.call('SET', KEYS[2], lease .. '!', 'PX', math.max(left, 1)) end
-reply[1], reply[2] = 'wait', tostring(left)
+reply[1], reply[2] = ${WAIT}, tostring(left)
 return reply
 `
 })
 
 export type AcquireReply = [
-  state: Buffer,
+  state: number,
   payload: Buffer | null,
-  seconds: Buffer,
-  micros: Buffer,
-  ...marks: Buffer[]
+  seconds: Buffer | null,
+  micros: Buffer | null,
+  ...marks: (Buffer | null)[]
 ]

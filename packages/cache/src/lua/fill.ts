@@ -1,3 +1,4 @@
+import { readAll } from './read-all.js'
 import { variadic } from './variadic.js'
 
 /**
@@ -10,13 +11,14 @@ import { variadic } from './variadic.js'
 export const fill = variadic<number>({
   name: 'flotilla_cache_fill',
   lua: `
-local lease = redis.call('GET', KEYS[2])
+${readAll}
+local lease = got[2]
 local waited = lease == ARGV[1] .. '!'
 if lease ~= ARGV[1] and not waited then return 0 end
 redis.call('DEL', KEYS[2])
 local result = 1
 for i = 3, #KEYS do
-  if tonumber(string.match(redis.call('GET', KEYS[i]) or '0', '^%d+')) > tonumber(ARGV[i + 3]) then result = -1 end
+  if got[i] and tonumber(string.match(got[i], '^%d+')) > tonumber(ARGV[i + 3]) then result = -1 end
 end
 if result == 1 then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
 if waited then redis.call('PUBLISH', ARGV[4], ARGV[5]) end

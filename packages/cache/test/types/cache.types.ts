@@ -1,6 +1,6 @@
 /* Compiled, not run: what the types must allow and refuse. */
 import type { FastifyInstance } from 'fastify'
-import type { Cache, Explanation } from '../../src/index.js'
+import type { Cache, Explanation, FactoryContext } from '../../src/index.js'
 
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false
 const same = <A, B>(equal: Equal<A, B>): Equal<A, B> => equal
@@ -44,4 +44,15 @@ export async function caches(app: FastifyInstance): Promise<void> {
   app.get('/y', { config: { cache: false } }, () => 1)
   // @ts-expect-error -- a list of names
   app.get('/z', { config: { cache: { vary: 'accept' } } }, () => 1)
+  app.get('/fill', { config: { cache: { ttl: '1m' } } }, (request) => {
+    same<typeof request.cacheFill, FactoryContext | undefined>(true)
+    // @ts-expect-error -- there is none where the response is not going to be stored
+    request.cacheFill.tags('a')
+    request.cacheFill?.tags('a', ['b'])
+    request.cacheFill?.consistentWith(request.cacheFill.after)
+    const after: string | undefined = request.cacheFill?.after
+    // @ts-expect-error -- the cache sets it
+    request.cacheFill = undefined
+    return { after }
+  })
 }
