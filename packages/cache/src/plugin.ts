@@ -15,7 +15,8 @@ declare module 'fastify' {
     /**
      * In the handler of a route with `config.cache`, while what it answers is to be stored: what a factory of
      * `getOrSet` is given. `undefined` where the response is not going to be stored. `cacheFill?.after` is the token
-     * of the write that dropped the last response: read no older state than that.
+     * of the write that dropped the last response: read no older state than that. `tags` adds tags, `skip` keeps the
+     * response out of the cache, `ttl` is its freshness where its headers name none.
      */
     readonly cacheFill: FactoryContext | undefined
   }

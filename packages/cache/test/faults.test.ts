@@ -87,6 +87,54 @@ t.test('killed and restarted Redis', async (t) => {
   )
 })
 
+t.test(
+  'CLIENT KILL TYPE normal: nothing fails or waits long, and what was invalidated meanwhile is gone',
+  async (t) => {
+    const redis = await startRedis()
+    t.teardown(() => redis.stop())
+    const app = await startApp(t, redis.url, FAST)
+    const other = await startApp(t, redis.url, FAST)
+    let slowest = 0
+    for (let round = 0; round < 10; round++) {
+      const [deleted, tagged] = [`deleted ${round}`, `tagged ${round}`]
+      await until(
+        async () => {
+          await app.cache.set(deleted, 'old')
+          await app.cache.set(tagged, 'old', { tags: ['x'] })
+          return (await other.cache.getMany([deleted, tagged])).every((value) => value === 'old')
+        },
+        { message: 'both hold it' }
+      )
+      const began = performance.now()
+      const cold = Array.from({ length: 20 }, async (_, i) => {
+        const value = await app.cache.getOrSet(`cold ${round} ${i}`, () => i)
+        slowest = Math.max(slowest, performance.now() - began)
+        return value === i
+      })
+      const ends = await Promise.all([
+        ...cold,
+        app.cache.delete(deleted),
+        app.cache.invalidateTags(['x']),
+        redis.command('CLIENT', 'KILL', 'TYPE', 'normal')
+      ])
+      t.notOk(ends.includes(false), 'right answers')
+      for (const { cache } of [app, other]) {
+        await until(async () => !(await cache.getMany([deleted, tagged])).includes('old'), {
+          message: 'gone everywhere'
+        })
+      }
+    }
+    t.ok(slowest < 3000, `bounded: ${Math.round(slowest)} ms`)
+    await until(
+      async () => {
+        await app.cache.set('after', 1)
+        return (await other.cache.get('after')) === 1
+      },
+      { message: 'both use Redis again' }
+    )
+  }
+)
+
 t.test('CLIENT KILL TYPE pubsub: memory is suspect until it was asked again', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.stop())

@@ -411,3 +411,22 @@ t.test(
     t.equal(careless.calls(), 3, 'what may have been read from a replica that is behind is not stored')
   }
 )
+
+t.test('a handler names tags, a ttl, or that nothing is to be stored, as a factory does', async (t) => {
+  const { app, calls, get } = await serve(t, { ttl: '1m' }, (request, reply) => {
+    request.cacheFill?.tags('mine')
+    request.cacheFill?.ttl('1h')
+    if (request.url === '/x?skip') request.cacheFill?.skip()
+    if (request.url === '/x?own') void reply.header('cache-control', 'max-age=5')
+    return 'x'
+  })
+  t.match(status(await get()), /ttl=3600; stored/)
+  t.match(status(await get()), HIT)
+  await app.cache.invalidateTags(['mine'])
+  t.match(status(await get()), /stored/)
+  t.equal(calls(), 2)
+  t.match(status(await get({}, '/x?own')), /ttl=5; stored/, 'what the response says comes first')
+  t.match(status(await get({}, '/x?skip')), /detail="skipped"/)
+  t.match(status(await get({}, '/x?skip')), /fwd=uri-miss/)
+  t.equal(calls(), 5)
+})

@@ -138,6 +138,7 @@ export class Exchange {
       authorized: this.#authorized,
       personal: isPersonal(request),
       route: this.#parts.route,
+      said: this.#parts.context,
       began: this.#began,
       now
     })

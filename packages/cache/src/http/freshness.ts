@@ -23,6 +23,8 @@ export interface ResponseFacts {
   readonly authorized: boolean
   readonly personal: boolean
   readonly route: RouteSettings
+  /** In place of the route's `ttl`, by the handler; `skipped`: it is not to be stored. */
+  readonly said: { readonly ttlMs: number | undefined; readonly skipped: boolean }
   /** When the handler was asked, and when it answered. */
   readonly began: number
   readonly now: number
@@ -44,6 +46,7 @@ export function judge(facts: ResponseFacts): Judgement {
   }
   const no = (reason: string): Judgement => ({ storable: false, reason })
   if (facts.personal) return no('personal')
+  if (facts.said.skipped) return no('skipped')
   if (!UNDERSTOOD.has(status) && !route.statuses.has(status)) return no('status')
   if (header('content-range') !== undefined) return no('partial')
   if (header('set-cookie') !== undefined && !route.setCookie) return no('set-cookie')
@@ -121,12 +124,13 @@ function initialAge({ headers, began, now }: ResponseFacts, date: string | undef
   return Math.max(apparent, Math.min(Number(given), 2 ** 31) * 1000 + now - began)
 }
 
-/** The route's `ttl`, or a fraction of the time since the last change (RFC 9111 §4.2.2). */
+/** The `ttl` of the handler or the route, or a fraction of the time since the last change (RFC 9111 §4.2.2). */
 function assumed(
-  { status, route, now }: ResponseFacts,
+  { status, route, said, now }: ResponseFacts,
   lastModified: string | undefined
 ): number | undefined {
-  if (route.ttl !== undefined) return route.statuses.has(status) ? route.ttl : undefined
+  const ttl = said.ttlMs ?? route.ttl
+  if (ttl !== undefined) return route.statuses.has(status) ? ttl : undefined
   const modified = parseHttpDate(lastModified)
   if (modified === undefined || !HEURISTIC.has(status)) return undefined
   const since = now - modified
