@@ -14,6 +14,9 @@ const PACKAGES: Readonly<Record<string, string>> = {
   db: 'db-router',
   health: 'health'
 }
+/** A full run, and what whoever keeps it has to say of it. */
+type Result = Report & { readonly note?: string }
+
 /** No products: the least that can do the job, and a route that does nothing. */
 const YARDSTICKS = new Set(['floor', 'bare'])
 
@@ -38,11 +41,11 @@ const listed = (pairs: readonly [string, number][], ofProducts: boolean): string
     .map(([subject, value]) => `${subject} ${times(value)}`)
     .join(', ')
 
-const where = ({ machine, node, date }: Report): string =>
+const where = ({ machine, node, date }: Result): string =>
   `${machine}, Node.js ${node.slice(1)}, ${date.slice(0, 10)}`
 
 /** The section of one package: each case, ours, and how many times better it is than the others. */
-export function sectionOf(report: Report): string {
+export function sectionOf(report: Result): string {
   const rows = report.cases.map((one) => {
     const ours = one.results[0]!
     const pairs = advantages(one)
@@ -54,6 +57,7 @@ export function sectionOf(report: Report): string {
     `Medians (least to most) of the rounds of one full run, every subject in its own process and all of them in turn:`,
     `${where(report)}. Times better than each: above 1 ours is ahead, below 1 it is behind.`,
     `*floor* is the least that can do the job, *bare* a route that does nothing. Again with \`npx pnpm bench ${report.suite}\`.`,
+    ...(report.note === undefined ? [] : [report.note]),
     '',
     '| | here | times better than | beside |',
     '| --- | --- | --- | --- |',
@@ -62,7 +66,7 @@ export function sectionOf(report: Report): string {
 }
 
 /** The section of the root: for each package the lowest and the highest over all cases, beside each product. */
-export function summaryOf(reports: readonly Report[]): string {
+export function summaryOf(reports: readonly Result[]): string {
   const rows = reports.map((report) => {
     const seen = new Map<string, number[]>()
     for (const one of report.cases)
@@ -77,6 +81,7 @@ export function summaryOf(reports: readonly Report[]): string {
     `Full runs, every subject in its own process and all of them in turn: ${[...new Set(reports.map(where))].join('; ')}.`,
     'From the least to the most favourable case, times better than each peer: above 1 ours is ahead, below 1 it is behind. Each case is in',
     'the README of its package; again with `npx pnpm bench`.',
+    ...new Set(reports.flatMap(({ note }) => note ?? [])),
     '',
     '| package | cases | times better than |',
     '| --- | --- | --- |',
@@ -99,10 +104,10 @@ export function insert(text: string, section: string): string {
 /** Every README with a comparison, as it is and as it must be. @throws for a result of no full run */
 export async function comparisons(): Promise<{ path: string; is: string; must: string }[]> {
   const folder = root('packages/bench/results')
-  const reports: Report[] = []
+  const reports: Result[] = []
   for (const suite of Object.keys(PACKAGES)) {
     if (!(await readdir(folder)).includes(`${suite}.json`)) continue
-    const report = JSON.parse(await readFile(`${folder}/${suite}.json`, 'utf8')) as Report
+    const report = JSON.parse(await readFile(`${folder}/${suite}.json`, 'utf8')) as Result
     if (report.suite !== suite || report.quick || report.void !== undefined)
       throw new Error(`results/${suite}.json is not of a full run of ${suite}`)
     reports.push(report)
