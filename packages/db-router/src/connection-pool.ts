@@ -109,6 +109,8 @@ export class ConnectionPool {
   /** Gives a connection back; with an error, or broken, it is dropped, and an open transaction is rolled back first. */
   release(client: RouterClient, error?: Error): void {
     if (error || client.broken) return this.#giveBack(client, error ?? true)
+    // Whether a transaction is open is told behind an error; and a borrower may not have awaited all it sent.
+    if (!client.ready) return client.onceReady(() => this.release(client))
     const status = client.getTransactionStatus()
     if (status !== 'T' && status !== 'E') return this.#free(client)
     const timer = setTimeout(() => client.destroy(new Error('ROLLBACK was not answered')), 5_000)

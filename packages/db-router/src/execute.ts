@@ -4,9 +4,9 @@ import { capturePosition, type PositionSink } from './capture.js'
 import type { CausalSession } from './causal-session.js'
 import { queryChannel } from './channels.js'
 import { AbortedError, because, OutcomeUnknownError, TimeoutError, UnavailableError } from './errors.js'
-import { withoutName, type RouterClient, type Statement } from './router-client.js'
+import { isLost, withoutName, type RouterClient, type Statement } from './router-client.js'
 import type { Server } from './server.js'
-import { isConnectionError, isServerError } from './sqlstate.js'
+import { isServerError } from './sqlstate.js'
 import type { Requirement, Topology } from './topology.js'
 import { sendVerified } from './verified-read.js'
 
@@ -108,11 +108,8 @@ class Execution {
       pool.release(client)
       return this.#finish(undefined, undefined, result)
     }
-    // A mistake found before anything was sent, such as values that are not a list, leaves the connection sound.
-    const lost = isConnectionError(error) && (client.broken || isServerError(error))
-    if (lost) pool.release(client, error)
-    // Whether a transaction is open is told behind the error.
-    else client.whenReady(() => pool.release(client))
+    const lost = isLost(client, error)
+    pool.release(client, lost ? error : undefined)
     const raw = lost || isServerError(error) ? error : undefined
     this.#finish(lost ? explainLoss(this.#task, error) : error, raw, undefined)
   }

@@ -1,5 +1,6 @@
 import { Client, Query, type ClientConfig, type QueryConfig, type QueryResult } from 'pg'
 import type { PositionStatement } from './position-query.js'
+import { isConnectionError, isServerError } from './sqlstate.js'
 
 /** A statement as `pg` takes it. */
 export type Statement = QueryConfig & { rowMode?: 'array'; queryMode?: 'extended' }
@@ -44,13 +45,19 @@ export class RouterClient extends Client {
     return !_queryable || _ending || this.connection.stream.destroyed
   }
 
-  /** Sends a statement without a promise of its own. */
+  /** Sends a statement without a promise of its own; calls back once. */
   send(statement: Statement, callback: StatementCallback): void {
-    const done = callback as (error: Error | undefined, result: QueryResult) => void
+    let sending = true
+    let unsendable: Error | undefined
+    const done: StatementCallback = (error, result) => {
+      // Of values that can not be sent the driver tells at once, and calls again when the server has answered the rest.
+      if (sending) unsendable = error
+      else callback(unsendable ?? error, result)
+    }
     try {
       if (isPlain(statement)) {
         // The driver clones objects, property by property; a query object of its own it takes as it is.
-        const query = new Query(statement.text, statement.values as unknown[], done) as Query & {
+        const query = new Query(statement.text, statement.values as unknown[], done as never) as Query & {
           name?: string
         }
         if (statement.name !== undefined) query.name = statement.name
@@ -61,6 +68,7 @@ export class RouterClient extends Client {
     } catch (error) {
       process.nextTick(callback, error, undefined)
     }
+    sending = false
   }
 
   /** Sends a query object of our own, whatever a borrower has in place of `query`. */
@@ -68,9 +76,13 @@ export class RouterClient extends Client {
     super.query(query)
   }
 
-  /** Calls back once the server is ready for the next statement: an error comes before its transaction status does. */
-  whenReady(callback: () => void): void {
-    if ((this as unknown as { readyForQuery: boolean }).readyForQuery || this.broken) return callback()
+  /** Whether nothing is under way: an error comes before the state of its transaction does. */
+  get ready(): boolean {
+    return (this as unknown as { readyForQuery: boolean }).readyForQuery
+  }
+
+  /** Calls back when the server has said that it is ready, or the connection has ended. */
+  onceReady(callback: () => void): void {
     const over = (): void => {
       this.connection.removeListener('readyForQuery', over)
       this.removeListener('end', over)
@@ -140,6 +152,11 @@ export function greet(client: RouterClient, settings: SessionSettings, timeout: 
       resolve()
     })
   })
+}
+
+/** Whether a statement failed with its connection. A mistake found before anything was sent leaves that sound. */
+export function isLost(client: RouterClient, error: unknown): boolean {
+  return isConnectionError(error) && (client.broken || isServerError(error))
 }
 
 /** A pooler may hand a named statement to a session that never prepared it. */

@@ -12,10 +12,10 @@ import {
   TransactionTimeoutError,
   UnavailableError
 } from './errors.js'
-import { withoutName, type RouterClient, type Statement } from './router-client.js'
+import { isLost, withoutName, type RouterClient, type Statement } from './router-client.js'
 import type { Router } from './router.js'
 import type { Server } from './server.js'
-import { codeOf, isConnectionError, isRetryableTransaction, isServerError } from './sqlstate.js'
+import { codeOf, isRetryableTransaction, isServerError } from './sqlstate.js'
 import { toStatement, type QueryFunction } from './statement.js'
 
 /** As in SQL; PostgreSQL has no weaker one. */
@@ -202,8 +202,7 @@ class Run {
     this.#client.send(statement, (error, result) => {
       if (--this.#pending === 0) this.#idle?.()
       if (!error) answered(result)
-      else if (this.#client.broken || isConnectionError(error))
-        failed(because(new Lost(this.#server.name), error))
+      else if (isLost(this.#client, error)) failed(because(new Lost(this.#server.name), error))
       else failed(error)
     })
   }
@@ -253,7 +252,7 @@ class Run {
     this.#reason = reason
     const { pool } = this.#server
     if (this.#client.broken) return pool.release(this.#client)
-    if (this.#pending === 0) return this.#client.whenReady(() => pool.release(this.#client))
+    if (this.#pending === 0) return pool.release(this.#client)
     // It may commit all the same; until its position is known, only the primary surely shows it.
     if (this.#committing && this.#router.captures && !this.#settings.readOnly) this.#session.lost()
     const answered = new Promise<void>((resolve) => (this.#idle = resolve))

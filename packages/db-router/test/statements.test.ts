@@ -187,6 +187,54 @@ t.test('a transaction that an error left open is over for the next caller', asyn
   }
 })
 
+t.test('values that can not be sent fail their statement and nothing else', async (sub) => {
+  const circular: Record<string, unknown> = {}
+  circular['self'] = circular
+  const refusing = {
+    toPostgres() {
+      throw new RangeError('not for the database')
+    }
+  }
+  for (const more of [{}, { consistency: false }]) {
+    const app = await createApp(sub, { ...servers, ...more, pool: { max: 3 } })
+    const client = await app.db.write.pool.connect()
+    for (const value of [circular, refusing]) {
+      for (const query of [
+        app.db.read.query,
+        app.db.write.query,
+        client.query.bind(client) as typeof app.db.query,
+        async (text: string, values: unknown[]) => app.db.transaction(async (tx) => tx.query(text, values)),
+        async (text: string, values: unknown[]) =>
+          app.db.transaction(async (tx) => tx.query(text, values), { readOnly: true })
+      ]) {
+        await sub.rejects(query('select $1', [value]), { name: /^(TypeError|RangeError)$/ })
+      }
+    }
+    client.release()
+    const sleep = async (): Promise<unknown> =>
+      (await app.db.write.query('select pg_backend_pid() as pid, pg_sleep(0.1)')).rows[0]!['pid']
+    sub.equal(new Set(await Promise.all([sleep(), sleep(), sleep()])).size, 3, 'no connection is lent twice')
+    for (const { inFlight } of app.db.status().servers) sub.equal(inFlight, 0)
+  }
+})
+
+t.test('a connection given back with statements under way is not lent before they are over', async (sub) => {
+  const app = await createApp(sub, { ...servers, pool: { max: 1 } })
+  const client = await app.db.write.pool.connect()
+  const slow = client.query('begin; select pg_sleep(0.2)')
+  client.release()
+  sub.equal(
+    (
+      await app.db.write.query(
+        'select txid_current_if_assigned() as tx, now() = statement_timestamp() as own'
+      )
+    ).rows[0]!['own'],
+    true,
+    'outside that transaction'
+  )
+  sub.equal(await codeOf(slow), undefined)
+})
+
 t.test('DISCARD and DEALLOCATE take nothing away that writes are followed with', async (sub) => {
   const app = await createApp(sub, { ...servers, pool: { max: 1 }, maxWait: '10s' })
   for (const text of ['select 1', 'deallocate all', 'discard all']) {
