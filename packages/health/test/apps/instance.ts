@@ -12,6 +12,8 @@ const app = Fastify({ logger: { level: env['LOG_LEVEL'] ?? 'info' }, bodyLimit: 
 const log = (line: string): void => app.log.info(line)
 
 app.register(health, options)
+// It hears signals from here on, long before it serves.
+if (env['HANGING_START'] || env['SLOW_START']) app.after(() => void process.send?.({ ready: true }))
 if (env['REDIS_URL']) app.register(redis, { url: env['REDIS_URL'], commandTimeout: 500 })
 if (env['BROADCAST'])
   app.register(broadcast, { channels: { 'feed:*': { history: { size: 5000, ttl: '5m' } } } })
@@ -82,6 +84,5 @@ process.on('message', ({ id, message }: { id: number; message: { do: string; wit
     .catch(() => undefined)
 })
 
-if (env['HANGING_START'] || env['SLOW_START']) process.send?.({ ready: true })
 const url = await app.listen({ port: Number(env['PORT']), host: env['HOST'] ?? '127.0.0.1' })
 process.send?.({ ready: true, url })
