@@ -2,7 +2,7 @@ import { parseDuration, type Duration } from '@flotilla/core'
 import { ANY_NODE } from './dedicated-connection.js'
 import { RedisNotDurableError, RedisOptionsError } from './errors.js'
 import { isCluster, keyPrefixOf, type RedisClient } from './redis-client.js'
-import { ReplicaWait } from './replica-wait.js'
+import { addressOf, ReplicaWait } from './replica-wait.js'
 import { slotOf } from './slots.js'
 
 /** Which write to wait for, and how long. */
@@ -24,6 +24,9 @@ const waits = new WeakMap<RedisClient, Map<string, ReplicaWait>>()
  * the write was acknowledged. A failover then loses the write only if Redis promotes a replica that is not one of
  * those (see WAIT in the documentation of Redis).
  *
+ * Under Sentinel a master that has been replaced, or is being replaced, counts for nothing, whoever confirms: it does
+ * not know yet, and its replicas neither.
+ *
  * It does not hold up the shared connection as WAIT would: a connection of its own, opened on first use,
  * writes a mark behind the write in question and waits for that; who waits at the same time waits together.
  *
@@ -41,13 +44,20 @@ export async function waitForReplicas(
   }
   const wire = keyPrefixOf(client) + key
   const deadline = performance.now() + ms
+  // Read before anything else happens: what answers later may be another server.
+  const server = isCluster(client) ? undefined : addressOf(client)
+  if (!isCluster(client) && client.options.sentinels && server === undefined) {
+    throw new RedisNotDurableError(
+      '@flotilla/redis: the connection to the master that took the write is gone'
+    )
+  }
   let node = isCluster(client) ? client.slots[slotOf(wire)]?.[0] : ANY_NODE
   if (node === undefined) {
     throw new RedisNotDurableError(`@flotilla/redis: no node of the Cluster is known for '${key}'`)
   }
   // While a slot moves, the write may stand on either node.
   for (let hops = 0; node !== undefined && hops < MAX_HOPS; hops++) {
-    node = await waitOn(client, node).join({ wire, replicas, timeout: deadline - performance.now() })
+    node = await waitOn(client, node).join({ wire, server, replicas, timeout: deadline - performance.now() })
   }
 }
 

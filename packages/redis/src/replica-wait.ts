@@ -1,14 +1,18 @@
 import type { Redis } from 'ioredis'
+import type { Socket } from 'node:net'
 import { durability } from './channels.js'
 import { within } from './deadline.js'
 import { dedicatedConnection, drop } from './dedicated-connection.js'
 import { RedisNotDurableError } from './errors.js'
 import { isCluster, type RedisClient } from './redis-client.js'
+import { SentinelView } from './sentinel-view.js'
 import { slotOf } from './slots.js'
 
 interface Waiter {
   /** The key of the write, as Redis knows it. */
   readonly wire: string
+  /** The server that took the write. */
+  readonly server: string | undefined
   readonly replicas: number
   readonly deadline: number
   acknowledged: number
@@ -36,7 +40,9 @@ export class ReplicaWait {
   readonly #node: string
   readonly #onIdle: () => void
   readonly #waiting = new Set<Waiter>()
+  readonly #view: SentinelView | undefined
   #connection: Redis | undefined
+  #runId: string | undefined
   #mark = ''
   #running = false
   #idle: NodeJS.Timeout | undefined
@@ -46,18 +52,25 @@ export class ReplicaWait {
     this.#client = client
     this.#node = node
     this.#onIdle = onIdle
+    this.#view = isCluster(client) ? undefined : SentinelView.of(client)
     client.once('end', this.#close)
   }
 
   /** @returns another node that has to be asked as well, where the slot of the key is moving there. */
-  async join(asked: { wire: string; replicas: number; timeout: number }): Promise<string | undefined> {
-    const { wire, replicas, timeout } = asked
+  async join(asked: {
+    wire: string
+    server: string | undefined
+    replicas: number
+    timeout: number
+  }): Promise<string | undefined> {
+    const { wire, server, replicas, timeout } = asked
     clearTimeout(this.#idle)
     const started = performance.now()
     let waiter: Waiter | undefined
     const done = new Promise<string | undefined>((resolve, reject) => {
       waiter = {
         wire,
+        server,
         replicas,
         deadline: started + timeout,
         acknowledged: 0,
@@ -101,7 +114,15 @@ export class ReplicaWait {
     this.#idle = setTimeout(() => this.#end(new Error('idle')), IDLE).unref()
   }
 
-  async #round(connection: Redis, round: readonly Waiter[]): Promise<void> {
+  async #round(connection: Redis, all: readonly Waiter[]): Promise<void> {
+    const here = addressOf(connection)
+    const round = all.filter((waiter) => {
+      if (waiter.server === undefined || waiter.server === here) return true
+      const error = new Error(`${waiter.server} took it, and ${here} is the master now`)
+      this.#settle(waiter, { error })
+      return false
+    })
+    if (round.length === 0) return
     const left = Math.max(...round.map(({ deadline }) => deadline)) - performance.now()
     const ms = Math.max(1, Math.min(ROUND, Math.ceil(left)))
     const counts = [...new Set(round.map(({ replicas }) => replicas))].sort((a, b) => a - b)
@@ -124,6 +145,7 @@ export class ReplicaWait {
     if (failure) throw failure
     const reached = Math.max(...waits.map(([, count]) => Number(count)))
     const redirections = new Map(wires.map((wire, n) => [wire, redirection(results[n]?.[0])]))
+    if (round.some((waiter) => reached >= waiter.replicas)) await this.#assertMaster(connection)
     for (const waiter of round) {
       waiter.acknowledged = reached
       const { moved = false, node } = redirections.get(waiter.wire) ?? {}
@@ -141,7 +163,16 @@ export class ReplicaWait {
     connection.on('error', () => {})
     this.#connection = connection
     await connection.connect()
+    this.#runId = this.#view && /^run_id:(\w+)/m.exec(await connection.info('server'))?.[1]
     return connection
+  }
+
+  /** A replica's word counts only while its master is the one that the others will follow. */
+  async #assertMaster(connection: Redis): Promise<void> {
+    const identity = { runId: this.#runId, address: addressOf(connection) ?? '' }
+    if (await this.#view?.replaced(identity)) {
+      throw new Error(`Sentinel puts another master in the place of ${identity.address}`)
+    }
   }
 
   #settle(waiter: Waiter, outcome: Parameters<Waiter['settle']>[0]): void {
@@ -169,9 +200,16 @@ export class ReplicaWait {
     clearTimeout(this.#idle)
     this.#client.off('end', this.#close)
     this.#drop()
+    this.#view?.close()
     for (const waiter of this.#waiting) this.#settle(waiter, { error })
     this.#onIdle()
   }
+}
+
+/** The server at the other end; `undefined` without one, or behind a Unix socket. */
+export function addressOf(connection: Redis): string | undefined {
+  const { remoteAddress, remotePort } = (connection.stream ?? {}) as Partial<Socket>
+  return remoteAddress === undefined ? undefined : `${remoteAddress}:${remotePort}`
 }
 
 function redirection(error: Error | null | undefined): { moved: boolean; node: string } | undefined {

@@ -1,6 +1,6 @@
-import { startCluster, startSentinel, until } from '@flotilla/testbed'
+import { startCluster, startRedis, startSentinel, until } from '@flotilla/testbed'
 import { test } from 'tap'
-import { defineScript, publishTo, resolveSubscriber, runGrouped } from '../src/index.js'
+import { defineScript, publishTo, resolveSubscriber, runGrouped, waitForReplicas } from '../src/index.js'
 import { record, startApp, timed } from './fixtures/app.js'
 import { startTraffic } from './fixtures/traffic.js'
 
@@ -38,6 +38,42 @@ void test('Sentinel: the master dies, commands end in bounded time, the client a
   t.ok(traffic.slowest < 2 * commandTimeout + 1_000, `the slowest command took ${traffic.slowest} ms`)
   t.ok(app.bus.status().connected)
 })
+
+for (const hidden of [false, true]) {
+  const whose = hidden ? 'with a replica that stayed with it' : 'that its replicas have left'
+  void test(`Sentinel: a write that an old master took, ${whose}, is not called durable`, async (t) => {
+    const group = await startSentinel({ replicas: 1 })
+    t.teardown(() => group.stop())
+    const old = await group.master()
+    if (hidden) {
+      // Sentinel does not know it, and so does not lead it to the new master.
+      const args = ['--replicaof', old.host, String(old.port), '--replica-announced', 'no']
+      const replica = await startRedis({ args })
+      t.teardown(() => replica.stop())
+      await until(async () => (await old.info('replication'))['connected_slaves'] === '2')
+    }
+    const app = await startApp(t, { url: group.url, commandTimeout: '2s', bus: { probeInterval: '60s' } })
+    await app.ready()
+    await app.redis.set('k', 'before')
+    if (hidden) await waitForReplicas(app.redis, { key: 'k', replicas: 2, timeout: '2s' })
+
+    old.pause()
+    await group.waitForFailover(old)
+    old.resume()
+    await app.redis.set('k', 'late')
+    t.equal(await old.command('GET', 'k'), 'late', 'the old master still takes writes')
+    await t.rejects(waitForReplicas(app.redis, { key: 'k', replicas: 1, timeout: '1s' }), {
+      code: 'FLOTILLA_REDIS_ERR_NOT_DURABLE'
+    })
+
+    await until(async () => (await old.info('replication'))['role'] === 'slave')
+    await until(() => app.redis.set('k', 'after').then(Boolean, () => false))
+    await waitForReplicas(app.redis, { key: 'k', replicas: 1, timeout: '10s' })
+    const master = await group.master()
+    t.not(master, old)
+    t.equal(await master.command('GET', 'k'), 'after')
+  })
+}
 
 void test('Cluster: a master dies, its slots and shard channels move to the replica', async (t) => {
   const cluster = await startCluster()
