@@ -8,6 +8,7 @@ export { default, flotillaRedis } from './plugin.js'
 export { commandTimeoutOf, isCluster, type RedisClient } from './redis-client.js'
 export { resolveBus, resolveRedis } from './resolve.js'
 export { defineScript, type RedisScript, type ScriptArgument, type ScriptDefinition } from './script.js'
+export { isMasterReplaced } from './sentinel-view.js'
 export { groupBySlot, hashTag, slotOf } from './slots.js'
 export {
   publishTo,

@@ -1,11 +1,10 @@
 import type { Redis } from 'ioredis'
-import type { Socket } from 'node:net'
 import { durability } from './channels.js'
 import { within } from './deadline.js'
 import { dedicatedConnection, drop } from './dedicated-connection.js'
 import { RedisNotDurableError } from './errors.js'
 import { isCluster, type RedisClient } from './redis-client.js'
-import { SentinelView } from './sentinel-view.js'
+import { addressOf, isMasterReplaced } from './sentinel-view.js'
 import { slotOf } from './slots.js'
 
 interface Waiter {
@@ -40,9 +39,7 @@ export class ReplicaWait {
   readonly #node: string
   readonly #onIdle: () => void
   readonly #waiting = new Set<Waiter>()
-  readonly #view: SentinelView | undefined
   #connection: Redis | undefined
-  #runId: string | undefined
   #mark = ''
   #running = false
   #idle: NodeJS.Timeout | undefined
@@ -52,7 +49,6 @@ export class ReplicaWait {
     this.#client = client
     this.#node = node
     this.#onIdle = onIdle
-    this.#view = isCluster(client) ? undefined : SentinelView.of(client)
     client.once('end', this.#close)
   }
 
@@ -145,7 +141,13 @@ export class ReplicaWait {
     if (failure) throw failure
     const reached = Math.max(...waits.map(([, count]) => Number(count)))
     const redirections = new Map(wires.map((wire, n) => [wire, redirection(results[n]?.[0])]))
-    if (round.some((waiter) => reached >= waiter.replicas)) await this.#assertMaster(connection)
+    // A replica's word counts only while its master is the one that the others will follow.
+    if (
+      round.some(({ replicas }) => reached >= replicas) &&
+      (await isMasterReplaced(this.#client, connection))
+    ) {
+      throw new Error(`Sentinel puts another master in the place of ${here}`)
+    }
     for (const waiter of round) {
       waiter.acknowledged = reached
       const { moved = false, node } = redirections.get(waiter.wire) ?? {}
@@ -163,16 +165,7 @@ export class ReplicaWait {
     connection.on('error', () => {})
     this.#connection = connection
     await connection.connect()
-    this.#runId = this.#view && /^run_id:(\w+)/m.exec(await connection.info('server'))?.[1]
     return connection
-  }
-
-  /** A replica's word counts only while its master is the one that the others will follow. */
-  async #assertMaster(connection: Redis): Promise<void> {
-    const identity = { runId: this.#runId, address: addressOf(connection) ?? '' }
-    if (await this.#view?.replaced(identity)) {
-      throw new Error(`Sentinel puts another master in the place of ${identity.address}`)
-    }
   }
 
   #settle(waiter: Waiter, outcome: Parameters<Waiter['settle']>[0]): void {
@@ -200,16 +193,9 @@ export class ReplicaWait {
     clearTimeout(this.#idle)
     this.#client.off('end', this.#close)
     this.#drop()
-    this.#view?.close()
     for (const waiter of this.#waiting) this.#settle(waiter, { error })
     this.#onIdle()
   }
-}
-
-/** The server at the other end; `undefined` without one, or behind a Unix socket. */
-export function addressOf(connection: Redis): string | undefined {
-  const { remoteAddress, remotePort } = (connection.stream ?? {}) as Partial<Socket>
-  return remoteAddress === undefined ? undefined : `${remoteAddress}:${remotePort}`
 }
 
 function redirection(error: Error | null | undefined): { moved: boolean; node: string } | undefined {

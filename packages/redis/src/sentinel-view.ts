@@ -1,12 +1,8 @@
 import type { Redis } from 'ioredis'
+import type { Socket } from 'node:net'
 import { within } from './deadline.js'
 import { drop } from './dedicated-connection.js'
-
-/** A server, as Sentinel can name it: by its run id, or by where it listens. */
-export interface ServerIdentity {
-  readonly runId: string | undefined
-  readonly address: string
-}
+import { isCluster, type RedisClient } from './redis-client.js'
 
 interface Opinion {
   readonly epoch: number
@@ -18,30 +14,59 @@ const PATIENCE = 500
 /** For how long one that did not answer is left alone. */
 const LEFT_ALONE = 2_000
 
+/** Connections to the Sentinels end when nobody has asked for this long, in milliseconds. */
+const IDLE = 10_000
+
+const views = new WeakMap<RedisClient, SentinelView>()
+
 /**
- * What the Sentinels of a client say about its master. A master that Sentinel has replaced does not know it at once: come
- * back from a pause or a partition it takes writes until Sentinel reaches it, and a replica that has not been led away
- * yet even confirms them.
+ * Whether Sentinel has put another server in the place of the one that `connection` leads to, or is about to. A master
+ * that was replaced does not know it at once: come back from a pause or a partition it takes writes until Sentinel
+ * reaches it, and a replica that has not been led away yet even confirms them to WAIT.
+ *
+ * Sentinels that do not answer in half a second are not counted. Of those that differ, the newest configuration is right.
+ *
+ * @param client a client of that master; where no Sentinel is behind it the answer is no
+ * @param connection right after it answered: what it leads to now is asked about
  */
-export class SentinelView {
+export async function isMasterReplaced(client: RedisClient, connection: RedisClient): Promise<boolean> {
+  if (isCluster(client) || isCluster(connection) || !client.options.sentinels?.length) return false
+  let view = views.get(client)
+  if (!view) views.set(client, (view = new SentinelView(client)))
+  return view.replaced(connection)
+}
+
+/** The server at the other end of a connection; `undefined` without one, or behind a Unix socket. */
+export function addressOf(connection: Redis): string | undefined {
+  const { remoteAddress, remotePort } = (connection.stream ?? {}) as Partial<Socket>
+  return remoteAddress === undefined ? undefined : `${remoteAddress}:${remotePort}`
+}
+
+/** A server, as Sentinel can name it: by its run id, or by where it listens. */
+interface ServerIdentity {
+  readonly runId: string | undefined
+  readonly address: string | undefined
+}
+
+/** What the Sentinels of a client say about its master. */
+class SentinelView {
   readonly #client: Redis
   readonly #connections = new Map<string, Redis>()
   readonly #away = new Map<string, number>()
+  /** By the socket: a connection made anew may lead to another server. */
+  readonly #runIds = new WeakMap<object, Promise<string | undefined>>()
+  #idle: NodeJS.Timeout | undefined
 
-  private constructor(client: Redis) {
+  constructor(client: Redis) {
     this.#client = client
+    client.on('end', () => this.#close())
   }
 
-  /** `undefined` where no Sentinel is behind the client. */
-  static of(client: Redis): SentinelView | undefined {
-    return client.options.sentinels?.length ? new SentinelView(client) : undefined
-  }
-
-  /**
-   * Whether a Sentinel has put another server in the place of this one, or is about to. Those that do not answer are not
-   * counted: without them nothing is replaced. Of those that differ, the newest configuration is right.
-   */
-  async replaced(master: ServerIdentity): Promise<boolean> {
+  async replaced(connection: Redis): Promise<boolean> {
+    clearTimeout(this.#idle)
+    this.#idle = setTimeout(() => this.#close(), IDLE).unref()
+    const address = addressOf(connection)
+    const master = { address, runId: await this.#runIdOf(connection) }
     const asked = await Promise.all(
       (this.#client.options.sentinels ?? []).map(({ host = '127.0.0.1', port = 26379 }) =>
         this.#ask(host, port, master)
@@ -52,7 +77,19 @@ export class SentinelView {
     return opinions.some(({ epoch, replaced }) => replaced && epoch === newest)
   }
 
-  close(): void {
+  #runIdOf(connection: Redis): Promise<string | undefined> {
+    const { stream } = connection
+    let known = this.#runIds.get(stream)
+    if (!known) {
+      known = connection.info('server').then((text) => /^run_id:(\w+)/m.exec(text)?.[1])
+      this.#runIds.set(stream, known)
+      known.catch(() => this.#runIds.delete(stream))
+    }
+    return known
+  }
+
+  #close(): void {
+    clearTimeout(this.#idle)
     for (const connection of this.#connections.values()) drop(connection)
     this.#connections.clear()
   }

@@ -1,4 +1,4 @@
-import { isCluster, slotOf, type RedisClient } from '@flotilla/redis'
+import { isCluster, isMasterReplaced, slotOf, type RedisClient } from '@flotilla/redis'
 import { FLOTILLA_WS_ERR_CLOSED, FLOTILLA_WS_ERR_NOT_DURABLE, FLOTILLA_WS_ERR_PUBLISH } from './errors.js'
 import { publishScript, type PublishReply } from './publish-script.js'
 
@@ -69,7 +69,8 @@ export class DurableLanes {
 
   async #commit(batch: Waiting[]): Promise<void> {
     if (this.#closed) throw new FLOTILLA_WS_ERR_CLOSED()
-    const pipeline = this.#open().pipeline()
+    const connection = this.#open()
+    const pipeline = connection.pipeline()
     for (const [index, { keys, args }] of batch.entries()) {
       // The first carries the script's text; after it the server knows the script.
       if (index === 0) publishScript.queue(pipeline, keys, args)
@@ -77,13 +78,16 @@ export class DurableLanes {
     }
     pipeline.call('WAIT', REPLICAS, this.timeout)
     const results = (await pipeline.exec()) ?? []
-    const [waitError, confirmed] = results[batch.length] ?? [new Error('no reply')]
+    const [waitError, count] = results[batch.length] ?? [new Error('no reply')]
+    // What confirms a master that is being replaced will follow another, without these.
+    const counts = Number(count) >= REPLICAS && !(await isMasterReplaced(this.client, connection))
+    const confirmed = counts ? Number(count) : 0
     for (const [index, { channel, resolve, reject }] of batch.entries()) {
       const [error, reply] = results[index] ?? [new Error('no reply')]
       const cause = error ?? waitError
       if (cause) reject(Object.assign(new FLOTILLA_WS_ERR_PUBLISH(channel), { cause }))
-      else if (Number(confirmed) < REPLICAS) {
-        reject(new FLOTILLA_WS_ERR_NOT_DURABLE(channel, Number(confirmed), REPLICAS))
+      else if (confirmed < REPLICAS) {
+        reject(new FLOTILLA_WS_ERR_NOT_DURABLE(channel, confirmed, REPLICAS))
       } else resolve(reply as PublishReply)
     }
   }

@@ -60,6 +60,33 @@ test('a failover that lost acknowledged messages makes no client drop a new one'
   }
 })
 
+test('a durable publish that a replaced master took is refused, though a replica that stayed confirms it', async (t) => {
+  const redis = await startSentinel({ replicas: 1 })
+  t.teardown(() => redis.stop())
+  const old = await redis.master()
+  // Sentinel does not know it, and so does not lead it to the new master.
+  const args = ['--replicaof', old.host, String(old.port), '--replica-announced', 'no']
+  const hidden = await startRedis({ args })
+  t.teardown(() => hidden.stop())
+  await until(async () => (await old.info('replication'))['connected_slaves'] === '2')
+  const { app } = await startTestApp(t, redis.url)
+  await app.broadcast.publish('news', 'before', { durable: true })
+
+  old.pause()
+  await redis.waitForFailover(old)
+  old.resume()
+  await t.rejects(app.broadcast.publish('news', 'late', { durable: true }), {
+    code: 'FLOTILLA_WS_ERR_NOT_DURABLE'
+  })
+  t.equal(await old.command('XLEN', 'flotilla:ws:{news}:log'), 2, 'the old master took it')
+  await until(() => app.broadcast.publish('news', 'after', { durable: true }).then(Boolean, () => false), {
+    timeout: 20_000
+  })
+  const promoted = await redis.master()
+  t.not(promoted, old)
+  t.equal(await promoted.command('XLEN', 'flotilla:ws:{news}:log'), 2, 'before and after')
+})
+
 test('offsets that a lost master had handed out from a fast clock are not mistaken for the future', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.stop())
