@@ -75,14 +75,18 @@ test('a drain step that throws is logged and passed over', async (t) => {
 test('HTTP/2 sessions are told to go and finish what they have', async (t) => {
   const app = Fastify({ http2: true })
   await app.register(health as never, { drain: { ...noSignals, delay: 0 }, metrics: { public: true } })
-  app.get('/slow', async () => sleep(300, 'done'))
+  let arrived = false
+  app.get('/slow', async () => {
+    arrived = true
+    return sleep(300, 'done')
+  })
   await app.ready()
   const url = await app.listen({ port: 0, host: '127.0.0.1' })
   const session = connectHttp2(url)
   const stream = session.request({ ':path': '/slow' })
   let body = ''
   stream.on('data', (chunk) => (body += String(chunk)))
-  await sleep(100)
+  await until(() => arrived)
   const gone = once(session, 'close')
   const drained = (app as unknown as { health: { drain(): Promise<boolean> } }).health.drain()
   await once(stream, 'end')
