@@ -25,15 +25,16 @@ test('the same seed gives the same faults, another seed others', async (t) => {
 
 test('the ledger knows when the fleet was disturbed', async (t) => {
   const ledger = new Ledger()
-  t.notOk(ledger.disturbed(0, 1_000, 0))
+  t.notOk(ledger.disturbed(0, 1_000))
   let end = (): void => {}
   const fault = ledger.during('kill-instance 1', () => new Promise<void>((resolve) => (end = resolve)))
-  t.ok(ledger.disturbed(ledger.now(), ledger.now(), 0), 'while a fault lasts')
+  t.ok(ledger.disturbed(ledger.now(), ledger.now()), 'while a fault lasts')
   end()
   await fault
-  const later = ledger.now() + 50
-  t.notOk(ledger.disturbed(later, later, 10))
-  t.ok(ledger.disturbed(later, later, 1_000), 'until it has settled')
+  const [{ at, until }] = ledger.events as [{ at: number; until: number }]
+  t.ok(ledger.disturbed(until - 1, until + 100), 'of what began before it had ended')
+  t.notOk(ledger.disturbed(until + 1, until + 100), 'not of what began after')
+  t.notOk(ledger.disturbed(0, at - 0.001), 'nor of what had ended before')
   ledger.check('stale', true, '')
   ledger.check('stale', false, 'read an old value')
   ledger.count('answered')

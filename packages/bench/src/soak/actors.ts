@@ -3,9 +3,6 @@ import { Client, type Reply } from './client.js'
 import type { Ledger } from './ledger.js'
 import type { randomFrom } from './plan.js'
 
-/** How long after a fault is mended a request may still feel it, in milliseconds. */
-const SETTLE = 3_000
-
 /** What every actor is told. */
 export interface Stage {
   readonly url: string
@@ -36,7 +33,7 @@ async function ask<Body>(
     trouble = (error as Error).message
   }
   ledger.count('failed')
-  const excused = ledger.disturbed(begin, ledger.now(), SETTLE)
+  const excused = ledger.disturbed(begin, ledger.now())
   ledger.check('failed', excused, `${method} ${path}: ${trouble}`)
   return undefined
 }
@@ -143,7 +140,7 @@ export async function runColdReader(stage: Stage): Promise<void> {
     )
     const computations = new Set(replies.flatMap((reply) => (reply ? [reply.body.computation] : [])))
     // Redis away or the computing instance gone: each instance computes for itself rather than fail.
-    if (!ledger.disturbed(begin, ledger.now(), SETTLE)) {
+    if (!ledger.disturbed(begin, ledger.now())) {
       ledger.check('stampede', computations.size === 1, `key ${turn} was computed ${computations.size} times`)
     }
     await sleep(300)

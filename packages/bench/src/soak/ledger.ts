@@ -58,13 +58,13 @@ export class Ledger {
     this.events.push({ at, until: this.now(), what })
   }
 
-  /** Whether something was broken between two times, or had not long been mended. */
-  disturbed(from: number, to: number, settle: number): boolean {
-    return this.#open > 0 || this.events.some((event) => event.at <= to && event.until + settle >= from)
+  /** Whether something was broken between two times, or mended and the fleet not yet whole. */
+  disturbed(from: number, to: number): boolean {
+    return this.#open > 0 || this.events.some((event) => event.at <= to && event.until >= from)
   }
 
   #open = 0
-  /** Runs a fault; until it ends the fleet counts as disturbed. */
+  /** Runs a fault, to the end of its recovery; until then the fleet counts as disturbed. */
   async during(what: string, work: () => Promise<void>): Promise<void> {
     const at = this.now()
     this.#open++

@@ -8,6 +8,7 @@ import { startSoakFleet, type SoakFleet } from './fleet.js'
 import { invariants, Ledger, type Invariant } from './ledger.js'
 import { Listener } from './listener.js'
 import { planFaults, randomFrom, type PlannedFault } from './plan.js'
+import { recovered, RECOVERY } from './recovery.js'
 import { timelineOf } from './timeline.js'
 import { Vitals } from './vitals.js'
 
@@ -104,7 +105,15 @@ async function run(
     if (wait > 0) await sleep(wait)
     const name = `${fault.fault} ${fault.target + 1}`
     console.log(`  ${(ledger.now() / 1_000).toFixed(0).padStart(5)} s  ${name}`)
-    await ledger.during(name, () => perform[fault.fault](fleet, fault))
+    await ledger.during(name, async () => {
+      await perform[fault.fault](fleet, fault)
+      const mended = ledger.now()
+      const whole = await recovered(fleet, ledger)
+      ledger.check('failed', whole, `${name}: the fleet was not whole ${RECOVERY} ms after it was mended`)
+      console.log(
+        `           whole ${whole ? (ledger.now() - mended).toFixed(0) : 'not yet'} ms after it was mended`
+      )
+    })
   }
   await sleep(Math.max(0, length - ledger.now()))
   stop.abort()
