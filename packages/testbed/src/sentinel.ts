@@ -95,7 +95,7 @@ export class SentinelGroup {
   }
 
   /** Waits until another server than `old` is the primary and takes writes. */
-  async waitForFailover(old: RedisServer, timeout = 20_000): Promise<RedisServer> {
+  async waitForFailover(old: RedisServer, timeout = 40_000): Promise<RedisServer> {
     return until(
       async () => {
         const master = await this.master()
