@@ -31,7 +31,7 @@ test('the ledger knows when the fleet was disturbed', async (t) => {
   t.ok(ledger.disturbed(ledger.now(), ledger.now()), 'while a fault lasts')
   end()
   await fault
-  const [{ at, until }] = ledger.events as [{ at: number; until: number }]
+  const { at, until } = ledger.events[0]!
   t.ok(ledger.disturbed(until - 1, until + 100), 'of what began before it had ended')
   t.notOk(ledger.disturbed(until + 1, until + 100), 'not of what began after')
   t.notOk(ledger.disturbed(0, at - 0.001), 'nor of what had ended before')
