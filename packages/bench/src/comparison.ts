@@ -30,9 +30,22 @@ const times = (value: number): string =>
 
 const subjectOf = (pair: string): string => pair.replace(/^.*?\//, '')
 
-/** How many times better ours is than each other subject: more where more is better, less where less is. */
+/** How many times better ours is than each other subject: more where more is better, less where less is. None beside none of ours. */
 function advantages({ ratios, higherIsBetter }: CaseResult): [subject: string, times: number][] {
-  return Object.entries(ratios).map(([pair, ratio]) => [subjectOf(pair), higherIsBetter ? ratio : 1 / ratio])
+  return Object.entries(ratios)
+    .filter(([, ratio]) => ratio > 0)
+    .map(([pair, ratio]) => [subjectOf(pair), higherIsBetter ? ratio : 1 / ratio])
+}
+
+/** Where ours is none of what should not be (a stale key), no number of times says it: theirs, as counted. */
+function counted({ ratios, results, unit }: CaseResult): string {
+  return Object.entries(ratios)
+    .filter(([, ratio]) => ratio === 0)
+    .map(([pair]) => {
+      const theirs = results.find(({ subject }) => subject === subjectOf(pair))!
+      return `${theirs.subject} has ${figure(theirs.median)} ${unit}`
+    })
+    .join(', ')
 }
 
 const listed = (pairs: readonly [string, number][], ofProducts: boolean): string =>
@@ -51,7 +64,7 @@ export function sectionOf(report: Result): string {
     const pairs = advantages(one)
     const cpu = Object.entries(one.cpuRatios ?? {}).filter(([pair]) => !YARDSTICKS.has(subjectOf(pair)))
     const byCpu = cpu.map(([pair, ratio]) => `${subjectOf(pair)} ${times(ratio)}`).join(', ')
-    return `| ${one.title} | ${figure(ours.median)} (${figure(ours.min)} to ${figure(ours.max)}) ${one.unit} | ${listed(pairs, true)}${byCpu && `; by CPU: ${byCpu}`} | ${listed(pairs, false)} |`
+    return `| ${one.title} | ${figure(ours.median)} (${figure(ours.min)} to ${figure(ours.max)}) ${one.unit} | ${listed(pairs, true) || counted(one)}${byCpu && `; by CPU: ${byCpu}`} | ${listed(pairs, false)} |`
   })
   return [
     `Medians (least to most) of the rounds of one full run, every subject in its own process and all of them in turn:`,
