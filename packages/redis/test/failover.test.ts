@@ -67,8 +67,13 @@ for (const hidden of [false, true]) {
     })
 
     await until(async () => (await old.info('replication'))['role'] === 'slave')
-    await until(() => app.redis.set('k', 'after').then(Boolean, () => false))
-    await waitForReplicas(app.redis, { key: 'k', replicas: 1, timeout: '10s' })
+    const durably = async (): Promise<boolean> => {
+      await app.redis.set('k', 'after')
+      await waitForReplicas(app.redis, { key: 'k', replicas: 1, timeout: '1s' })
+      return true
+    }
+    // Until the Sentinels have ended the failover, the new master is refused as well.
+    await until(() => durably().catch(() => false), { timeout: 20_000 })
     const master = await group.master()
     t.not(master, old)
     t.equal(await master.command('GET', 'k'), 'after')
