@@ -42,23 +42,17 @@ export class PrimaryBudget {
   async enter(caller: Caller): Promise<void> {
     if (this.tryEnter()) return
     if (this.#waiting.length >= this.#settings.maxWaiting) throw this.#over()
-    await untilAborted<void>(caller, (resolve, reject) => {
-      const turn = (): void => {
-        clearTimeout(timer)
-        resolve()
-      }
-      const leave = (): void => {
-        clearTimeout(timer)
-        const at = this.#waiting.indexOf(turn)
-        if (at !== -1) this.#waiting.splice(at, 1)
-      }
-      const timer = setTimeout(() => {
-        leave()
-        reject(this.#over())
-      }, this.#settings.wait)
-      this.#waiting.push(turn)
-      return leave
-    })
+    await untilAborted<void>(
+      caller,
+      (turn) => {
+        this.#waiting.push(turn)
+        return () => {
+          const at = this.#waiting.indexOf(turn)
+          if (at !== -1) this.#waiting.splice(at, 1)
+        }
+      },
+      { ms: this.#settings.wait, late: () => this.#over() }
+    )
   }
 
   release(): void {

@@ -109,7 +109,7 @@ class AuthorDatabase implements Database {
   }
 
   get write(): Writer {
-    return (this.#writer ??= new AuthorWriter(this.#parts, this.#session))
+    return (this.#writer ??= new AuthorSide('write', this.#parts, this.#session))
   }
 
   readonly query = ((input: string | object, values?: unknown[], options?: QueryOptions) => {
@@ -152,51 +152,39 @@ class AuthorDatabase implements Database {
   readonly status = (): DatabaseStatus => describe(this.#parts.router)
 }
 
-class AuthorReader implements Reader {
-  readonly #parts: DatabaseParts
-  readonly #session: CausalSession
+/** One way into the servers. */
+class AuthorSide implements Writer {
+  protected readonly parts: DatabaseParts
+  protected readonly session: CausalSession
+  readonly #kind: 'read' | 'write'
   #pool: pg.Pool | undefined
 
-  constructor(parts: DatabaseParts, session: CausalSession) {
-    this.#parts = parts
-    this.#session = session
+  constructor(kind: 'read' | 'write', parts: DatabaseParts, session: CausalSession) {
+    this.parts = parts
+    this.session = session
+    this.#kind = kind
   }
 
   readonly query = ((input: string | object, values?: unknown[], options?: QueryOptions) => {
-    const { router, limits } = this.#parts
-    return router.read(this.#session, toStatement(input, values), limitsOf(input, options, limits))
+    const { router, limits } = this.parts
+    return router[this.#kind](this.session, toStatement(input, values), limitsOf(input, options, limits))
   }) as QueryFunction
 
-  readonly after = (token: ConsistencyToken | undefined): Reader => {
-    const later = this.#session.derive()
-    requireToken(this.#parts, later, token)
-    return new AuthorReader(this.#parts, later)
-  }
-
   get pool(): pg.Pool {
-    const { router, limits } = this.#parts
-    return (this.#pool ??= new RoutedPool('read', router, this.#session, limits))
+    const { router, limits } = this.parts
+    return (this.#pool ??= new RoutedPool(this.#kind, router, this.session, limits))
   }
 }
 
-class AuthorWriter implements Writer {
-  readonly #parts: DatabaseParts
-  readonly #session: CausalSession
-  #pool: pg.Pool | undefined
-
+class AuthorReader extends AuthorSide implements Reader {
   constructor(parts: DatabaseParts, session: CausalSession) {
-    this.#parts = parts
-    this.#session = session
+    super('read', parts, session)
   }
 
-  readonly query = ((input: string | object, values?: unknown[], options?: QueryOptions) => {
-    const { router, limits } = this.#parts
-    return router.write(this.#session, toStatement(input, values), limitsOf(input, options, limits))
-  }) as QueryFunction
-
-  get pool(): pg.Pool {
-    const { router, limits } = this.#parts
-    return (this.#pool ??= new RoutedPool('write', router, this.#session, limits))
+  readonly after = (token: ConsistencyToken | undefined): Reader => {
+    const later = this.session.derive()
+    requireToken(this.parts, later, token)
+    return new AuthorReader(this.parts, later)
   }
 }
 

@@ -92,26 +92,17 @@ export class Gate {
     excluded: ReadonlySet<Server>,
     caller: Caller
   ): Promise<Server | undefined> {
-    return untilAborted(caller, (resolve) => {
-      const leave = (): void => {
-        clearTimeout(timer)
-        this.#waiters = this.#waiters.filter((one) => one !== waiter)
-      }
-      const waiter = {
-        requirement,
-        excluded,
-        found: (server: Server) => {
-          clearTimeout(timer)
-          resolve(server)
+    return untilAborted<Server | undefined>(
+      caller,
+      (found) => {
+        const waiter = { requirement, excluded, found }
+        this.#waiters.push(waiter)
+        return () => {
+          this.#waiters = this.#waiters.filter((one) => one !== waiter)
         }
-      }
-      const timer = setTimeout(() => {
-        leave()
-        resolve(undefined)
-      }, this.#settings.maxWait)
-      this.#waiters.push(waiter)
-      return leave
-    })
+      },
+      { ms: this.#settings.maxWait, late: () => undefined }
+    )
   }
 
   /** Keeps asking a replica while somebody waits for it. */

@@ -247,10 +247,7 @@ function isRetryable(error: unknown, cause: unknown): boolean {
 }
 
 function pause(ms: number, caller: Caller): Promise<void> {
-  return untilAborted(caller, (resolve) => {
-    const timer = setTimeout(resolve, ms)
-    return () => clearTimeout(timer)
-  })
+  return untilAborted<void>(caller, () => () => {}, { ms, late: () => undefined })
 }
 
 function acquire(server: Server, caller: Caller): Promise<RouterClient> {

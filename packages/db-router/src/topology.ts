@@ -78,22 +78,18 @@ export class Topology implements PositionSink {
   /** The primary, waiting for one for a bounded time. */
   waitForPrimary(caller: Caller): Promise<Server> {
     for (const server of this.servers) void server.monitor.look()
-    return untilAborted(caller, (resolve, reject) => {
-      const leave = (): void => {
-        clearTimeout(timer)
-        this.#waiters.delete(found)
-      }
-      const found = (primary: Server): void => {
-        leave()
-        resolve(primary)
-      }
-      const timer = setTimeout(() => {
-        leave()
-        reject(this.#noPrimary())
-      }, this.#settings.primaryWait)
-      this.#waiters.add(found)
-      return leave
-    })
+    return untilAborted<Server>(
+      caller,
+      (resolve) => {
+        const found = (primary: Server): void => {
+          this.#waiters.delete(found)
+          resolve(primary)
+        }
+        this.#waiters.add(found)
+        return () => this.#waiters.delete(found)
+      },
+      { ms: this.#settings.primaryWait, late: () => this.#noPrimary() }
+    )
   }
 
   #noPrimary(): Error {

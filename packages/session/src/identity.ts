@@ -11,7 +11,14 @@ import type { SessionReader } from './reader.js'
 import { assertStorable } from './schema.js'
 import { SessionFields } from './session-fields.js'
 import type { SessionState } from './session-state.js'
-import type { Changes, Found, Place, SessionStore, TakeResult } from './store.js'
+import {
+  NO_CHANGES,
+  type Changes,
+  type Found,
+  type Place,
+  type SessionStore,
+  type TakeResult
+} from './store.js'
 import type { Ticket, Ticketing } from './ticket.js'
 
 /** Everything that gives a session another id: opening, login, logout, regeneration, renewal. */
@@ -54,8 +61,6 @@ interface Binding {
   readonly owner: Owner
   readonly label: string | undefined
 }
-
-const NOTHING: Changes = { set: [], remove: [] }
 
 // A browser that never stops writing must not keep its own login waiting.
 const PATIENT_TAKES = 5
@@ -181,7 +186,7 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
     let texts: Texts = new Map(before.snapshot())
     const whole = new SessionFields(Object.fromEntries(texts))
     // After a regeneration the handler may still add what the schema wants.
-    await assertStorable(whole, NOTHING, user ? settings : { ...settings, schema: undefined })
+    await assertStorable(whole, NO_CHANGES, user ? settings : { ...settings, schema: undefined })
 
     const ticket = ticketing.issue(user?.owner.tag)
     const next: Place = { ticket, userHash: user?.owner.userHash }
@@ -212,7 +217,7 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
 
     async create(state) {
       const changes = state.fields.changes()
-      await assertStorable(state.fields, changes ?? NOTHING, settings)
+      await assertStorable(state.fields, changes ?? NO_CHANGES, settings)
       const ticket = state.reserve(() => ticketing.issue())
       adopt(state, await open(state, ticket, changes?.set ?? []), state.fields)
       if (changes) state.fields.saved(changes)

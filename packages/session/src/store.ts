@@ -27,6 +27,9 @@ export interface Changes {
   readonly remove: readonly string[]
 }
 
+/** Nothing to write: what moves only the deadline. */
+export const NO_CHANGES: Changes = { set: [], remove: [] }
+
 /** Where a session lives and whose it is. The ticket follows a renewal that another request made. */
 export interface Place {
   ticket: Ticket
@@ -53,7 +56,7 @@ export interface SessionStore {
   /** @returns the creation time by Redis's clock */
   create(ticket: Ticket, input: CreateInput): Promise<number>
   /** Without changes: moves the idle deadline. @returns Redis's time, `undefined` where the session is gone */
-  save(place: Place, changes: Changes): Promise<number | undefined>
+  save(place: Place, changes?: Changes): Promise<number | undefined>
   /**
    * One try of compare-and-set. `undefined` where the session is gone.
    * @param expected the text as stored (encrypted, it differs each time it is written)
@@ -77,7 +80,6 @@ export interface SessionStore {
 /** What is stored under the key is not a session of ours, or cannot be read. */
 export class CorruptSession extends Error {}
 
-const NOTHING: Changes = { set: [], remove: [] }
 const HOPS = 3
 const LATE_TRIES = 4
 
@@ -193,7 +195,7 @@ export function createStore(parts: StoreParts): SessionStore {
       return now
     },
 
-    async save(place, { set, remove } = NOTHING) {
+    async save(place, { set, remove } = NO_CHANGES) {
       const script = place.userHash === undefined ? saveAnonymous : saveOwned
       const reply = await following(place, () =>
         script.run(client, keysOf(place), [

@@ -43,7 +43,6 @@ export interface WriterParts {
 }
 
 const ATTEMPTS = 200
-const NOTHING: Changes = { set: [], remove: [] }
 
 export function createWriter(parts: WriterParts): SessionWriter {
   const { store, codec, local, outage, clock, announcer, settings, log } = parts
@@ -145,7 +144,7 @@ export function createWriter(parts: WriterParts): SessionWriter {
   /** False where the session is gone. */
   const moveDeadline = async (state: SessionState): Promise<boolean> => {
     const started = performance.now()
-    const now = await outage.ask('touch', () => store.save(state.place!, NOTHING))
+    const now = await outage.ask('touch', () => store.save(state.place!))
     if (now !== undefined) await written(state, 0, now, started)
     return now !== undefined
   }
