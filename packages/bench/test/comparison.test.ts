@@ -27,6 +27,15 @@ const report = {
       higherIsBetter: false,
       results: [result('flotilla', 4), result('peer', 2)],
       ratios: { 'flotilla/peer': 2 }
+    },
+    {
+      suite: 'ws',
+      case: 'wrong',
+      title: 'how many are wrong',
+      unit: 'wrong answers',
+      higherIsBetter: false,
+      results: [result('flotilla', 0), result('peer', 7)],
+      ratios: { 'flotilla/peer': 0 }
     }
   ]
 } satisfies Report
@@ -43,9 +52,10 @@ test('a ratio says how many times better, whichever way better is', async (t) =>
   t.match(section, 'a machine, 2 cores, 4 GB, Node.js 20.1.0, 2026-01-02')
   t.match(section, '| how many | 12,300 (12,300 to 12,300) messages/s | peer 12× | floor 0.62× |')
   t.match(section, '| how long | 4 (4 to 4) ms | peer 0.50× |  |', 'twice as long is half as good')
+  t.match(section, '| how many are wrong | 0 (0 to 0) wrong answers | peer has 7 wrong answers |  |')
   t.match(
     summaryOf([report]),
-    'ws-broadcast`](packages/ws-broadcast/README.md#measured-beside-its-peers) | 2 | peer 0.50× to 12× |'
+    'ws-broadcast`](packages/ws-broadcast/README.md#measured-beside-its-peers) | 3 | peer 0.50× to 12× |'
   )
 })
 

@@ -332,14 +332,13 @@ const clauses: [clause: string, what: string, check: (t: Test) => Promise<void>]
       }
       t.ok(await reused(t, cc('max-age=60', { age: ['1', '99'] })), 'the first of two lines')
       const { calls, get } = await serve(t, {}, async (_request, reply) => {
-        await new Promise((resolve) => setTimeout(resolve, 60))
+        // How long the answer takes is what is looked at: with it, it is 60 s old on arrival.
+        await new Promise((resolve) => setTimeout(resolve, 1_050))
         return reply.headers({ 'cache-control': 'max-age=60', age: '59' }).send('x')
       })
-      const began = Date.now()
       await get()
-      const took = Date.now() - began
-      t.match((await get()).headers, { age: /^(59|6\d)$/ })
-      t.ok(took >= 60 && calls() <= 2)
+      await get()
+      t.equal(calls(), 2)
     }
   ],
   [

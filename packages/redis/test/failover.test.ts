@@ -39,23 +39,17 @@ void test('Sentinel: the master dies, commands end in bounded time, the client a
   t.ok(app.bus.status().connected)
 })
 
-for (const hidden of [false, true]) {
-  const whose = hidden ? 'with a replica that stayed with it' : 'that its replicas have left'
+for (const stays of [false, true]) {
+  const whose = stays ? 'with a replica that stayed with it' : 'that its replicas have left'
   void test(`Sentinel: a write that an old master took, ${whose}, is not called durable`, async (t) => {
     const group = await startSentinel({ replicas: 1 })
     t.teardown(() => group.stop())
     const old = await group.master()
-    if (hidden) {
-      // Sentinel does not know it, and so does not lead it to the new master.
-      const args = ['--replicaof', old.host, String(old.port), '--replica-announced', 'no']
-      const replica = await startRedis({ args })
-      t.teardown(() => replica.stop())
-      await until(async () => (await old.info('replication'))['connected_slaves'] === '2')
-    }
+    if (stays) await group.startStray(old)
     const app = await startApp(t, { url: group.url, commandTimeout: '2s', bus: { probeInterval: '60s' } })
     await app.ready()
     await app.redis.set('k', 'before')
-    if (hidden) await waitForReplicas(app.redis, { key: 'k', replicas: 2, timeout: '2s' })
+    if (stays) await waitForReplicas(app.redis, { key: 'k', replicas: 2, timeout: '2s' })
 
     old.pause()
     await group.waitForFailover(old)
@@ -79,6 +73,39 @@ for (const hidden of [false, true]) {
     t.equal(await master.command('GET', 'k'), 'after')
   })
 }
+
+void test('Sentinel: one that does not answer, or knows an older master, has no say in what is durable', async (t) => {
+  const group = await startSentinel({ replicas: 1 })
+  t.teardown(() => group.stop())
+  const old = await group.master()
+  await group.failover()
+  await group.waitForAgreement()
+  // Of another configuration, and older: as one that was cut off from the others through the failover.
+  const foreign = await startRedis()
+  t.teardown(() => foreign.stop())
+  const behind = await startRedis({
+    sentinel: () => `sentinel monitor ${group.name} ${foreign.host} ${foreign.port} 1\n`
+  })
+  t.teardown(() => behind.stop())
+  const url = group.url.replace(/\/[^/]*$/, `,${behind.host}:${behind.port}/${group.name}`)
+  const app = await startApp(t, { url, commandTimeout: '2s', bus: { probeInterval: '60s' } })
+  await app.ready()
+  const durably = async (): Promise<void> => {
+    await app.redis.set('k', 1)
+    await waitForReplicas(app.redis, { key: 'k', replicas: 1, timeout: '10s' })
+  }
+  await durably()
+  for (const sentinel of group.sentinels.slice(1)) sentinel.pause()
+  await durably()
+  for (const sentinel of group.sentinels.slice(1)) sentinel.resume()
+  t.not(await group.master(), old)
+
+  const unconnected = app.redis.duplicate({ lazyConnect: true })
+  await t.rejects(waitForReplicas(unconnected, { key: 'k', replicas: 1, timeout: '10s' }), {
+    code: 'FLOTILLA_REDIS_ERR_NOT_DURABLE',
+    message: /is gone/
+  })
+})
 
 void test('Cluster: a master dies, its slots and shard channels move to the replica', async (t) => {
   const cluster = await startCluster()

@@ -1,6 +1,7 @@
 import { startRedis } from '@flotilla/testbed'
 import { after, before, test } from 'tap'
 import type { StandardSchema } from '../src/index.js'
+import { buildApp } from './support/app.js'
 import { serve } from './support/serve.js'
 
 let redis: Awaited<ReturnType<typeof startRedis>>
@@ -47,6 +48,31 @@ test('data that does not satisfy the schema is neither written nor read', async 
     t.equal(dropped.status, 200)
     t.same(dropped.body, {})
   }
+})
+
+test('a regeneration may leave out what the schema wants, if the handler then adds it', async (t) => {
+  const schema: StandardSchema = {
+    '~standard': {
+      version: 1,
+      vendor: 'test',
+      validate: (value) =>
+        'count' in (value as object) ? { value } : { issues: [{ message: 'missing', path: ['count'] }] }
+    }
+  }
+  const app = await buildApp({ url: redis.url, session: { schema } })
+  app.post<{ Body: { add: boolean } }>('/begin-again', async ({ session, body }) => {
+    await session.regenerate(['cart'])
+    if (body.add) session.set('count', 2)
+    return {}
+  })
+  const { browser } = await serve(t, app)
+  const visitor = browser()
+  await visitor.post('/set', { cart: { items: ['book'] }, count: 1 })
+  t.equal((await visitor.post('/begin-again', { add: true })).status, 200)
+  t.same((await visitor.get('/data')).body, { cart: { items: ['book'] }, count: 2 })
+  await visitor.post('/begin-again', { add: false })
+  const without = await visitor.get('/data')
+  t.same([without.status, without.body], [200, {}], 'not good, and so not read')
 })
 
 test('an older version is migrated and saved; a newer one is left alone', async (t) => {

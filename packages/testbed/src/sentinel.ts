@@ -18,6 +18,8 @@ const masterName = 'mymaster'
 
 /** One primary, its replicas, and the Sentinels that elect another primary within about a second. */
 export class SentinelGroup {
+  readonly #strays: RedisServer[] = []
+
   private constructor(
     readonly servers: RedisServer[],
     readonly sentinels: RedisServer[],
@@ -94,7 +96,23 @@ export class SentinelGroup {
     return this.servers.filter((server) => server !== master && server.running)
   }
 
-  /** Waits until another server than `old` is the primary and takes writes. */
+  /**
+   * A replica of `primary` that no Sentinel can reach, because it is announced where nothing listens: it is never promoted,
+   * and stays with that server whatever they decide.
+   */
+  async startStray(primary: RedisServer): Promise<RedisServer> {
+    const announced = ['--replica-announce-ip', primary.host, '--replica-announce-port', '1']
+    const before = Number((await primary.info('replication'))['connected_slaves'])
+    const stray = await startRedis({
+      ...(this.password === undefined ? {} : { password: this.password }),
+      args: ['--replicaof', primary.host, String(primary.port), ...announced]
+    })
+    this.#strays.push(stray)
+    await waitForReplication(primary, before + 1)
+    return stray
+  }
+
+  /** Waits until another server than `old` is the primary and takes writes. An election that fails is repeated after 6 s. */
   async waitForFailover(old: RedisServer, timeout = 40_000): Promise<RedisServer> {
     return until(
       async () => {
@@ -146,7 +164,7 @@ export class SentinelGroup {
   }
 
   async stop(): Promise<void> {
-    await Promise.all([...this.sentinels, ...this.servers].map((server) => server.stop()))
+    await Promise.all([...this.sentinels, ...this.servers, ...this.#strays].map((server) => server.stop()))
   }
 }
 

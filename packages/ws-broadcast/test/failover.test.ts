@@ -64,11 +64,7 @@ test('a durable publish that a replaced master took is refused, though a replica
   const redis = await startSentinel({ replicas: 1 })
   t.teardown(() => redis.stop())
   const old = await redis.master()
-  // Sentinel does not know it, and so does not lead it to the new master.
-  const args = ['--replicaof', old.host, String(old.port), '--replica-announced', 'no']
-  const hidden = await startRedis({ args })
-  t.teardown(() => hidden.stop())
-  await until(async () => (await old.info('replication'))['connected_slaves'] === '2')
+  await redis.startStray(old)
   const { app } = await startTestApp(t, redis.url)
   await app.broadcast.publish('news', 'before', { durable: true })
 
