@@ -1,9 +1,8 @@
 import { parseDuration, type Duration } from '@flotilla/core'
 import { ANY_NODE } from './dedicated-connection.js'
 import { RedisNotDurableError, RedisOptionsError } from './errors.js'
-import { isCluster, keyPrefixOf, type RedisClient } from './redis-client.js'
+import { addressOf, isCluster, keyPrefixOf, type RedisClient } from './redis-client.js'
 import { ReplicaWait } from './replica-wait.js'
-import { addressOf } from './sentinel-view.js'
 import { slotOf } from './slots.js'
 
 /** Which write to wait for, and how long. */

@@ -1,4 +1,5 @@
 import type { Cluster, Redis } from 'ioredis'
+import type { Socket } from 'node:net'
 
 /** An ioredis client, of version 5 or 6, for one server, Sentinel or Cluster. */
 export type RedisClient = Redis | Cluster
@@ -29,4 +30,10 @@ export function keyPrefixOf(client: RedisClient): string {
 export function commandTimeoutOf(client: RedisClient): number {
   const { commandTimeout } = isCluster(client) ? (client.options.redisOptions ?? {}) : client.options
   return typeof commandTimeout === 'number' && commandTimeout > 0 ? commandTimeout : 1_000
+}
+
+/** The server at the other end of a connection; `undefined` without one, or behind a Unix socket. */
+export function addressOf(connection: Redis): string | undefined {
+  const { remoteAddress, remotePort } = (connection.stream ?? {}) as Partial<Socket>
+  return remoteAddress === undefined ? undefined : `${remoteAddress}:${remotePort}`
 }

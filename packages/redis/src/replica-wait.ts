@@ -3,8 +3,8 @@ import { durability } from './channels.js'
 import { within } from './deadline.js'
 import { dedicatedConnection, drop } from './dedicated-connection.js'
 import { RedisNotDurableError } from './errors.js'
-import { isCluster, type RedisClient } from './redis-client.js'
-import { addressOf, isMasterReplaced } from './sentinel-view.js'
+import { addressOf, isCluster, type RedisClient } from './redis-client.js'
+import { isMasterReplaced } from './sentinel-view.js'
 import { slotOf } from './slots.js'
 
 interface Waiter {

@@ -1,8 +1,7 @@
 import type { Redis } from 'ioredis'
-import type { Socket } from 'node:net'
 import { within } from './deadline.js'
 import { drop } from './dedicated-connection.js'
-import { isCluster, type RedisClient } from './redis-client.js'
+import { addressOf, isCluster, type RedisClient } from './redis-client.js'
 
 interface Opinion {
   readonly epoch: number
@@ -34,12 +33,6 @@ export async function isMasterReplaced(client: RedisClient, connection: RedisCli
   let view = views.get(client)
   if (!view) views.set(client, (view = new SentinelView(client)))
   return view.replaced(connection)
-}
-
-/** The server at the other end of a connection; `undefined` without one, or behind a Unix socket. */
-export function addressOf(connection: Redis): string | undefined {
-  const { remoteAddress, remotePort } = (connection.stream ?? {}) as Partial<Socket>
-  return remoteAddress === undefined ? undefined : `${remoteAddress}:${remotePort}`
 }
 
 /** A server, as Sentinel can name it: by its run id, or by where it listens. */
