@@ -4,7 +4,7 @@ import { collectDefaultMetrics, Registry } from 'prom-client'
 import { measureChannels } from './channel-metrics.js'
 import type { CheckSet } from './check-set.js'
 import type { Connections } from './connections.js'
-import { measureHttp, type HttpMetrics } from './http-metrics.js'
+import { HttpMetrics } from './http-metrics.js'
 import type { Load } from './load-monitor.js'
 import { Families, type Family, type Labels } from './metric.js'
 import type { MetricsSettings } from './options.js'
@@ -25,8 +25,8 @@ const STATES: readonly HealthState[] = ['starting', 'ready', 'degraded', 'draini
 /** The app's figures in a prom-client registry. */
 export class Metrics {
   readonly registry: Registry
+  readonly http: HttpMetrics
   private readonly families: Families
-  private readonly http: HttpMetrics
   private readonly stopChannels: () => void
 
   constructor(fastify: FastifyInstance, settings: MetricsSettings, sources: MetricSources) {
@@ -37,7 +37,7 @@ export class Metrics {
     if (settings.defaults && !collected) {
       this.families.adopt(() => collectDefaultMetrics({ register: this.registry, labels: { instance } }))
     }
-    this.http = measureHttp(fastify, instance)
+    this.http = new HttpMetrics(fastify, instance)
     this.families.add(this.http.family)
     for (const family of gauges(sources)) this.families.add(family)
     this.stopChannels = measureChannels(this.families, instance)

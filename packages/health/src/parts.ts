@@ -54,10 +54,15 @@ export function createParts(fastify: FastifyInstance, settings: Settings): Parts
   })
 
   const connections = new Connections(fastify.server)
-  const gate = new RequestGate(fastify, settings.header, instance, settings.overload?.retryAfter ?? 0)
-  const drain = new Drain(fastify, settings.drain, board, gate, connections)
   const sources = { instance, version, board, checks, connections, load: monitor.load }
   const metrics = settings.metrics ? new Metrics(fastify, settings.metrics, sources) : undefined
+  const gate = new RequestGate(fastify, {
+    header: settings.header,
+    instance,
+    retryAfter: settings.overload?.retryAfter ?? 0,
+    onArrival: metrics && ((request, reply) => metrics.http.begin(request, reply))
+  })
+  const drain = new Drain(fastify, settings.drain, board, gate, connections)
 
   const ports = new ExtraPorts((): AgentStatus => ({
     state: board.state,

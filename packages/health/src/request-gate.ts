@@ -5,9 +5,19 @@ import { HealthOverloadedError } from './errors.js'
 /** Marks the plugin's own routes in their `config`. */
 export const PROBE_ROUTE = 'flotillaHealth'
 
+export interface RequestGateOptions {
+  /** Name of the response header that tells the instance. */
+  header: string | undefined
+  instance: string
+  /** Told to clients that are refused, in milliseconds. */
+  retryAfter: number
+  /** Hears of each request, also of those that are refused. */
+  onArrival: ((request: FastifyRequest, reply: FastifyReply) => void) | undefined
+}
+
 /**
- * The plugin's only work on each request: the instance header, and, while draining or overloaded, the
- * connection's end or a refusal.
+ * What the plugin does when a request arrives, in one hook: it is noted for the metrics, its response gets the instance
+ * header, and, while draining or overloaded, the connection ends or the request is refused.
  */
 export class RequestGate {
   /** `performance.now()` of the last request that was no probe; kept only while draining. */
@@ -17,9 +27,7 @@ export class RequestGate {
 
   constructor(
     private readonly fastify: FastifyInstance,
-    header: string | undefined,
-    instance: string,
-    retryAfter: number
+    { header, instance, retryAfter, onArrival }: RequestGateOptions
   ) {
     const seconds = String(Math.max(1, Math.ceil(retryAfter / 1000)))
     const slow = (request: FastifyRequest, reply: FastifyReply): boolean => {
@@ -32,6 +40,7 @@ export class RequestGate {
       return false
     }
     fastify.addHook('onRequest', (request, reply, done) => {
+      if (onArrival !== undefined) onArrival(request, reply)
       if (header !== undefined) reply.header(header, instance)
       if ((this.retiring || this.refusing) && !slow(request, reply)) done(new HealthOverloadedError())
       else done()

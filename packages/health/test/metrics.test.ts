@@ -60,6 +60,79 @@ test('requests are measured by route pattern, method and status', async (t) => {
   t.match(buckets.at(-1), /le="\+Inf"/)
 })
 
+test('whoever answers a request, it is measured once and under its route', async (t) => {
+  const app = Fastify({ exposeHeadRoutes: true })
+  t.teardown(() => app.close())
+  app.get('/before', async () => 'x')
+  await app.register(health, {
+    instance: 'm-1',
+    metrics: { public: true },
+    drain: { signals: false }
+  })
+  app.addHook('onRequest', async (request, reply) => {
+    if (request.headers['x-early'] !== undefined) await reply.code(429).send('z')
+  })
+  app.get('/after', { onRequest: (_request, _reply, done) => done() }, async () => 'x')
+  for (const version of ['1.0.0', '2.0.0'])
+    app.get('/versioned', { constraints: { version } }, async () => version)
+  await app.register(async (inner) => void inner.get('/:id', async () => 'x'), {
+    prefix: '/inner'
+  })
+  const url = await app.listen({ port: 0, host: '127.0.0.1' })
+  const ask = async (path: string, init: RequestInit = {}): Promise<number> => {
+    const response = await fetch(url + path, init)
+    await response.text()
+    return response.status
+  }
+  t.equal(await ask('/before'), 200)
+  t.equal(await ask('/after'), 200)
+  t.equal(await ask('/after', { method: 'HEAD' }), 200)
+  t.equal(await ask('/after', { headers: { 'x-early': '1' } }), 429)
+  t.equal(await ask('/versioned', { headers: { 'accept-version': '1.0.0' } }), 200)
+  t.equal(await ask('/versioned', { headers: { 'accept-version': '2.0.0' } }), 200)
+  t.equal(await ask('/inner/5'), 200)
+
+  const lines = (await scrape(app))
+    .split('\n')
+    .filter((one) => one.startsWith('http_request_duration_seconds_count'))
+  const counts = new Map(
+    lines.map((one) => {
+      const [, method, route, status, count] =
+        /method="(.*)",route="(.*)",status_code="(.*)",instance="m-1"\} (.*)$/.exec(one) ?? []
+      return [`${method} ${route} ${status}`, Number(count)]
+    })
+  )
+  t.equal(counts.size, lines.length, 'no series twice')
+  t.same(
+    counts,
+    new Map([
+      ['GET /before 200', 1],
+      ['GET /after 200', 1],
+      ['HEAD /after 200', 1],
+      ['GET /after 429', 1],
+      ['GET /versioned 200', 2],
+      ['GET /inner/:id 200', 1]
+    ])
+  )
+})
+
+test('each app of a process measures its own requests', async (t) => {
+  const apps = [await start(t, { instance: 'a' }), await start(t, { instance: 'b' })]
+  const urls: string[] = []
+  for (const app of apps) {
+    app.get('/', async () => 'x')
+    urls.push(await app.listen({ port: 0, host: '127.0.0.1' }))
+  }
+  for (const url of [urls[0], urls[1], urls[1]]) await (await fetch(url!)).text()
+  const counts = await Promise.all(
+    apps.map(async (app) =>
+      line(await scrape(app), 'http_request_duration_seconds_count{method="GET",route="/",')
+    )
+  )
+  t.match(counts[0], /instance="a"\} 1$/)
+  t.match(counts[1], /instance="b"\} 2$/)
+})
+
 test('state, checks, load and process', async (t) => {
   const app = await start(t)
   app.health.addCheck('db', () => ({ ok: false }), { level: 'degraded', scope: 'shared' })

@@ -3,9 +3,17 @@ import { test, type Test } from 'tap'
 import { until } from '@flotilla/testbed'
 import health, { type HealthOptions } from '../src/index.js'
 
-async function start(t: Test, overload: NonNullable<HealthOptions['overload']>): Promise<FastifyInstance> {
+async function start(
+  t: Test,
+  overload: NonNullable<HealthOptions['overload']>,
+  options: HealthOptions = {}
+): Promise<FastifyInstance> {
   const app = Fastify()
-  await app.register(health, { overload: { interval: 50, ...overload }, drain: { signals: false } })
+  await app.register(health, {
+    overload: { interval: 50, ...overload },
+    drain: { signals: false },
+    ...options
+  })
   app.get('/', async () => 'hi')
   t.teardown(() => app.close())
   await app.ready()
@@ -27,6 +35,17 @@ test('past a limit requests are refused with Retry-After, and probes are not', a
   t.equal(probe.statusCode, 200, 'an overloaded fleet must not leave rotation all at once')
   t.match(probe.json(), { status: 'degraded' })
   t.match(app.health.reasons.join(), /overloaded: rss/)
+})
+
+test('what is refused is measured too', async (t) => {
+  const app = await start(t, { rss: 1 }, { metrics: { public: true } })
+  const url = await app.listen({ port: 0, host: '127.0.0.1' })
+  await until(async () => (await app.inject('/')).statusCode === 503)
+  const response = await fetch(`${url}/`)
+  await response.text()
+  t.equal(response.status, 503)
+  const { body } = await app.inject('/metrics')
+  t.match(body, /http_request_duration_seconds_count\{method="GET",route="\/",status_code="503",[^}]*\} 1\n/)
 })
 
 test('heap, utilisation and delay are limits too', async (t) => {
