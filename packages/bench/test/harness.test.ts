@@ -137,6 +137,7 @@ test('a void case ends the run and keeps what was measured before it', async (t)
 test('a suite is checked before it runs', async (t) => {
   t.throws(() => suiteOf({ name: 'twice' }, { name: 'twice' }), /two cases are called "twice"/)
   t.throws(() => suiteOf({ subjects: ['floor', 'flotilla'] }), /the first subject must be "flotilla"/)
+  t.throws(() => suiteOf({ flags: ['--expose-gc'] }), /"flags" are for processes of its own/)
 })
 
 test('a quick run stays within its budget however many cases there are', async (t) => {

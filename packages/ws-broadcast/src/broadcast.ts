@@ -64,7 +64,7 @@ export interface BroadcastParts {
 const kConnection = Symbol('flotilla.ws.connection')
 
 interface Attached extends WebSocket {
-  [kConnection]?: { connection: Connection; broadcast: Broadcast }
+  [kConnection]?: Connection
 }
 
 /** `fastify.broadcast`. */
@@ -96,7 +96,7 @@ export class Broadcast {
     const identity = options.identity ?? this.#parts.gate.identityOf(request)
     releaseUpgrade(socket)
     const connection = this.open(new WsTransport(socket), request, identity)
-    ;(socket as Attached)[kConnection] = { connection, broadcast: this }
+    ;(socket as Attached)[kConnection] = connection
     socket.on('message', onMessage)
     socket.on('pong', onPong)
     socket.on('close', onClose)
@@ -104,7 +104,7 @@ export class Broadcast {
     socket.on('error', ignore)
     if (socket.readyState === socket.CLOSED) {
       // It closed before it came here, and will not say so again.
-      this.ended(connection, 1006)
+      connection.ended(1006)
       return connection.id
     }
     for (const channel of options.channels ?? []) void this.subscribe(connection, channel)
@@ -169,33 +169,19 @@ export class Broadcast {
       })
     }
   }
-
-  /** @internal */
-  received(connection: Connection, data: Buffer, isBinary: boolean): void {
-    this.#parts.commands.receive(connection, data, isBinary)
-  }
-
-  /** @internal */
-  ended(connection: Connection, code: number): void {
-    connection.ended(code)
-    this.#parts.connections.remove(connection)
-    this.#parts.commands.ended(connection)
-  }
 }
 
 // Shared by all sockets: a closure each would be most of what an idle connection costs here.
 function onMessage(this: Attached, data: RawData, isBinary: boolean): void {
-  const { connection, broadcast } = this[kConnection]!
-  broadcast.received(connection, toBuffer(data), isBinary)
+  this[kConnection]!.received(toBuffer(data), isBinary)
 }
 
 function onPong(this: Attached): void {
-  this[kConnection]!.connection.heard = true
+  this[kConnection]!.heard = true
 }
 
 function onClose(this: Attached, code: number): void {
-  const { connection, broadcast } = this[kConnection]!
-  broadcast.ended(connection, code)
+  this[kConnection]!.ended(code)
 }
 
 function ignore(): void {}

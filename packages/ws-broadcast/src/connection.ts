@@ -14,8 +14,11 @@ export interface ConnectionContext {
   readonly outbox: Outbox
   readonly highWaterMark: number
   readonly rate: { readonly perSecond: number; readonly burst: number }
+  /** Called with each frame that a client sends. */
+  readonly onFrame: (connection: Connection, data: Buffer, isBinary: boolean) => void
   /** Called when a slow connection has caught up with its own buffer. */
   readonly onDrained: (connection: Connection) => void
+  readonly onEnded: (connection: Connection) => void
 }
 
 /** How long a connection that is being closed may take to say goodbye. */
@@ -23,14 +26,17 @@ const CLOSE_GRACE = 2000
 
 /** One client. */
 export class Connection implements Recipient {
-  readonly id = randomBytes(9).toString('base64url')
-  readonly since = performance.now()
+  // First and together what each message of a fan-out looks at.
   batch: Batch | undefined
   /** Over its high-water mark: channels push nothing until it has drained. */
   slow = false
+  closeCode = 0
+  readonly id = randomBytes(9).toString('base64url')
+  /** In whole milliseconds of `performance.now()`, like all times of a connection: V8 would keep each fraction in an object. */
+  readonly since = Math.trunc(performance.now())
   /** Set by anything that arrives; cleared by each ping. */
   heard = true
-  /** When the outstanding ping was sent, in `performance.now()`; 0 without. */
+  /** When the outstanding ping was sent; 0 without. */
   pingedAt = 0
   nextPing = 0
   /** What waited for the socket at the last ping. */
@@ -39,7 +45,6 @@ export class Connection implements Recipient {
   heldBytes = 0
   /** Frames that were no commands so far. */
   badFrames = 0
-  closeCode = 0
   #bucket: TokenBucket | undefined
   /** Commands that came while the client did not take the answers to earlier ones. */
   #held: Buffer[] | undefined
@@ -67,6 +72,11 @@ export class Connection implements Recipient {
     return this.closeCode === 0 && this.transport.open
   }
 
+  /** A frame of the client has arrived. */
+  received(data: Buffer, isBinary: boolean): void {
+    this.context.onFrame(this, data, isBinary)
+  }
+
   /** Queues a frame for the end of this tick. */
   push(frame: Frame): void {
     if (this.closeCode !== 0) return
@@ -84,7 +94,7 @@ export class Connection implements Recipient {
 
   write(batch: Batch): void {
     const { transport, context } = this
-    transport.write(batch)
+    if (transport.write(batch)) return
     const { buffered } = transport
     if (buffered <= context.highWaterMark) return
     if (!this.slow) {
@@ -176,5 +186,6 @@ export class Connection implements Recipient {
     this.#held = undefined
     this.#releaseWaiting()
     clearTimeout(this.#closeTimer)
+    this.context.onEnded(this)
   }
 }

@@ -41,7 +41,7 @@ export class Connections {
   add(connection: Connection): void {
     this.#all.add(connection)
     // The first ping at a random moment of the interval, so that those who came together do not stay together.
-    connection.nextPing = performance.now() + this.ping.interval * (0.5 + Math.random() / 2)
+    connection.nextPing = Math.trunc(performance.now() + this.ping.interval * (0.5 + Math.random() / 2))
     if (connectChannel.active) {
       const { userId } = connection.identity
       connectChannel.publish({
@@ -80,7 +80,7 @@ export class Connections {
   }
 
   #tick(): void {
-    const now = performance.now()
+    const now = Math.trunc(performance.now())
     for (const connection of this.#all) {
       if (connection.pingedAt !== 0) {
         if (connection.heard || readsEvents(connection) || takesAnswers(connection)) connection.pingedAt = 0

@@ -73,9 +73,14 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
       outbox: new Outbox(),
       highWaterMark: config.highWaterMark,
       rate: config.rate,
+      onFrame: (connection, data, isBinary) => commands.receive(connection, data, isBinary),
       onDrained: (connection) => {
         commands.drained(connection)
         for (const subscription of connection.subscriptions.values()) subscription.drained()
+      },
+      onEnded: (connection) => {
+        connections.remove(connection)
+        commands.ended(connection)
       }
     }
   })

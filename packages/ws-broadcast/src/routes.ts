@@ -69,7 +69,7 @@ export function addSseRoute(
       })
       const transport = new SseTransport(raw, new Map(positions))
       const connection = broadcast.open(transport, request, gate.identityOf(request))
-      raw.once('close', () => broadcast.ended(connection, connection.closeCode || 1006))
+      raw.once('close', () => connection.ended(connection.closeCode || 1006))
       for (const channel of channels) {
         await broadcast.subscribe(connection, channel, positions.get(channel))
       }

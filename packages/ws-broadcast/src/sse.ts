@@ -25,14 +25,15 @@ export class SseTransport implements Transport {
     return this.response.writableLength
   }
 
-  write(batch: Batch): void {
-    if (!this.open) return
+  write(batch: Batch): boolean {
+    if (!this.open) return true
     let text = ''
     for (const frame of batch.frames()) {
       const json = frame.body.toString()
       text += `${this.#id(json)}data: ${json}\n\n`
     }
     this.response.write(text)
+    return this.response.writableLength === 0
   }
 
   onceDrained(callback: () => void): void {

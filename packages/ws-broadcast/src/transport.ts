@@ -6,7 +6,8 @@ export interface Transport {
   readonly open: boolean
   /** Bytes accepted here that the kernel has not taken yet. */
   readonly buffered: number
-  write(batch: Batch): void
+  /** @returns whether the kernel has taken everything */
+  write(batch: Batch): boolean
   /** Calls back once `buffered` is 0 again. */
   onceDrained(callback: () => void): void
   /** Asks the peer for a sign of life; any answer counts. */

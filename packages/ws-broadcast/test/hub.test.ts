@@ -122,12 +122,23 @@ test('a client that resumes ahead of its instance misses nothing that arrives wh
   const { hub, publisher } = bench
   const written: Buffer[] = []
   const outbox = new Outbox()
-  const context = { outbox, highWaterMark: 1e6, rate: { perSecond: 1, burst: 1 }, onDrained: () => undefined }
+  const nothing = (): void => undefined
+  const context = {
+    outbox,
+    highWaterMark: 1e6,
+    rate: { perSecond: 1, burst: 1 },
+    onFrame: nothing,
+    onDrained: nothing,
+    onEnded: nothing
+  }
   const transport = {
     kind: 'ws' as const,
     open: true,
     buffered: 0,
-    write: (batch: Batch) => written.push(...batch.frames().map(({ body }) => body)),
+    write: (batch: Batch) => {
+      written.push(...batch.frames().map(({ body }) => body))
+      return true
+    },
     onceDrained: () => undefined,
     ping: () => undefined,
     pause: () => undefined,

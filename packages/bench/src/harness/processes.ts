@@ -29,8 +29,13 @@ const START_TIMEOUT = 30_000
 export class Processes {
   readonly #running = new Set<SubjectProcess>()
 
-  async start(script: URL, name: string, env: Readonly<Record<string, string>>): Promise<SubjectProcess> {
-    const started = await startProcess(script, name, env)
+  async start(
+    script: URL,
+    name: string,
+    env: Readonly<Record<string, string>>,
+    flags: readonly string[]
+  ): Promise<SubjectProcess> {
+    const started = await startProcess(script, name, env, flags)
     this.#running.add(started)
     return {
       ...started,
@@ -50,11 +55,12 @@ export class Processes {
 async function startProcess(
   script: URL,
   name: string,
-  env: Readonly<Record<string, string>>
+  env: Readonly<Record<string, string>>,
+  flags: readonly string[]
 ): Promise<SubjectProcess> {
   const child = fork(compiled(script), [name], {
     env: { ...process.env, ...env, NODE_ENV: 'production' },
-    execArgv: ['--expose-gc'],
+    execArgv: ['--expose-gc', ...flags],
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
     serialization: 'advanced'
   })

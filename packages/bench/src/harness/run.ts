@@ -105,7 +105,7 @@ export async function runSuite(
     await suite.prepare?.(env)
     const shared = new Pool(suite, env, processes)
     for (const one of suite.cases) {
-      const pool = one.fresh ? new Pool(suite, env, processes) : shared
+      const pool = one.fresh ? new Pool(suite, env, processes, one.flags) : shared
       const result = await runCase(suite, one, pace, pool, env, progress)
       progress.done(result)
       results.push(result)
@@ -122,12 +122,19 @@ class Pool {
   readonly #suite: Suite
   readonly #env: Readonly<Record<string, string>>
   readonly #processes: Processes
+  readonly #flags: readonly string[]
   readonly #started = new Map<string, Promise<SubjectProcess>>()
 
-  constructor(suite: Suite, env: Readonly<Record<string, string>>, processes: Processes) {
+  constructor(
+    suite: Suite,
+    env: Readonly<Record<string, string>>,
+    processes: Processes,
+    flags: readonly string[] = []
+  ) {
     this.#suite = suite
     this.#env = env
     this.#processes = processes
+    this.#flags = flags
   }
 
   get(name: string, index = 0): Promise<SubjectProcess> {
@@ -135,7 +142,12 @@ class Pool {
     let started = this.#started.get(key)
     if (!started) {
       const script = name === HTTP_LOAD ? new URL('./http-load.js', import.meta.url) : this.#suite.subjects
-      started = this.#processes.start(script, name, { ...this.#env, SUBJECT_INDEX: String(index) })
+      started = this.#processes.start(
+        script,
+        name,
+        { ...this.#env, SUBJECT_INDEX: String(index) },
+        this.#flags
+      )
       this.#started.set(key, started)
     }
     return started

@@ -45,6 +45,8 @@ export interface Case {
   readonly measure: Measure
   /** Starts the processes for this case alone and stops them after it; default false: shared in the suite. */
   readonly fresh?: boolean
+  /** Flags of Node.js for processes of this case alone (`fresh`). */
+  readonly flags?: readonly string[]
   /** Measures fewer rounds where one is slow: at most this many. */
   readonly maxRounds?: number
   /** Milliseconds a stretch may take before the run is void, over its own `ms`. Default 60,000. */
@@ -68,6 +70,9 @@ export function defineSuite(suite: Suite): Suite {
   for (const one of suite.cases) {
     if (seen.has(one.name)) throw new Error(`suite ${suite.name}: two cases are called "${one.name}"`)
     seen.add(one.name)
+    if (one.flags && !one.fresh) {
+      throw new Error(`suite ${suite.name}, case ${one.name}: "flags" are for processes of its own: "fresh"`)
+    }
     if (subjectsOf(one)[0]?.name !== 'flotilla') {
       throw new Error(`suite ${suite.name}, case ${one.name}: the first subject must be "flotilla"`)
     }
