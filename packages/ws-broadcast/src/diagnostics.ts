@@ -23,7 +23,7 @@ export const deliverChannel = createChannel<{ channel: string; sockets: number; 
 )
 /** `flotilla:ws:gap`: clients were told that messages may be missing. */
 export const gapChannel = createChannel<{ channel: string; reason: GapReason; sockets: number }>('ws', 'gap')
-/** `flotilla:ws:repair`: a channel was read again from history after a gap; `messages` had been missed. */
+/** `flotilla:ws:repair`: a channel was read on from history, `messages` in all, because one or more had not come. */
 export const repairChannel = createChannel<{ channel: string; messages: number }>('ws', 'repair')
 /** `flotilla:ws:slow`: a socket went over its high-water mark. */
 export const slowChannel = createChannel<{ connection: string; bytes: number }>('ws', 'slow')

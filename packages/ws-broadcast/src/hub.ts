@@ -215,11 +215,14 @@ export class Hub {
   }
 
   #gap(reason: GapReason, from: Position): void {
+    let sockets = 0
     for (const subscription of this.subscriptions) {
       // Those behind read for themselves and find the gap, if it is one to them.
-      if (subscription.state === 'live') subscription.gap(reason, from)
+      if (subscription.state !== 'live') continue
+      subscription.tellGap(reason, from)
+      sockets += 1
     }
-    gapChannel.publish({ channel: this.channel, reason, sockets: this.subscriptions.size })
+    if (sockets > 0) gapChannel.publish({ channel: this.channel, reason, sockets })
   }
 
   #pause(ms: number): Promise<void> {

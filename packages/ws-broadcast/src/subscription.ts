@@ -69,10 +69,14 @@ export class Subscription {
     for (const [key, frame] of this.#held ?? []) this.#drop(key, frame)
   }
 
+  /** A gap of this client alone. */
   gap(reason: GapReason, from: Position): void {
-    const { channel } = this.hub
-    this.connection.send({ type: 'gap', channel, reason, epoch: from.epoch, offset: from.offset })
-    gapChannel.publish({ channel, reason, sockets: 1 })
+    this.tellGap(reason, from)
+    gapChannel.publish({ channel: this.hub.channel, reason, sockets: 1 })
+  }
+
+  tellGap(reason: GapReason, { epoch, offset }: Position): void {
+    this.connection.send({ type: 'gap', channel: this.hub.channel, reason, epoch, offset })
   }
 
   /** Starts at `position`, short of the hub's. */

@@ -1,3 +1,4 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { startRedis, until } from '@flotilla/testbed'
 import { test, type Test } from 'tap'
 import { ChannelKeys } from '../src/channel-keys.js'
@@ -80,7 +81,7 @@ async function setUp(
   hub.subscriptions.add({
     state: 'live',
     deliver: ({ offset }: MessageFrame) => bench.delivered.push(offset),
-    gap: () => undefined
+    tellGap: () => undefined
   } as never)
   const subscriber = redis.client()
   subscriber.on('messageBuffer', (_channel: Buffer, message: Buffer) => {
@@ -105,6 +106,27 @@ test('a flood before a channel has started is delivered whole, though nothing fo
     () => undefined
   )
   t.same(delivered, offsets)
+})
+
+test('messages that never came are read from history, and the repair is said', async (t) => {
+  const repairs: unknown[] = []
+  const hear = (message: unknown): void => void repairs.push(message)
+  subscribe('flotilla:ws:repair', hear)
+  t.teardown(() => unsubscribe('flotilla:ws:repair', hear))
+  const bench = await setUp(t, ({ publisher }) => publisher.publish('news', 'before'))
+  await until(() => bench.delivered.length === 1)
+  bench.hold()
+  const offsets: (string | undefined)[] = [...bench.delivered]
+  for (const text of ['lost', 'lost too']) offsets.push((await bench.publisher.publish('news', text)).offset)
+  await until(() => bench.received === 3)
+  // Holds anew, and so forgets what it held.
+  bench.hold()()
+  t.equal(bench.delivered.length, 1)
+  offsets.push((await bench.publisher.publish('news', 'comes')).offset)
+  await until(() => bench.delivered.length === 4)
+  await bench.hub.settled()
+  t.same(bench.delivered, offsets)
+  t.same(repairs, [{ channel: 'news', messages: 3 }])
 })
 
 test('what a lost master had announced before a channel has started disturbs nothing', async (t) => {
