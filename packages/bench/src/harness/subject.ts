@@ -91,7 +91,8 @@ async function perform(served: ServedSubject, call: Call): Promise<number> {
 
 /**
  * Calls of `once` a second, made one after another for `ms`. `once` checks its own answer and throws when it
- * is wrong. The clock is read every `batch` calls, so that reading it is not what is measured.
+ * is wrong; no two calls have the same `index`. The clock is read every `batch` calls, so that reading it is not what is
+ * measured.
  */
 export async function callsPerSecond(
   ms: number,
@@ -103,8 +104,9 @@ export async function callsPerSecond(
   const end = begin + BigInt(Math.round(ms * 1e6))
   const lane = async (): Promise<void> => {
     do {
-      for (let index = 0; index < batch; index++) await once(count + index)
+      const first = count
       count += batch
+      for (let index = 0; index < batch; index++) await once(first + index)
     } while (process.hrtime.bigint() < end)
   }
   await Promise.all(Array.from({ length: concurrency }, lane))

@@ -61,9 +61,8 @@ function subject(
         const { getOrSet } = await peer('remote')
         await Promise.all(names.map((key) => getOrSet(key, valueOf)))
         // Lanes that asked for the same key at once would share one reply where a product joins them.
-        let next = 0
-        const again = async (): Promise<void> => {
-          const key = keyOf(next++)
+        const again = async (index: number): Promise<void> => {
+          const key = keyOf(index)
           right(await getOrSet(key, valueOf), key)
         }
         return callsPerSecond(ms, again, { concurrency: LANES })
@@ -71,9 +70,8 @@ function subject(
       miss: async ({ ms }) => {
         const { getOrSet } = await peer('memory')
         const run = `${process.pid}:${Date.now()}`
-        let next = 0
-        const once = async (): Promise<void> => {
-          const key = `cold:${run}:${next++}`
+        const once = async (index: number): Promise<void> => {
+          const key = `cold:${run}:${index}`
           right(await getOrSet(key, valueOf), key)
         }
         return callsPerSecond(ms, once, { concurrency: LANES })
