@@ -1,3 +1,4 @@
+import { withoutArguments } from '@flotilla/redis'
 import { Deadlines } from './deadlines.js'
 import { UnavailableError } from './errors.js'
 import { channels } from './telemetry.js'
@@ -58,7 +59,7 @@ export class Breaker {
       this.#failures = 0
       return result
     } catch (error) {
-      channels.error.publish({ operation, error })
+      channels.error.publish({ operation, error: withoutArguments(error) })
       if (!isReply(error) || AWAY.test(error.message)) this.#fail(error)
       throw Object.assign(new UnavailableError(operation), { cause: error })
     }

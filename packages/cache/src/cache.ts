@@ -126,7 +126,8 @@ export class Cache<V = unknown> {
       addresses.forEach((address, i) => (values[i] ??= found.get(address.id)?.value))
     }
     addresses.forEach((address, i) => {
-      if (values[i] === undefined) channels.miss.publish({ ns: this.#space.name, key: address.key })
+      if (values[i] === undefined && channels.miss.active)
+        channels.miss.publish({ ns: this.#space.name, key: address.key })
     })
     return values as (T | undefined)[]
   }
@@ -162,11 +163,13 @@ export class Cache<V = unknown> {
       entries.map((entry, i) => this.#write(addresses[i]!, { ...options, ...entry }))
     )
     // Also where one of them cannot be stored: the others have other values now.
-    const taken = addresses.filter((_, i) => {
-      const end = ends[i]!
-      return end.status === 'fulfilled' && end.value
-    })
-    await this.#core.announceKeys(taken)
+    const that = (...wanted: WriteEnd[]): Address[] =>
+      addresses.filter((_, i) => {
+        const end = ends[i]!
+        return end.status === 'fulfilled' && wanted.includes(end.value)
+      })
+    this.#core.tellKeys(that('taken', 'kept'))
+    await this.#core.announceKeys(that('taken'))
     const failed = ends.find((end) => end.status === 'rejected')
     if (failed) throw failed.reason
   }
@@ -243,7 +246,7 @@ export class Cache<V = unknown> {
     if (!entry || clock.now() >= entry.freshUntil) return undefined
     const state = standing(entry, marks)
     if (state === 'dead' || (state === 'suspect' && !remote?.away)) return undefined
-    channels.hit.publish({ ns: this.#space.name, key: address.key, layer: 'memory', stale: false })
+    if (hits.active) hits.publish({ ns: this.#space.name, key: address.key, layer: 'memory', stale: false })
     return entry
   }
 
@@ -260,7 +263,8 @@ export class Cache<V = unknown> {
         this.#core.admit(address, entry, spoils[i]!)
         if (Date.now() >= entry.freshUntil) continue
         found.set(address.id, entry)
-        channels.hit.publish({ ns: this.#space.name, key: address.key, layer: 'redis', stale: false })
+        if (hits.active)
+          hits.publish({ ns: this.#space.name, key: address.key, layer: 'redis', stale: false })
       }
     } catch (error) {
       // Redis is away: what memory does not have is a miss.
@@ -271,8 +275,7 @@ export class Cache<V = unknown> {
     return found
   }
 
-  /** Whether the fleet is to be told: Redis has it. What it did not take is sent again later. */
-  async #write(address: Address, { value, tags: given, ...options }: SetEntry<V>): Promise<boolean> {
+  async #write(address: Address, { value, tags: given, ...options }: SetEntry<V>): Promise<WriteEnd> {
     const { marks, memory, names, outbox, reader, remote, settings, tickets } = this.#core.parts
     if (value === undefined) throw new ValueError(address.key, 'undefined means "none"; use delete')
     const policy = entryPolicy(this.#policy, options)
@@ -280,7 +283,7 @@ export class Cache<V = unknown> {
     const life = lifetime(policy, value, { ttlMs: undefined }, 0, settings.maxTtl)
     if (!life) {
       await this.#core.delete([address])
-      return false
+      return 'deleted'
     }
     tickets.spoil(address.id)
     const ticket = tickets.begin(address.id)
@@ -307,7 +310,7 @@ export class Cache<V = unknown> {
       tickets.spoil(address.id, ticket)
       const entry = newEntry(this.#space, address, kept, version, life, depends, stamps(), tags, size)
       this.#core.admit(address, entry, ticket)
-      return taken
+      return taken ? 'taken' : 'kept'
     } catch (error) {
       for (const mark of depends) marks.release(mark)
       throw error
@@ -317,6 +320,9 @@ export class Cache<V = unknown> {
     }
   }
 }
+
+/** `taken`: by Redis, so the fleet is to be told; `kept`: in memory alone, and sent again later. */
+type WriteEnd = 'taken' | 'kept' | 'deleted'
 
 function notAKey(key: unknown): Error {
   return new KeyError(key === '' ? "''" : typeof key)

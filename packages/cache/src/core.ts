@@ -80,6 +80,7 @@ export class Core {
   async delete(addresses: readonly Address[]): Promise<void> {
     const { remote, outbox } = this.parts
     this.#forget(addresses)
+    this.tellKeys(addresses)
     if (!remote) return
     const ends = await Promise.allSettled(addresses.map((address) => remote.delete(address)))
     // Once more: a read that began before Redis had deleted may have come back in between.
@@ -89,13 +90,18 @@ export class Core {
     await this.announceKeys(addresses.filter((_, i) => ends[i]!.status === 'fulfilled'))
   }
 
+  /** Tells whoever listens in this process, whether or not Redis can be told. */
+  tellKeys(addresses: readonly Address[]): void {
+    if (addresses.length === 0 || !channels.invalidate.active) return
+    channels.invalidate.publish({ ns: addresses[0]!.ns, keys: addresses.map(({ key }) => key) })
+  }
+
   /** Tells the fleet that these keys have other values now; what cannot be told is told later. */
   async announceKeys(addresses: readonly Address[]): Promise<void> {
     const { backplane, outbox } = this.parts
     const first = addresses[0]
     if (!first || !backplane) return
     const keys = addresses.map((address) => address.key)
-    channels.invalidate.publish({ ns: first.ns, keys })
     await backplane
       .publish({ ...(first.ns === '' ? {} : { ns: first.ns }), keys })
       .catch(() => outbox?.addKeys(addresses))

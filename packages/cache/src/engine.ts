@@ -211,8 +211,18 @@ export class Engine {
     const { memory, marks, remote, waiters, settings } = this.#parts
     const { space, address, factory, policy, tags } = call
     const known = memory?.peek(address)
+    let waitedSince = 0
+    const tellWait = (): void => {
+      if (waitedSince > 0 && channels.wait.active) {
+        const durationMs = performance.now() - waitedSince
+        channels.wait.publish({ ns: space.name, key: address.key, durationMs })
+      }
+      waitedSince = 0
+    }
     const run = (lease?: { token: string; began: number }, grace?: Entry): Promise<Outcome> => {
       flight.phase = 'factory'
+      tellWait()
+      if (!background && channels.miss.active) channels.miss.publish({ ns: space.name, key: address.key })
       return this.#fill.run({
         space,
         address,
@@ -227,10 +237,7 @@ export class Engine {
         depends
       })
     }
-    if (!remote) {
-      channels.miss.publish({ ns: space.name, key: address.key })
-      return run(undefined, known && !isDead(known) ? known : undefined)
-    }
+    if (!remote) return run(undefined, known && !isDead(known) ? known : undefined)
     // An entry of memory that is only suspect may be confirmed; one that is dead or too old cannot.
     let seen: Buffer | '*' | '' = known && this.#spent(known, background) ? stampFor(known.version) : ''
     if (call.anew) seen = '*'
@@ -238,8 +245,8 @@ export class Engine {
     const token = newVersion()
     const deadline = Date.now() + policy.timeout + settings.lease
     let poll = FIRST_POLL_MS
-    let waited = 0
     let refused = 0
+    let useless: Buffer | undefined
     for (;;) {
       const askedAt = Date.now()
       let reply
@@ -252,15 +259,17 @@ export class Engine {
         // Whoever joined a refresh and needs its value asks again, and waits.
         if (background) return { value: undefined, shared: false }
         if (Date.now() >= deadline) return run(undefined, grace)
+        waitedSince ||= performance.now()
         await waiters.wait(address.leaseKey, Math.min(poll, reply.leaseMs + 5), askedAt)
         poll = Math.min(poll * 1.5, LAST_POLL_MS)
-        waited ||= askedAt
         continue
       }
-      if (waited > 0 && channels.wait.active) {
-        channels.wait.publish({ ns: space.name, key: address.key, duration: Date.now() - waited })
-      }
-      const entry = reply.bytes && (await this.#parts.reader.open(space, address, reply.bytes, known))
+      tellWait()
+      // Redis may hand the same bytes over again with the lease: of no more use, and nothing to report twice.
+      const same = reply.bytes !== undefined && useless?.equals(reply.bytes)
+      const entry =
+        reply.bytes && !same && (await this.#parts.reader.open(space, address, reply.bytes, known))
+      if (reply.bytes && !entry) useless = reply.bytes
       if (reply.state === 'value' && entry && this.#acceptable(entry, background)) {
         return this.#accept(call, entry, ticket)
       }
@@ -277,9 +286,9 @@ export class Engine {
       if (reply.state === 'cool') {
         if (!grace) return run()
         this.#backOff(grace, policy)
+        if (!background) this.#hit(call, grace === known ? 'memory' : 'redis', Date.now() >= grace.freshUntil)
         return { value: grace.value, shared: !ticket.spoilt }
       }
-      if (!background) channels.miss.publish({ ns: space.name, key: address.key })
       return run({ token, began: reply.began }, grace)
     }
   }

@@ -93,7 +93,7 @@ export class Fill {
           ns: task.space.name,
           key: task.address.key,
           outcome,
-          duration: performance.now() - began,
+          durationMs: performance.now() - began,
           background: task.background
         })
       }

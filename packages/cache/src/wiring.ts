@@ -125,7 +125,7 @@ function connect(fastify: FastifyInstance, core: Core, client: RedisClient, wait
   const { marks, names, log } = core.parts
   const suspect = (recovered: boolean, reason: string): void => {
     marks.distrust(recovered)
-    channels.suspect.publish({ reason })
+    channels.suspect.publish({ reason, recovered })
   }
   const backplane = new Backplane(resolveBus(fastify, client), {
     invalidated: (message, from) => core.receive(message, from),

@@ -1,6 +1,6 @@
 import { channel, type Channel as NodeChannel } from 'node:diagnostics_channel'
 
-/** A `node:diagnostics_channel` whose message is built only while somebody listens. */
+/** A `node:diagnostics_channel` that can tell whether somebody listens. */
 export interface Channel<Message extends object> {
   /** `flotilla:<pkg>:<event>`. */
   readonly name: string
@@ -16,7 +16,10 @@ const shared = globalThis as { [kNames]?: Set<string> }
 const names = (shared[kNames] ??= new Set<string>())
 const created = channel('flotilla:channel')
 
-/** The channel `flotilla:<pkg>:<event>`. */
+/**
+ * The channel `flotilla:<pkg>:<event>`. Durations in its messages are in milliseconds and end in `Ms` (`durationMs`).
+ * On hot paths ask `active` before building a message.
+ */
 export function createChannel<Message extends object>(pkg: string, event: string): Channel<Message> {
   const name = `flotilla:${pkg}:${event}`
   const target = channel(name)

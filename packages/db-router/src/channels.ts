@@ -1,6 +1,9 @@
 import { createChannel } from '@flotilla/core'
 
-/** `flotilla:db:query`: one statement has ended. */
+/**
+ * `flotilla:db:query`: one statement has ended, for each server it was sent to. Those within a transaction, or on a
+ * connection that another library holds, are not told.
+ */
 export interface QueryMessage {
   /** `host:port/database`. */
   server: string
@@ -9,28 +12,27 @@ export interface QueryMessage {
   /** How the statement was sent, not what it does. */
   kind: 'read' | 'write'
   /** Milliseconds from the call to the answer, waiting for a connection included. */
-  duration: number
-  /** Why it failed; absent where it succeeded. */
+  durationMs: number
+  /** Why it failed, as its caller gets it, with what the server says in it; absent where it succeeded. */
   error?: unknown
 }
 
-/** `flotilla:db:gate`: how a read that had to see a write was placed. */
+/** `flotilla:db:gate`: how a read that had to see a write was placed. One that runs again is placed again. */
 export interface GateMessage {
   /**
    * `fresh`: a replica had the write; `waited`: one caught up in time; `primary`: none did; `refused`: the
-   * primary's share of such
-   * reads was used up.
+   * primary's share of such reads was used up.
    */
   outcome: 'fresh' | 'waited' | 'primary' | 'refused'
-  /** Milliseconds. */
-  waited: number
+  /** Milliseconds until it had its place, or was refused. */
+  durationMs: number
 }
 
 /** `flotilla:db:server`: a server changed state. */
 export interface ServerMessage {
   /** `host:port/database`. */
   server: string
-  /** `ejected`: too far behind; `fenced`: another server was promoted; `foreign`: of another cluster. */
+  /** `up`: also where a replica has caught up after `ejected`; `ejected`: too far behind; `fenced`: another server was promoted; `foreign`: of another cluster. */
   event: 'up' | 'down' | 'ejected' | 'fenced' | 'promoted' | 'foreign'
   /** In words, where there is more to say. */
   reason?: string

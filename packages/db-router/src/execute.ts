@@ -146,7 +146,7 @@ function explainLoss(task: Task, error: Error): Error {
   return because(new Lost(task.server.name), error)
 }
 
-function publish({ server, kind }: Task, duration: number, error: Error | undefined): void {
+function publish({ server, kind }: Task, durationMs: number, error: Error | undefined): void {
   const role = server.observed?.recovery ? 'replica' : 'primary'
-  queryChannel.publish({ server: server.name, role, kind, duration, ...(error && { error }) })
+  queryChannel.publish({ server: server.name, role, kind, durationMs, ...(error && { error }) })
 }

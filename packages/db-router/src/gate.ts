@@ -1,6 +1,5 @@
 import { untilAborted, type Caller } from './abortable.js'
 import type { CausalSession } from './causal-session.js'
-import { gateChannel } from './channels.js'
 import type { Server } from './server.js'
 import type { Requirement, Topology } from './topology.js'
 
@@ -54,7 +53,6 @@ export class Gate {
       else if (fit) fit.push(server)
       else fit = [single, server]
     }
-    if (single && requirement && gateChannel.active) gateChannel.publish({ outcome: 'fresh', waited: 0 })
     return fit ? cheaperOfTwo(fit, now) : single
   }
 
@@ -82,9 +80,7 @@ export class Gate {
       }
     }
     if (!worthwhile) return undefined
-    const server = await this.#firstToReach(requirement, excluded, caller)
-    if (server) gateChannel.publish({ outcome: 'waited', waited: performance.now() - started })
-    return server
+    return this.#firstToReach(requirement, excluded, caller)
   }
 
   #firstToReach(

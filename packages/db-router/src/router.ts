@@ -3,7 +3,14 @@ import { untilAborted, type Caller } from './abortable.js'
 import type { PrimaryBudget } from './budget.js'
 import type { CausalSession } from './causal-session.js'
 import { gateChannel, retryChannel } from './channels.js'
-import { because, FencedError, NotAReadError, retryAfter, UnavailableError } from './errors.js'
+import {
+  because,
+  FencedError,
+  NotAReadError,
+  OverBudgetError,
+  retryAfter,
+  UnavailableError
+} from './errors.js'
 import { execute, kUnsent, run, type Task } from './execute.js'
 import type { Gate } from './gate.js'
 import type { RouterClient, Statement } from './router-client.js'
@@ -76,6 +83,7 @@ export class Router {
     const requirement = this.gate.requirementOf(session)
     const server = this.gate.chooseNow(requirement)
     if (!server) return this.#readSomewhere(session, statement, options)
+    if (requirement && gateChannel.active) gateChannel.publish({ outcome: 'fresh', durationMs: 0 })
     return new Promise((resolve) => {
       run(this.#task(server, 'read', session, statement, options, requirement), (error, result) => {
         if (error) resolve(this.#readSomewhere(session, statement, options, { server, error }))
@@ -89,17 +97,21 @@ export class Router {
     const { session } = caller
     if (!session.ready) await session.prepare()
     const requirement = this.gate.requirementOf(session)
-    const server =
-      this.gate.chooseNow(requirement) ?? (await this.gate.waitForReplica(requirement, NONE, caller))
+    const started = performance.now()
+    const fresh = this.gate.chooseNow(requirement)
+    const server = fresh ?? (await this.gate.waitForReplica(requirement, NONE, caller))
     if (server) {
       const client = await acquire(server, caller).catch((error: unknown) => {
         if (session.aborted || caller.signal?.aborted) throw error
       })
-      if (client && (!requirement || server.identifies(client))) return { server, client, release: () => {} }
+      if (client && (!requirement || server.identifies(client))) {
+        tellReplica(requirement, fresh !== undefined, started)
+        return { server, client, release: () => {} }
+      }
       // Several statements can not each bring their proof along: without knowing who answers, only the primary is safe.
       if (client) server.pool.release(client)
     }
-    await this.#enterPrimary(requirement, caller)
+    await this.#enterPrimary(requirement, caller, started)
     try {
       const place = await this.acquireForWrite(caller)
       return { ...place, release: () => this.#leavePrimary() }
@@ -152,10 +164,11 @@ export class Router {
     const excluded = new Set<Server>()
     if (failed) this.#mayReadElsewhere(failed, excluded)
     for (;;) {
-      const server =
-        this.gate.chooseNow(requirement, excluded) ??
-        (await this.gate.waitForReplica(requirement, excluded, caller))
-      if (!server) return this.#readFromPrimary(session, statement, options, requirement)
+      const started = performance.now()
+      const fresh = this.gate.chooseNow(requirement, excluded)
+      const server = fresh ?? (await this.gate.waitForReplica(requirement, excluded, caller))
+      if (!server) return this.#readFromPrimary(session, statement, options, requirement, started)
+      tellReplica(requirement, fresh !== undefined, started)
       try {
         return await execute(this.#task(server, 'read', session, statement, options, requirement))
       } catch (error) {
@@ -178,18 +191,22 @@ export class Router {
     session: CausalSession,
     statement: Statement,
     options: StatementOptions,
-    requirement: Requirement
+    requirement: Requirement,
+    started: number
   ): Promise<pg.QueryResult> {
     const caller = { session, signal: options.signal }
-    await this.#enterPrimary(requirement, caller)
-    const readAt = (server: Server): Promise<pg.QueryResult> =>
-      execute(this.#task(server, 'read', session, statement, options, undefined))
+    await this.#enterPrimary(requirement, caller, started)
+    let last: Server | undefined
+    const readAt = (server: Server): Promise<pg.QueryResult> => {
+      last = server
+      return execute(this.#task(server, 'read', session, statement, options, undefined))
+    }
     try {
       return await this.#atPrimary(caller, readAt)
     } catch (error) {
       if (!(error instanceof UnavailableError)) throw error
       // Lost under way, as when its server was fenced: once more, wherever the primary is now.
-      retryChannel.publish({ server: '', kind: 'read', code: codeOf(error.cause) })
+      retryChannel.publish({ server: last?.name ?? '', kind: 'read', code: codeOf(error.cause) })
       return await this.#atPrimary(caller, readAt)
     } finally {
       this.#leavePrimary()
@@ -218,22 +235,33 @@ export class Router {
     }
   }
 
-  async #enterPrimary(requirement: Requirement, caller: Caller): Promise<void> {
+  /** @param started when the read began to look for a place */
+  async #enterPrimary(requirement: Requirement, caller: Caller, started: number): Promise<void> {
     // Without replicas reads at the primary are not a fallback but the order of the day.
     if (this.#hasReplicas && !this.budget.tryEnter()) {
       try {
         await this.budget.enter(caller)
       } catch (error) {
-        if (requirement) gateChannel.publish({ outcome: 'refused', waited: 0 })
+        if (requirement && error instanceof OverBudgetError)
+          gateChannel.publish({ outcome: 'refused', durationMs: performance.now() - started })
         throw error
       }
     }
-    if (requirement) gateChannel.publish({ outcome: 'primary', waited: 0 })
+    if (requirement) gateChannel.publish({ outcome: 'primary', durationMs: performance.now() - started })
   }
 
   #leavePrimary(): void {
     if (this.#hasReplicas) this.budget.release()
   }
+}
+
+function tellReplica(requirement: Requirement, fresh: boolean, started: number): void {
+  if (!requirement || !gateChannel.active) return
+  gateChannel.publish(
+    fresh
+      ? { outcome: 'fresh', durationMs: 0 }
+      : { outcome: 'waited', durationMs: performance.now() - started }
+  )
 }
 
 /** What an attempt ended with, and where. */

@@ -249,6 +249,7 @@ export class Topology implements PositionSink {
     server.lag = known || lag === 0 ? lag : Math.max(lag, (observation.sinceReplay ?? 0) * 1000)
     const ejected = server.lag > this.#settings.maxLag
     if (ejected && !server.ejected) this.#tell(server, 'ejected', `${Math.round(server.lag)} ms behind`)
+    if (!ejected && server.ejected) this.#tell(server, 'up', 'caught up')
     server.ejected = ejected
   }
 

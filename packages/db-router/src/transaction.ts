@@ -13,7 +13,7 @@ import {
   UnavailableError
 } from './errors.js'
 import { isLost, withoutName, type RouterClient, type Statement } from './router-client.js'
-import type { Router } from './router.js'
+import type { Place, Router } from './router.js'
 import type { Server } from './server.js'
 import { codeOf, isRetryableTransaction, isServerError } from './sqlstate.js'
 import { toStatement, type QueryFunction } from './statement.js'
@@ -50,13 +50,15 @@ export async function runTransaction<T>(
 ): Promise<T> {
   const started = performance.now()
   for (let attempt = 0; ; attempt++) {
+    let server = ''
+    const chosen = (place: Place): void => void (server = place.server.name)
     try {
-      return await runOnce(router, session, settings, work, started)
+      return await runOnce(router, session, settings, work, started, chosen)
     } catch (error) {
       // One that can not write may run again wherever its server was lost.
       const lost = settings.readOnly && error instanceof UnavailableError
       if (attempt >= settings.retries || !(lost || isRetryableTransaction(rootOf(error)))) throw error
-      retryChannel.publish({ server: '', kind: 'transaction', code: codeOf(rootOf(error)) })
+      retryChannel.publish({ server, kind: 'transaction', code: codeOf(rootOf(error)) })
       // Full jitter: those that collided must not collide again.
       const wait = Math.random() * Math.min(10 * 2 ** attempt, 500)
       await new Promise<void>((resolve) => setTimeout(resolve, wait))
@@ -77,10 +79,12 @@ async function runOnce<T>(
   session: CausalSession,
   settings: TransactionSettings,
   work: (tx: Transaction) => Promise<T>,
-  started: number
+  started: number,
+  chosen: (place: Place) => void
 ): Promise<T> {
   const caller = { session, signal: settings.signal }
   const place = await (settings.readOnly ? router.acquireForRead(caller) : router.acquireForWrite(caller))
+  chosen(place)
   try {
     return await new Run(router, session, settings, place).run(work, started)
   } finally {

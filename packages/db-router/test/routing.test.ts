@@ -99,8 +99,8 @@ t.test('messages tell what happened', async (sub) => {
   await codeOf(app.db.read.query('selec'))
   sub.match(seen['server'], [{ event: 'up' }, { event: 'up' }, { event: 'up' }])
   sub.match(seen['query'], [
-    { kind: 'write', role: 'primary', duration: Number },
-    { kind: 'read', duration: Number },
+    { kind: 'write', role: 'primary', durationMs: Number },
+    { kind: 'read', durationMs: Number },
     { kind: 'read', error: { code: '42601' } }
   ])
   sub.ok(seen['gate']!.length >= 2)

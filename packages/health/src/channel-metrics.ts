@@ -36,35 +36,23 @@ const LABELS: ReadonlySet<string> = new Set([
   'transport',
   'type'
 ])
-/** Fields that are durations, and what makes seconds of them. */
-const DURATIONS: ReadonlyMap<string, number> = new Map([
-  ['duration', 1e-3],
-  ['durationMs', 1e-3],
-  ['elapsed', 1e-3],
-  ['elapsedMs', 1e-3],
-  ['latency', 1e-3],
-  ['latencyMs', 1e-3],
-  ['milliseconds', 1e-3],
-  ['ms', 1e-3],
-  ['time', 1e-3],
-  ['took', 1e-3],
-  ['wait', 1e-3],
-  ['waited', 1e-3],
-  ['waitMs', 1e-3],
-  ['seconds', 1]
-])
+/** How the name of a field in milliseconds ends. */
+const MILLISECONDS = 'Ms'
 /** Fields that add up. Other numbers are shown as they last were. */
 const SUMS: ReadonlySet<string> = new Set([
   'bytes',
   'count',
   'delivered',
   'dropped',
+  'fields',
   'keys',
   'messages',
   'removed',
+  'resent',
   'sent',
   'size',
-  'sockets'
+  'sockets',
+  'tags'
 ])
 const WORD = /^[\w.:*/-]{1,64}$/
 /** Label combinations of one channel; later ones are counted together. */
@@ -84,11 +72,10 @@ class Tally {
     for (const field in message) {
       const value = message[field]
       if (typeof value !== 'number' || !Number.isFinite(value)) continue
-      const scale = DURATIONS.get(field)
-      if (scale !== undefined) {
+      if (field.endsWith(MILLISECONDS)) {
         let series = this.durations.get(field)
         if (series === undefined) this.durations.set(field, (series = new Series(this.labels, SECONDS)))
-        series.observe(value * scale)
+        series.observe(value / 1000)
       } else if (SUMS.has(field)) this.sums.set(field, (this.sums.get(field) ?? 0) + value)
       else if (!LABELS.has(field)) this.last.set(field, value)
     }
@@ -97,8 +84,8 @@ class Tally {
 
 /**
  * Turns every `flotilla:<pkg>:<event>` channel of the process into metrics, without knowing any of them:
- * `flotilla_<pkg>_<event>_total`, a histogram in seconds for fields that are durations, a sum for counts and
- * bytes, a gauge for other numbers. Returns what ends it.
+ * `flotilla_<pkg>_<event>_total`, a histogram in seconds for fields in milliseconds (`durationMs`), a sum for counts
+ * and bytes, a gauge for other numbers. Returns what ends it.
  */
 export function measureChannels(families: Families, instance: string): () => void {
   const undo: (() => void)[] = []
@@ -166,7 +153,7 @@ class ChannelMetrics {
       })
     }
     for (const field of tally.durations.keys()) {
-      const name = `${this.prefix}_${snake(field).replace(/_ms$|^ms$|^milliseconds$|^seconds$/, '') || 'duration'}_seconds`
+      const name = `${this.prefix}_${snake(field).replace(/_ms$/, '')}_seconds`
       this.family(name, 'histogram', ({ durations }) => durations.get(field)?.values(name) ?? [])
     }
   }

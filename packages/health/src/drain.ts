@@ -7,6 +7,10 @@ import type { DrainSettings } from './options.js'
 import type { RequestGate } from './request-gate.js'
 import type { StatusBoard } from './status-board.js'
 
+/**
+ * `flotilla:health:drain`: a phase of a drain is over: `linger`, each drain step by its name, and `requests`, the wait
+ * for those in flight. `late`: not in time, and cut.
+ */
 const drained = createChannel<{ phase: string; durationMs: number; outcome: 'done' | 'late' | 'failed' }>(
   'health',
   'drain'

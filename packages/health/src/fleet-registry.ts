@@ -8,10 +8,12 @@ import { leave } from './lua/leave.js'
 import { roster } from './lua/roster.js'
 import type { FleetSettings } from './options.js'
 
+/** `flotilla:health:heartbeat`: a heartbeat was answered, or failed. `fenced`: the lease had been taken away. */
 const beaten = createChannel<{ outcome: 'renewed' | 'fenced' | 'failed'; durationMs: number }>(
   'health',
   'heartbeat'
 )
+/** `flotilla:health:eviction`: this instance found that `instance` let its lease lapse, before any other did. */
 const evicted = createChannel<{ instance: string }>('health', 'eviction')
 
 /** What the registry tells its app. */

@@ -188,7 +188,7 @@ test('every flotilla:* channel becomes metrics, whenever it is created', async (
   t.ok(early.active && late.active)
   early.publish({ layer: 'memory', key: 'user:17', durationMs: 20, bytes: 100, depth: 4, stale: true })
   early.publish({ layer: 'memory', key: 'user:18', durationMs: 30, bytes: 50, depth: 9, stale: true })
-  early.publish({ layer: 'redis', key: 'user:18', ms: 2, stale: false })
+  early.publish({ layer: 'redis', key: 'user:18', waitMs: 2, stale: false })
   late.publish({ outcome: 'ok', error: undefined })
   late.publish({ outcome: 'no words, as spaces do not make one', error: new Error('x') })
   const prefix = 'flotilla_metrics_test_early_bird'
@@ -197,6 +197,7 @@ test('every flotilla:* channel becomes metrics, whenever it is created', async (
   t.match(line(text, `${prefix}_total${memory}`), / 2$/)
   t.match(line(text, `${prefix}_total{instance="m-1",layer="redis",stale="false"}`), / 1$/)
   t.match(line(text, `${prefix}_duration_seconds_sum${memory}`), / 0\.05$/)
+  t.match(line(text, `${prefix}_wait_seconds_sum{instance="m-1",layer="redis",stale="false"}`), / 0\.002$/)
   t.match(line(text, `${prefix}_bytes_total${memory}`), / 150$/)
   t.match(line(text, `${prefix}_depth${memory}`), / 9$/)
   t.match(line(text, 'flotilla_metrics_test_late_total{instance="m-1",outcome="ok"}'), / 1$/)
@@ -206,11 +207,49 @@ test('every flotilla:* channel becomes metrics, whenever it is created', async (
   t.notOk(early.active, 'close ends the listening')
 })
 
+test('what channels say of one key, user, connection or instance becomes no label', async (t) => {
+  const messages: [string, string, Record<string, unknown>][] = [
+    ['cache', 'hit', { ns: 'users', key: 'ID', layer: 'memory', stale: false }],
+    ['cache', 'invalidate', { ns: 'users', keys: ['ID'], tags: ['ID'] }],
+    ['cache', 'backplane', { from: 'ID', keys: 1, tags: 2, all: false }],
+    ['cache', 'http', { route: '/user/:id', status: 'cache; hit; ttl=59', hit: true }],
+    ['session', 'created', { ref: 'ID', userId: 'ID' }],
+    ['session', 'saved', { ref: 'ID', fields: 2, durationMs: 3 }],
+    ['session', 'revoked', { refs: ['ID'], userId: 'ID' }],
+    ['session', 'rejected', { ip: 'ID' }],
+    ['session', 'dropped', { ref: 'ID', reason: 'its data is not valid: ID' }],
+    ['db', 'server', { server: 'db-1:5432/app', event: 'ejected', reason: '12 ms behind' }],
+    ['db', 'gate', { outcome: 'waited', durationMs: 4 }],
+    ['ws', 'connect', { connection: 'ID', userId: 'ID', transport: 'ws' }],
+    ['ws', 'deliver', { channel: 'ID', sockets: 3, bytes: 10 }],
+    ['redis', 'publish', { topic: 'news', durationMs: 5, error: new Error('ID') }],
+    ['redis', 'probe', { instance: 'ID', ok: false, error: new Error('ID') }],
+    ['health', 'eviction', { instance: 'ID' }]
+  ]
+  const app = await start(t)
+  await app.ready()
+  for (const [pkg, event, message] of messages) createChannel<object>(pkg, event).publish(message)
+  const text = await scrape(app)
+  t.notMatch(text, /ID/)
+  for (const series of [
+    'flotilla_cache_hit_total{instance="m-1",ns="users",layer="memory",stale="false"} 1',
+    'flotilla_cache_backplane_tags_total{instance="m-1",all="false"} 2',
+    'flotilla_cache_http_total{instance="m-1",route="/user/:id",hit="true"} 1',
+    'flotilla_session_saved_fields_total{instance="m-1"} 2',
+    'flotilla_session_saved_duration_seconds_sum{instance="m-1"} 0.003',
+    'flotilla_db_gate_duration_seconds_sum{instance="m-1",outcome="waited"} 0.004',
+    'flotilla_db_server_total{instance="m-1",server="db-1:5432/app",event="ejected"} 1',
+    'flotilla_redis_publish_duration_seconds_sum{instance="m-1",topic="news",error="true"} 0.005',
+    'flotilla_health_eviction_total{instance="m-1"} 1'
+  ])
+    t.ok(text.includes(`${series}\n`), series)
+})
+
 test('junk in a channel and endless label values do no harm', async (t) => {
   const source = createChannel<Record<string, unknown>>('metrics-test', 'flood')
   const app = await start(t)
   await app.ready()
-  for (let n = 0; n < 1000; n++) source.publish({ reason: `r${n}`, ms: Number.NaN })
+  for (let n = 0; n < 1000; n++) source.publish({ reason: `r${n}`, durationMs: Number.NaN })
   for (const junk of [null, 7, 'text', undefined]) channel(source.name).publish(junk)
   const series = (await scrape(app))
     .split('\n')
@@ -257,10 +296,10 @@ test('dashboard and alert rules ask for metrics that exist', async (t) => {
   const sent: [string, string, object][] = [
     ['cache', 'hit', { layer: 'memory' }],
     ['cache', 'miss', {}],
-    ['cache', 'fill', { duration: 1 }],
+    ['cache', 'fill', { durationMs: 1 }],
     ['session', 'loaded', { source: 'redis' }],
     ['session', 'revoked', {}],
-    ['db', 'query', { role: 'replica', server: 'a:5432/app', duration: 1 }],
+    ['db', 'query', { role: 'replica', server: 'a:5432/app', durationMs: 1 }],
     ['db', 'gate', { outcome: 'fresh' }],
     ['ws', 'deliver', { sockets: 3 }],
     ['ws', 'gap', { reason: 'trimmed' }],

@@ -4,6 +4,7 @@ import type { FastifyInstance } from 'fastify'
 import { busGap, busProbe, busPublish } from './channels.js'
 import { within } from './deadline.js'
 import { RedisPublishError } from './errors.js'
+import { withoutArguments } from './reply-error.js'
 import { commandTimeoutOf, type RedisClient } from './redis-client.js'
 import { appSubscriber, publishTo, type AppSubscriber, type Gap } from './subscriber.js'
 
@@ -145,10 +146,10 @@ class RedisFleetBus implements FleetBus {
         () => new Error(`no answer within ${timeout} ms`)
       )
     } catch (error) {
-      busPublish.publish({ topic, ms: performance.now() - started, error })
+      busPublish.publish({ topic, durationMs: performance.now() - started, error: withoutArguments(error) })
       throw fail(error instanceof Error ? error.message : String(error), error)
     }
-    busPublish.publish({ topic, ms: performance.now() - started })
+    busPublish.publish({ topic, durationMs: performance.now() - started })
   }
 
   subscribe(topic: string, handler: FleetBusHandler): () => void {
@@ -278,11 +279,12 @@ class RedisFleetBus implements FleetBus {
       this.#probeFailed = false
       this.#lastProbeAt = Date.now()
       this.#lastProbeMs = performance.now() - started
-      busProbe.publish({ instance: this.instance, ok: true, ms: this.#lastProbeMs })
+      busProbe.publish({ instance: this.instance, ok: true, durationMs: this.#lastProbeMs })
     } catch (error) {
+      if (this.#closed) return
       if (epoch !== this.#epoch) return this.#probeSoon(0)
       this.#probeFailed = true
-      busProbe.publish({ instance: this.instance, ok: false, error })
+      busProbe.publish({ instance: this.instance, ok: false, error: withoutArguments(error) })
       // Redis took it and did not bring it back: the subscriber is dead, whatever it says of itself.
       if (published && !this.#closed) this.#subscriber.restart(channel, 'probe-lost')
     }

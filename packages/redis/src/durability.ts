@@ -1,6 +1,7 @@
 import { parseDuration, type Duration } from '@flotilla/core'
 import { ANY_NODE } from './dedicated-connection.js'
 import { RedisNotDurableError, RedisOptionsError } from './errors.js'
+import { durability } from './channels.js'
 import { addressOf, isCluster, keyPrefixOf, type RedisClient } from './redis-client.js'
 import { ReplicaWait } from './replica-wait.js'
 import { slotOf } from './slots.js'
@@ -43,7 +44,8 @@ export async function waitForReplicas(
     )
   }
   const wire = keyPrefixOf(client) + key
-  const deadline = performance.now() + ms
+  const started = performance.now()
+  const deadline = started + ms
   // Read before anything else happens: what answers later may be another server.
   const server = isCluster(client) ? undefined : addressOf(client)
   if (!isCluster(client) && client.options.sentinels && server === undefined) {
@@ -55,9 +57,15 @@ export async function waitForReplicas(
   if (node === undefined) {
     throw new RedisNotDurableError(`@flotilla/redis: no node of the Cluster is known for '${key}'`)
   }
-  // While a slot moves, the write may stand on either node.
-  for (let hops = 0; node !== undefined && hops < MAX_HOPS; hops++) {
-    node = await waitOn(client, node).join({ wire, server, replicas, timeout: deadline - performance.now() })
+  const wait = { wire, server, replicas, timeout: 0, acknowledged: 0 }
+  try {
+    // While a slot moves, the write may stand on either node.
+    for (let hops = 0; node !== undefined && hops < MAX_HOPS; hops++) {
+      wait.timeout = deadline - performance.now()
+      node = await waitOn(client, node).join(wait)
+    }
+  } finally {
+    durability.publish({ replicas, acknowledged: wait.acknowledged, durationMs: performance.now() - started })
   }
 }
 

@@ -69,7 +69,7 @@ function observe(fastify: FastifyInstance, client: RedisClient, topology: string
   const losing = (error?: unknown): void => {
     if (!served || lost) return
     lost = true
-    connectionState.publish({ state: 'lost', topology, error })
+    connectionState.publish({ state: 'lost', topology, ...(error !== undefined && { error }) })
     log.warn({ err: error }, 'lost the connection to Redis; trying again')
   }
   client.on('error', losing)

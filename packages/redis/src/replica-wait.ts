@@ -1,5 +1,4 @@
 import type { Redis } from 'ioredis'
-import { durability } from './channels.js'
 import { within } from './deadline.js'
 import { dedicatedConnection, drop } from './dedicated-connection.js'
 import { RedisNotDurableError } from './errors.js'
@@ -52,12 +51,16 @@ export class ReplicaWait {
     client.once('end', this.#close)
   }
 
-  /** @returns another node that has to be asked as well, where the slot of the key is moving there. */
+  /**
+   * Sets how many replicas of this node confirmed it, also where it throws.
+   * @returns another node that has to be asked as well, where the slot of the key is moving there
+   */
   async join(asked: {
     wire: string
     server: string | undefined
     replicas: number
     timeout: number
+    acknowledged: number
   }): Promise<string | undefined> {
     const { wire, server, replicas, timeout } = asked
     clearTimeout(this.#idle)
@@ -84,11 +87,7 @@ export class ReplicaWait {
       )
     } finally {
       if (waiter) this.#waiting.delete(waiter)
-      durability.publish({
-        replicas,
-        acknowledged: waiter?.acknowledged ?? 0,
-        ms: performance.now() - started
-      })
+      asked.acknowledged = waiter?.acknowledged ?? 0
     }
   }
 

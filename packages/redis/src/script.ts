@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import type { ChainableCommander } from 'ioredis'
 import { RedisKeysError } from './errors.js'
 import type { RedisClient } from './redis-client.js'
+import { withoutArguments } from './reply-error.js'
 import { isNoScript, queueScript } from './script-pipeline.js'
 
 /** What a script takes besides its keys. */
@@ -28,7 +29,8 @@ export interface RedisScript<Reply> {
   /**
    * Runs on the node that owns the keys. Strings in the reply are UTF-8.
    *
-   * @throws FLOTILLA_REDIS_ERR_KEYS when the number of keys is not the declared one; else what Redis answers.
+   * @throws FLOTILLA_REDIS_ERR_KEYS when the number of keys is not the declared one; else what Redis answers, without
+   * the arguments that ioredis keeps with it.
    */
   run(client: RedisClient, keys: readonly string[], args?: readonly ScriptArgument[]): Promise<Reply>
   /** As `run`, with every string of the reply as a `Buffer`. */
@@ -68,8 +70,8 @@ export function defineScript<Reply>({ name, keys: count, lua }: ScriptDefinition
         return (await client.evalsha(sha, count, ...rest)) as Reply
       } catch (error) {
         // NOSCRIPT means that nothing was executed.
-        if (!isNoScript(error)) throw error
-        return (await client.eval(lua, count, ...rest)) as Reply
+        if (!isNoScript(error)) throw withoutArguments(error)
+        return (await client.eval(lua, count, ...rest).catch(rethrow)) as Reply
       }
     },
     async runBuffer<BufferReply>(
@@ -82,14 +84,18 @@ export function defineScript<Reply>({ name, keys: count, lua }: ScriptDefinition
       try {
         return (await buffers.evalshaBuffer(sha, count, ...rest)) as BufferReply
       } catch (error) {
-        if (!isNoScript(error)) throw error
-        return (await buffers.evalBuffer(lua, count, ...rest)) as BufferReply
+        if (!isNoScript(error)) throw withoutArguments(error)
+        return (await buffers.evalBuffer(lua, count, ...rest).catch(rethrow)) as BufferReply
       }
     },
     queue(pipeline, keys, args) {
       return queueScript(pipeline, { sha, lua, count, rest: join(keys, args) })
     }
   }
+}
+
+function rethrow(error: unknown): never {
+  throw withoutArguments(error)
 }
 
 /** Every command of ioredis has a form that replies with Buffers; its types leave out those of scripts. */

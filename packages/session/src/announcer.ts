@@ -4,8 +4,11 @@ import { channels } from './channels.js'
 
 /** Tells the fleet: sockets of a revoked session close, copies of a changed one are dropped. */
 export interface Announcer {
-  /** Never rejects: the session is over whether or not the others hear of it at once. */
-  revoked(refs: readonly string[], userId: string | undefined): Promise<void>
+  /**
+   * Never rejects: the session is over whether or not the others hear of it at once.
+   * @param again it was over already: only the fleet is told, once more
+   */
+  revoked(refs: readonly string[], userId: string | undefined, again?: boolean): Promise<void>
   changed(ref: string): Promise<void>
 }
 
@@ -26,9 +29,9 @@ export function createAnnouncer(bus: FleetBus, log: FastifyBaseLogger, local: bo
     }
   }
   return {
-    async revoked(refs, userId) {
+    async revoked(refs, userId, again = false) {
       if (refs.length === 0) return
-      channels.revoked.publish(userId === undefined ? { refs } : { refs, userId })
+      if (!again) channels.revoked.publish(userId === undefined ? { refs } : { refs, userId })
       await publish(REVOKED, userId === undefined ? { refs } : { refs, userId })
     },
     async changed(ref) {

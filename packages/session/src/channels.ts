@@ -1,13 +1,13 @@
 import { type Channel, createChannel } from '@flotilla/core'
 
-/** A session was read. `ms` is the time Redis took, absent when it came from memory. */
+/** A session was read. */
 export interface LoadedMessage {
   /** Where it came from. */
   readonly source: 'redis' | 'memory'
   /** False where the cookie was good but no such session exists any more. */
   readonly found: boolean
   /** Milliseconds; absent when it came from memory. */
-  readonly ms?: number
+  readonly durationMs?: number
 }
 /** Changed fields were written, or only the idle deadline (`fields` is 0). */
 export interface SavedMessage {
@@ -16,7 +16,7 @@ export interface SavedMessage {
   /** How many fields were written. */
   readonly fields: number
   /** Milliseconds that Redis took. */
-  readonly ms: number
+  readonly durationMs: number
 }
 /** A session was saved for the first time. */
 export interface CreatedMessage {

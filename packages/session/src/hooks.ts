@@ -74,7 +74,7 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
     if (mode === false) return done()
     const ticket = ticketing.verify(value)
     if (!ticket) {
-      channels.rejected.publish({ ip: request.ip })
+      if (channels.rejected.active) channels.rejected.publish({ ip: request.ip })
       return done()
     }
     const state = begin(request, mode === 'lazy' ? 'lazy' : 'none', ticket)

@@ -113,25 +113,28 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
     state.live(found, fields)
     state.writtenAt = meta.createdAt
     state.cookie = 'set'
-    channels.created.publish(userId === undefined ? { ref: meta.ref } : { ref: meta.ref, userId })
+    if (channels.created.active)
+      channels.created.publish(userId === undefined ? { ref: meta.ref } : { ref: meta.ref, userId })
   }
 
-  const announceEnd = async ({ meta, userId }: Found): Promise<void> => {
+  /** @param ended false where it had ended already: whoever ended it has told so */
+  const announceEnd = async ({ meta, userId }: Found, ended: boolean): Promise<void> => {
     local?.drop(meta.ref)
-    await announcer.revoked([meta.ref], userId)
+    await announcer.revoked([meta.ref], userId, !ended)
   }
 
   /** Ends what is in Redis. */
   const take = async (state: SessionState): Promise<void> => {
     const { place, found } = state
     if (!place || !found) return
+    let ended = true
     try {
-      await outage.ask('end', () => store.take(place))
+      ended = (await outage.ask('end', () => store.take(place))) !== undefined
     } catch (error) {
       // Unreadable, and gone with that: all that was wanted.
       if (!reader.drop(state, error)) throw error
     }
-    await announceEnd(found)
+    await announceEnd(found, ended)
   }
 
   /**
@@ -151,11 +154,14 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
     const found = state.found!
     let known = found
     let held = texts
+    let ended: boolean
     for (let attempt = 1; ; attempt++) {
       const revision = attempt > PATIENT_TAKES ? undefined : known.meta.revision
       let result: TakeResult
+      ended = true
       try {
         result = await outage.ask('end', () => store.takeUnchanged(place, revision))
+        ended = result?.taken === true
       } catch (error) {
         if (!reader.drop(state, error)) throw error
       }
@@ -168,7 +174,7 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
       if (!result || result.taken) break
       known = result.found
     }
-    await announceEnd(found)
+    await announceEnd(found, ended)
     return held
   }
 

@@ -1,3 +1,4 @@
+import { withoutArguments } from '@flotilla/redis'
 import type { FastifyBaseLogger } from 'fastify'
 import { channels } from './channels.js'
 import { ERR_READ_ONLY, ERR_UNAVAILABLE } from './errors.js'
@@ -27,8 +28,10 @@ export function createOutage(log: FastifyBaseLogger, retryAfter: number): Outage
     if (cause instanceof CorruptSession || isOurs(cause)) return cause
     // A key of ours that holds another type is a broken session, not a broken store.
     if (cause instanceof Error && cause.message.includes('WRONGTYPE')) {
+      withoutArguments(cause)
       return new CorruptSession('its key holds another type', { cause })
     }
+    withoutArguments(cause)
     log.warn({ err: cause, operation }, 'the session store cannot be asked')
     channels.outage.publish({ operation, error: cause as Error })
     const error = withRetryAfter(new ERR_UNAVAILABLE())

@@ -117,14 +117,16 @@ export function createReader({
       const keep = held ? undefined : local?.begin(ticket.hash)
       let found = held
       try {
-        if (!held) {
+        if (held) {
+          if (channels.loaded.active) channels.loaded.publish({ source: 'memory', found: true })
+        } else {
           const started = channels.loaded.active ? performance.now() : 0
           found = await store.load(ticket)
           if (started)
             channels.loaded.publish({
               source: 'redis',
               found: found !== undefined,
-              ms: performance.now() - started
+              durationMs: performance.now() - started
             })
         }
         if (!found) {

@@ -63,13 +63,13 @@ export function createWriter(parts: WriterParts): SessionWriter {
     state: SessionState,
     fields: number,
     now: number,
-    started: number
+    durationMs: number
   ): Promise<void> => {
     const { ref } = state.found!.meta
     state.writtenAt = now
     local?.drop(ref)
     if (state.place!.ticket !== state.found!.ticket) state.cookie = 'set'
-    channels.saved.publish({ ref, fields, ms: performance.now() - started })
+    if (channels.saved.active) channels.saved.publish({ ref, fields, durationMs })
     if (fields > 0) await announcer.changed(ref)
   }
 
@@ -79,8 +79,9 @@ export function createWriter(parts: WriterParts): SessionWriter {
     const started = performance.now()
     const now = await outage.ask('save', () => store.save(state.place!, changes))
     if (now === undefined) return refused(state)
+    const took = performance.now() - started
     state.fields.saved(changes)
-    await written(state, changes.set.length + changes.remove.length, now, started)
+    await written(state, changes.set.length + changes.remove.length, now, took)
   }
 
   const pending = (state: SessionState): Changes | undefined => {
@@ -103,7 +104,7 @@ export function createWriter(parts: WriterParts): SessionWriter {
     if (state.fields.changed(key)) await commit(state, pending(state)!)
     if (state.phase !== 'live') throw new ERR_GONE()
     const field = fieldOf(key)
-    const started = performance.now()
+    let took = 0
     for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
       // Not what the handler holds: it may have been mutated.
       const expected = state.fields.storedText(key)
@@ -114,14 +115,16 @@ export function createWriter(parts: WriterParts): SessionWriter {
       if (settings.schema)
         await validate(settings.schema, { ...structuredClone(state.fields.data), [key]: next })
       const place = state.place!
+      const started = performance.now()
       const result = await outage.ask('update', () => store.update(place, field, expected, text))
+      took += performance.now() - started
       if (!result) {
         refused(state)
         throw new ERR_GONE()
       }
       if (result.written) {
         state.fields.adopt(key, result.stored, text)
-        await written(state, 1, clock.now(), started)
+        await written(state, 1, clock.now(), took)
         return state.fields.get(key)
       }
       const { stored } = result
@@ -145,7 +148,7 @@ export function createWriter(parts: WriterParts): SessionWriter {
   const moveDeadline = async (state: SessionState): Promise<boolean> => {
     const started = performance.now()
     const now = await outage.ask('touch', () => store.save(state.place!))
-    if (now !== undefined) await written(state, 0, now, started)
+    if (now !== undefined) await written(state, 0, now, performance.now() - started)
     return now !== undefined
   }
 

@@ -57,7 +57,7 @@ export class Connections {
     disconnectChannel.publish({
       connection: connection.id,
       code: connection.closeCode,
-      milliseconds: performance.now() - connection.since
+      durationMs: performance.now() - connection.since
     })
   }
 

@@ -7,12 +7,12 @@ export const connectChannel = createChannel<{ connection: string; userId?: strin
   'connect'
 )
 /** `flotilla:ws:disconnect`: it ended; `code` is the close code. */
-export const disconnectChannel = createChannel<{ connection: string; code: number; milliseconds: number }>(
+export const disconnectChannel = createChannel<{ connection: string; code: number; durationMs: number }>(
   'ws',
   'disconnect'
 )
 /** `flotilla:ws:publish`: a publish was acknowledged by Redis. */
-export const publishChannel = createChannel<{ channel: string; bytes: number; milliseconds: number }>(
+export const publishChannel = createChannel<{ channel: string; bytes: number; durationMs: number }>(
   'ws',
   'publish'
 )

@@ -63,11 +63,13 @@ export class Publishing {
     const result = rule.history
       ? await this.#append(channel, rule, rule.history, head, options)
       : await this.#announce(channel, head, options)
-    publishChannel.publish({
-      channel,
-      bytes: Buffer.byteLength(head),
-      milliseconds: performance.now() - startedAt
-    })
+    if (startedAt > 0) {
+      publishChannel.publish({
+        channel,
+        bytes: Buffer.byteLength(head),
+        durationMs: performance.now() - startedAt
+      })
+    }
     return result
   }
 

@@ -15,8 +15,8 @@ function listen<Message extends object>(t: Test, event: string): Message[] {
 test('a connection comes and goes, a message is stored and delivered', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.stop())
-  const [connects, disconnects] = [listen(t, 'connect'), listen<{ milliseconds: number }>(t, 'disconnect')]
-  const [publishes, delivers] = [listen<{ milliseconds: number }>(t, 'publish'), listen(t, 'deliver')]
+  const [connects, disconnects] = [listen(t, 'connect'), listen<{ durationMs: number }>(t, 'disconnect')]
+  const [publishes, delivers] = [listen<{ durationMs: number }>(t, 'publish'), listen(t, 'deliver')]
   const server = await startTestApp(t, redis.url, { authenticate: async () => ({ userId: 'ada' }) })
   const client = await RawClient.open(t, server.ws)
   const { connection } = await client.next('welcome')
@@ -26,14 +26,14 @@ test('a connection comes and goes, a message is stored and delivered', async (t)
   await (await RawClient.open(t, server.ws)).subscribe('news')
   await server.app.broadcast.publish('news', { n: 1 })
   await client.count(1)
-  t.match(publishes, [{ channel: 'news', bytes: Number, milliseconds: Number }])
-  t.ok(publishes[0]!.milliseconds > 0)
+  t.match(publishes, [{ channel: 'news', bytes: Number, durationMs: Number }])
+  t.ok(publishes[0]!.durationMs > 0)
   t.match(delivers, [{ channel: 'news', sockets: 2, bytes: Number }])
 
   client.ws.close(4001)
   await until(() => disconnects.length > 0)
   t.match(disconnects, [{ connection, code: 4001 }])
-  t.ok(disconnects[0]!.milliseconds > 0)
+  t.ok(disconnects[0]!.durationMs > 0)
 })
 
 test('a gap is said once, with the sockets that were told', async (t) => {

@@ -12,8 +12,8 @@ export interface CacheStatus {
   readonly detail?: string
 }
 
-/** @param before what a cache nearer to the origin has said */
-export function cacheStatus(name: string, status: CacheStatus, before?: unknown): string {
+/** Our member of the header. */
+export function cacheStatus(name: string, status: CacheStatus): string {
   let value = name
   if (status.hit) value += '; hit'
   if (status.fwd) value += `; fwd=${status.fwd}`
@@ -22,6 +22,11 @@ export function cacheStatus(name: string, status: CacheStatus, before?: unknown)
   if (status.stored) value += '; stored'
   if (status.collapsed) value += '; collapsed'
   if (status.detail !== undefined) value += `; detail="${status.detail}"`
+  return value
+}
+
+/** @param before what a cache nearer to the origin has said */
+export function joined(value: string, before: unknown): string {
   const earlier = Array.isArray(before) ? before.join(', ') : before
   return typeof earlier === 'string' && earlier !== '' ? `${earlier}, ${value}` : value
 }

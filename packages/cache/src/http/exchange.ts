@@ -2,7 +2,8 @@ import { Transform, pipeline, type Readable } from 'node:stream'
 import { isPersonal } from '@flotilla/core'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Context, FactoryContext } from '../factory.js'
-import { cacheStatus, type CacheStatus } from './cache-status.js'
+import { tellRequest } from '../telemetry.js'
+import { cacheStatus, joined, type CacheStatus } from './cache-status.js'
 import { notModified, weakMatch, type Conditions } from './conditional.js'
 import { judge, type Judgement, type Lifetimes } from './freshness.js'
 import type { RouteSettings } from './route.js'
@@ -268,10 +269,11 @@ export class Exchange {
   }
 
   #say(reply: FastifyReply, status: CacheStatus): void {
-    reply.header(
-      'cache-status',
-      cacheStatus(this.#parts.route.http.name, status, reply.getHeader('cache-status'))
-    )
+    const { route, context } = this.#parts
+    const own = cacheStatus(route.http.name, status)
+    // A refresh in the background is nobody's request.
+    if (!context.background) tellRequest(reply.request, own, status.hit === true)
+    reply.header('cache-status', joined(own, reply.getHeader('cache-status')))
   }
 }
 

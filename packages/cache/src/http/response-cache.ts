@@ -3,7 +3,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Cache } from '../cache.js'
 import type { GetOrSetOptions } from '../engine.js'
 import type { Context, Factory, FactoryContext } from '../factory.js'
-import { channels } from '../telemetry.js'
+import { tellRequest as tell } from '../telemetry.js'
 import { parseCacheControl, type Directives } from './cache-control.js'
 import { cacheStatus, type CacheStatus } from './cache-status.js'
 import { conditionsOf, strip, type Conditions } from './conditional.js'
@@ -212,9 +212,11 @@ export class ResponseCache {
     if (stored && !isPointer(stored) && usable(stored, visit.wishes, visit.authorized, Date.now())) {
       return this.#send(visit, stored, Date.now(), false)
     }
+    const status = cacheStatus(visit.route.http.name, { detail: 'only-if-cached' })
+    tell(visit.request, status, false)
     visit.reply
       .code(504)
-      .header('cache-status', cacheStatus(visit.route.http.name, { detail: 'only-if-cached' }))
+      .header('cache-status', status)
       .send({ statusCode: 504, error: 'Gateway Timeout', message: 'Nothing is stored for this request' })
   }
 
@@ -257,14 +259,14 @@ export class ResponseCache {
     })
     const payload = applyStored(reply, stored, conditions, now)
     reply.header('cache-status', status)
-    if (channels.http.active) this.#tell(request, status, true)
+    tell(request, status, true)
     reply.send(payload ?? undefined)
   }
 
   #pass({ request, reply, route, proceed }: Visit, status: CacheStatus): void {
     const value = cacheStatus(route.http.name, status)
     reply.header('cache-status', value)
-    if (channels.http.active) this.#tell(request, value, false)
+    tell(request, value, false)
     proceed()
   }
 
@@ -292,9 +294,5 @@ export class ResponseCache {
     if (this.#unshareable.size > MAX_UNSHAREABLE) {
       this.#unshareable.delete(this.#unshareable.keys().next().value!)
     }
-  }
-
-  #tell(request: FastifyRequest, status: string, hit: boolean): void {
-    channels.http.publish({ route: request.routeOptions.url ?? '', status, hit })
   }
 }
