@@ -2,7 +2,7 @@ import type { ServerResponse } from 'node:http'
 import type { Batch } from './outbox.js'
 import { isPosition } from './position.js'
 import type { Position } from './protocol.js'
-import type { Transport } from './transport.js'
+import { onceFlushed, type Transport } from './transport.js'
 
 /**
  * The same frames as server-sent events (WHATWG HTML §9.2), for readers behind proxies that break WebSockets.
@@ -37,8 +37,7 @@ export class SseTransport implements Transport {
   }
 
   onceDrained(callback: () => void): void {
-    if (this.response.writableNeedDrain) this.response.once('drain', callback)
-    else setImmediate(callback)
+    onceFlushed(this.response, callback)
   }
 
   /** There is no such thing here; the `ping` frame goes out as an event. */

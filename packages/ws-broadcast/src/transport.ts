@@ -1,3 +1,4 @@
+import type { Writable } from 'node:stream'
 import type { Batch } from './outbox.js'
 
 /** How a connection reaches its client. */
@@ -8,7 +9,7 @@ export interface Transport {
   readonly buffered: number
   /** @returns whether the kernel has taken everything */
   write(batch: Batch): boolean
-  /** Calls back once `buffered` is 0 again. */
+  /** Calls back, in a later turn, once nothing waits of what has been written so far, or the connection has ended. */
   onceDrained(callback: () => void): void
   /** Asks the peer for a sign of life; any answer counts. */
   ping(): void
@@ -19,4 +20,16 @@ export interface Transport {
   close(code: number, reason: string): void
   /** Ends now. */
   terminate(): void
+}
+
+const NOTHING = Buffer.alloc(0)
+
+/**
+ * Calls back once all that waits in a stream has gone, or the stream has ended. Its own `drain` comes only where more than its own
+ * mark had waited, which is 16 kB before Node 22 and 64 kB since.
+ */
+export function onceFlushed(stream: Writable | undefined, callback: () => void): void {
+  const waiting = stream && !stream.destroyed && !stream.writableEnded && stream.writableLength > 0
+  if (waiting) stream.write(NOTHING, () => callback())
+  else setImmediate(callback)
 }

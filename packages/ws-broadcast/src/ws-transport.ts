@@ -2,7 +2,7 @@ import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { WebSocket } from 'ws'
 import type { Batch } from './outbox.js'
-import type { Transport } from './transport.js'
+import { onceFlushed, type Transport } from './transport.js'
 
 /** The parts of a `ws` socket that tell whether its bytes may be written past it. */
 interface WebSocketInternals {
@@ -88,8 +88,7 @@ export class WsTransport implements Transport {
   onceDrained(callback: () => void): void {
     const { _socket: socket } = this.ws as unknown as WebSocketInternals
     if (this.#sending > 0) this.#drained = callback
-    else if (socket?.writableNeedDrain) socket.once('drain', callback)
-    else setImmediate(callback)
+    else onceFlushed(socket, callback)
   }
 
   #drained: (() => void) | undefined
