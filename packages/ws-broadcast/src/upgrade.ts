@@ -14,8 +14,8 @@ import { isOriginAllowed } from './origin.js'
 /** Decides about a connection while it is still an HTTP request, so that a refusal is an HTTP status. */
 export class UpgradeGate {
   readonly #identities = new WeakMap<FastifyRequest, Identity>()
-  /** Let in during this turn of the event loop; not all of them may be among the connections yet. */
-  #entering = 0
+  /** Let in during this turn of the event loop, and not among the connections yet. */
+  readonly #entering = new Set<FastifyRequest>()
 
   constructor(
     private readonly config: BroadcastConfig,
@@ -28,7 +28,7 @@ export class UpgradeGate {
     if (!isOriginAllowed(request, this.config.origins)) {
       throw new FLOTILLA_WS_ERR_ORIGIN(`'${String(request.headers.origin).slice(0, 100)}'`)
     }
-    this.assertRoom(this.#entering)
+    this.assertRoom(this.#entering.size)
   }
 
   /** preHandler: after every hook that reads a session. */
@@ -36,11 +36,10 @@ export class UpgradeGate {
     const identity = await this.identify(request)
     if (identity === null) throw new FLOTILLA_WS_ERR_UNAUTHENTICATED()
     // Others may have come, or the drain begun, while this was found out.
-    this.assertRoom(this.#entering)
-    this.#entering += 1
-    setImmediate(() => {
-      this.#entering -= 1
-    })
+    this.assertRoom(this.#entering.size)
+    this.#entering.add(request)
+    // One that never gets to its route, as where a later hook of the app answers, gives its place back.
+    setImmediate(() => this.#entering.delete(request))
     this.#identities.set(request, identity)
   }
 
@@ -61,7 +60,9 @@ export class UpgradeGate {
     return authenticate ? authenticate(request) : sessionIdentity(request)
   }
 
+  /** Whose the connection of this request is. It is added at once, so that its place is not kept any longer. */
   identityOf(request: FastifyRequest): Identity {
+    this.#entering.delete(request)
     return this.#identities.get(request) ?? sessionIdentity(request)
   }
 }

@@ -35,6 +35,25 @@ test('who may come in', async (parent) => {
     }
   )
 
+  await parent.test('as many as maxConnections, though all come at once', async (t) => {
+    for (const login of [10, 0]) {
+      const server = await startTestApp(t, redis.url, {
+        maxConnections: 30,
+        authenticate: async () => {
+          if (login > 0) await sleep(login)
+          return {}
+        }
+      })
+      let go: (() => void) | undefined
+      const stay = new Promise<void>((resolve) => {
+        go = resolve
+      })
+      const answers = await Promise.all(Array.from({ length: 30 }, () => refusal(server.ws, {}, stay)))
+      go!()
+      t.same(new Set(answers), new Set([101]))
+    }
+  })
+
   await parent.test('nobody whose login was under way when the drain began', async (t) => {
     let drain: ((context: { deadline: number }) => Promise<void>) | undefined
     let letIn: (() => void) | undefined
