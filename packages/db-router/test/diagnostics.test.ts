@@ -1,7 +1,6 @@
-import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { setTimeout as after } from 'node:timers/promises'
-import { startPostgres, until } from '@flotilla/testbed'
-import t, { type Test } from 'tap'
+import { listen, startPostgres, until } from '@flotilla/testbed'
+import t from 'tap'
 import type { GateMessage, QueryMessage, RetryMessage, ServerMessage } from '../src/index.js'
 import { codeOf, createApp } from './fixtures/app-in-process.js'
 
@@ -12,15 +11,6 @@ const replica = postgres.replicas[0]!
 const servers = { primary: primary.url, replicas: [replica.url] }
 await primary.query('create table items (name text unique)')
 await postgres.waitForCatchUp()
-
-/** All that a channel says while the test runs. */
-function listen<Message>(t: Test, event: string): Message[] {
-  const heard: Message[] = []
-  const hear = (message: unknown): void => void heard.push(message as Message)
-  subscribe(`flotilla:db:${event}`, hear)
-  t.teardown(() => unsubscribe(`flotilla:db:${event}`, hear))
-  return heard
-}
 
 /** Ends the backend that runs this statement. */
 async function terminate(mark: string): Promise<void> {
@@ -35,7 +25,7 @@ async function terminate(mark: string): Promise<void> {
 t.test('a statement is told once, with where it ran and without its values', async (sub) => {
   const app = await createApp(sub, servers)
   const [main, copy] = app.db.status().servers.map(({ name }) => name) as [string, string]
-  const queries = listen<QueryMessage>(sub, 'query')
+  const queries = listen<QueryMessage>(sub, 'flotilla:db:query')
   await app.db.write.query('insert into items values ($1)', ['topsecret'])
   await app.db.session().read.query('select $1::text', ['topsecret'])
   await codeOf(app.db.write.query('select $1::text from nothing', ['topsecret']))
@@ -64,7 +54,7 @@ t.test('a read that had to see a write is placed once, with what it waited', asy
   const app = await createApp(sub, { ...servers, maxWait: '300ms', maxLag: '50s', tokenTtl: '2m' })
   const { read, write } = app.db.session()
   await app.db.session().read.query('select 1')
-  const gates = listen<GateMessage>(sub, 'gate')
+  const gates = listen<GateMessage>(sub, 'flotilla:db:gate')
   await write.query("insert into items values ('a')")
   await postgres.waitForCatchUp()
   await read.query('select 1')
@@ -97,7 +87,7 @@ t.test('a read only transaction is placed once as well', async (sub) => {
   await session.write.query("insert into items values ('tx')")
   await postgres.waitForCatchUp()
   await session.read.query('select 1')
-  const gates = listen<GateMessage>(sub, 'gate')
+  const gates = listen<GateMessage>(sub, 'flotilla:db:gate')
   await session.transaction(async (tx) => tx.query('select 1'), { readOnly: true })
   sub.strictSame(gates, [{ outcome: 'fresh', durationMs: 0 }])
 })
@@ -114,7 +104,7 @@ t.test('refused is a read without its share of the primary, not one that was giv
   await replica.pauseReplay()
   sub.teardown(() => replica.resumeReplay())
   await write.query("insert into items values ('d')")
-  const gates = listen<GateMessage>(sub, 'gate')
+  const gates = listen<GateMessage>(sub, 'flotilla:db:gate')
   const holding = new AbortController()
   const held = codeOf(read.query('select pg_sleep(60)', [], { signal: holding.signal, timeout: 0 }))
   await until(() => app.db.status().fallback.running === 1)
@@ -134,7 +124,7 @@ t.test('refused is a read without its share of the primary, not one that was giv
 t.test('what runs again names the server that failed', async (sub) => {
   const app = await createApp(sub, { primary: primary.url, transaction: { retries: 1 } })
   const { name } = app.db.status().servers[0]!
-  const retries = listen<RetryMessage>(sub, 'retry')
+  const retries = listen<RetryMessage>(sub, 'flotilla:db:retry')
   const failing = app.db.transaction(async (tx) =>
     tx.query("do $$ begin raise exception 'again' using errcode = '40001'; end $$")
   )
@@ -148,7 +138,7 @@ t.test('what runs again names the server that failed', async (sub) => {
 })
 
 t.test('a replica that was left for its lag says when it is back', async (sub) => {
-  const heard = listen<ServerMessage>(sub, 'server')
+  const heard = listen<ServerMessage>(sub, 'flotilla:db:server')
   const app = await createApp(sub, { ...servers, maxLag: 300 })
   const { name } = app.db.status().servers[1]!
   const events = (): ServerMessage[] => heard.filter(({ server }) => server === name)

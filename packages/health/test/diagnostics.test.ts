@@ -1,24 +1,12 @@
 import { get } from 'node:http'
-import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { flotillaRedis } from '@flotilla/redis'
-import { startRedis, until } from '@flotilla/testbed'
+import { listen, startRedis, until } from '@flotilla/testbed'
 import Fastify, { type FastifyInstance } from 'fastify'
-import { test, type Test } from 'tap'
+import { test } from 'tap'
 import health from '../src/index.js'
 
-type Message = Record<string, unknown>
-
-/** All that a channel says while the test runs. */
-function listen(t: Test, event: string): Message[] {
-  const heard: Message[] = []
-  const hear = (message: unknown): void => void heard.push(message as Message)
-  subscribe(`flotilla:health:${event}`, hear)
-  t.teardown(() => unsubscribe(`flotilla:health:${event}`, hear))
-  return heard
-}
-
 test('each phase of a drain is told once, with how it ended', async (t) => {
-  const phases = listen(t, 'drain')
+  const phases = listen(t, 'flotilla:health:drain')
   const app = Fastify()
   await app.register(health, { drain: { signals: false, delay: 100, quiet: 0, timeout: 1500 } })
   app.health.onDrain('quick', () => undefined)
@@ -50,7 +38,7 @@ test('each phase of a drain is told once, with how it ended', async (t) => {
 test('heartbeats and evictions are told once, by whoever made them', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.stop())
-  const [beats, evictions] = [listen(t, 'heartbeat'), listen(t, 'eviction')]
+  const [beats, evictions] = [listen(t, 'flotilla:health:heartbeat'), listen(t, 'flotilla:health:eviction')]
   const key = (name: string): string => `{flotilla:fleet:app}:${name}`
   const start = async (): Promise<FastifyInstance> => {
     const app = Fastify()

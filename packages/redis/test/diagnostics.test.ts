@@ -1,24 +1,12 @@
-import { subscribe, unsubscribe } from 'node:diagnostics_channel'
-import { startRedis, startSentinel, until } from '@flotilla/testbed'
-import { test, type Test } from 'tap'
+import { listen, startRedis, startSentinel, until } from '@flotilla/testbed'
+import { test } from 'tap'
 import { defineScript, waitForReplicas } from '../src/index.js'
 import { rejection, startApp } from './fixtures/app.js'
-
-type Message = Record<string, unknown>
-
-/** All that a channel says while the test runs. */
-function listen(t: Test, event: string): Message[] {
-  const heard: Message[] = []
-  const hear = (message: unknown): void => void heard.push(message as Message)
-  subscribe(`flotilla:redis:${event}`, hear)
-  t.teardown(() => unsubscribe(`flotilla:redis:${event}`, hear))
-  return heard
-}
 
 void test('the connection: ready, lost once and ready again; its close is no loss', async (t) => {
   const server = await startRedis()
   t.teardown(() => server.stop())
-  const states = listen(t, 'connection')
+  const states = listen(t, 'flotilla:redis:connection')
   const app = await startApp(t, { url: server.url })
   t.same(states, [{ state: 'ready', topology: 'single' }])
   await server.kill()
@@ -39,7 +27,7 @@ void test('a publish is told once, taken by Redis or not, and never its payload'
   const server = await startRedis()
   t.teardown(() => server.stop())
   const app = await startApp(t, { url: server.url, commandTimeout: '300ms' })
-  const publishes = listen(t, 'publish')
+  const publishes = listen(t, 'flotilla:redis:publish')
   await app.bus.publish('news', { secret: 'topsecret' })
   t.match(publishes, [{ topic: 'news', durationMs: Number }])
   t.notOk('error' in publishes[0]!)
@@ -85,7 +73,7 @@ void test('a probe is told once, come back or not, and none once the app is clos
   const server = await startRedis()
   t.teardown(() => server.stop())
   const app = await startApp(t, { url: server.url, bus: { probeInterval: 100, probeTimeout: 300 } })
-  const probes = listen(t, 'probe')
+  const probes = listen(t, 'flotilla:redis:probe')
   await app.ready()
   await app.bus.ready()
   await until(() => probes.length > 0)
@@ -109,7 +97,7 @@ void test('a wait for replicas is told once, with how many confirmed', async (t)
   const app = await startApp(t, { url: group.url })
   await app.redis.set('k', 1)
   await waitForReplicas(app.redis, { key: 'k', replicas: 2, timeout: '10s' })
-  const waits = listen(t, 'durability')
+  const waits = listen(t, 'flotilla:redis:durability')
   await app.redis.set('k', 2)
   await waitForReplicas(app.redis, { key: 'k', replicas: 1, timeout: '10s' })
   t.match(waits, [{ replicas: 1, acknowledged: Number, durationMs: Number }])

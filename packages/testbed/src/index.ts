@@ -8,6 +8,7 @@ export {
 } from './balancer.js'
 export { startCluster, type ClusterOptions, type RedisCluster } from './cluster.js'
 export type { SlotMigration } from './cluster-migration.js'
+export { listen } from './listen.js'
 export {
   startMixedLoad,
   type LoadKind,

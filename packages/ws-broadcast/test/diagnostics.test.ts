@@ -1,22 +1,18 @@
-import { subscribe, unsubscribe } from 'node:diagnostics_channel'
-import { startRedis, until } from '@flotilla/testbed'
-import { test, type Test } from 'tap'
+import { listen, startRedis, until } from '@flotilla/testbed'
+import { test } from 'tap'
 import { RawClient, startTestApp } from './app.js'
-
-/** All that a channel says while the test runs. */
-function listen<Message extends object>(t: Test, event: string): Message[] {
-  const heard: Message[] = []
-  const hear = (message: unknown): void => void heard.push(message as Message)
-  subscribe(`flotilla:ws:${event}`, hear)
-  t.teardown(() => unsubscribe(`flotilla:ws:${event}`, hear))
-  return heard
-}
 
 test('a connection comes and goes, a message is stored and delivered', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.stop())
-  const [connects, disconnects] = [listen(t, 'connect'), listen<{ durationMs: number }>(t, 'disconnect')]
-  const [publishes, delivers] = [listen<{ durationMs: number }>(t, 'publish'), listen(t, 'deliver')]
+  const [connects, disconnects] = [
+    listen(t, 'flotilla:ws:connect'),
+    listen<{ durationMs: number }>(t, 'flotilla:ws:disconnect')
+  ]
+  const [publishes, delivers] = [
+    listen<{ durationMs: number }>(t, 'flotilla:ws:publish'),
+    listen(t, 'flotilla:ws:deliver')
+  ]
   const server = await startTestApp(t, redis.url, { authenticate: async () => ({ userId: 'ada' }) })
   const client = await RawClient.open(t, server.ws)
   const { connection } = await client.next('welcome')
@@ -39,7 +35,7 @@ test('a connection comes and goes, a message is stored and delivered', async (t)
 test('a gap is said once, with the sockets that were told', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.stop())
-  const gaps = listen<{ reason: string; sockets: number }>(t, 'gap')
+  const gaps = listen<{ reason: string; sockets: number }>(t, 'flotilla:ws:gap')
   const server = await startTestApp(t, redis.url)
   const clients = [await RawClient.open(t, server.ws), await RawClient.open(t, server.ws)]
   for (const client of clients) await client.subscribe('plain:1')
@@ -56,7 +52,7 @@ test('a gap is said once, with the sockets that were told', async (t) => {
 test('a socket over its high-water mark is said once', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.stop())
-  const slow = listen<{ bytes: number }>(t, 'slow')
+  const slow = listen<{ bytes: number }>(t, 'flotilla:ws:slow')
   const server = await startTestApp(t, redis.url, {
     channels: { feed: { history: { size: 5000 } } },
     highWaterMark: 65_536

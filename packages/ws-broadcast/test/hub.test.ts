@@ -1,5 +1,4 @@
-import { subscribe, unsubscribe } from 'node:diagnostics_channel'
-import { startRedis, until } from '@flotilla/testbed'
+import { listen, startRedis, until } from '@flotilla/testbed'
 import { test, type Test } from 'tap'
 import { ChannelKeys } from '../src/channel-keys.js'
 import { HistoryReader, type HistoryPage } from '../src/history.js'
@@ -109,10 +108,7 @@ test('a flood before a channel has started is delivered whole, though nothing fo
 })
 
 test('messages that never came are read from history, and the repair is said', async (t) => {
-  const repairs: unknown[] = []
-  const hear = (message: unknown): void => void repairs.push(message)
-  subscribe('flotilla:ws:repair', hear)
-  t.teardown(() => unsubscribe('flotilla:ws:repair', hear))
+  const repairs = listen(t, 'flotilla:ws:repair')
   const bench = await setUp(t, ({ publisher }) => publisher.publish('news', 'before'))
   await until(() => bench.delivered.length === 1)
   bench.hold()
