@@ -12,7 +12,7 @@ export interface Dialect {
 
 const flotilla: Dialect = {
   async open(url, channels) {
-    const socket = await RawSocket.open(url, '/ws')
+    const socket = await RawSocket.open(url, '/ws', '{"type":"ping"}')
     await expectFrames(
       socket,
       (frame) => frame.includes('"type":"subscribed"'),
@@ -50,7 +50,7 @@ const floor: Dialect = {
 /** Engine.IO 4 over WebSocket: `0` open, `2` ping, `3` pong, `40` connect, `42` event. */
 const socketIo: Dialect = {
   async open(url, channels) {
-    const socket = await RawSocket.open(url, '/socket.io/?EIO=4&transport=websocket')
+    const socket = await RawSocket.open(url, '/socket.io/?EIO=4&transport=websocket', '2')
     await expectFrames(
       socket,
       (frame) => frame.startsWith('40'),

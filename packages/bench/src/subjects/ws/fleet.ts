@@ -41,13 +41,25 @@ export function post(url: string, channel: string, from: number, count: number):
 /** Sockets of one subject that wait for messages of one channel, and the count of what was published. */
 export class Audience {
   #published = 0
+  /** Sockets that do not have all yet. */
+  #waiting = 0
+  #complete: () => void = () => undefined
 
   private constructor(
     readonly dialect: Dialect,
     readonly url: string,
     readonly channel: string,
     readonly sockets: readonly RawSocket[]
-  ) {}
+  ) {
+    for (const socket of sockets) {
+      socket.frames = 0
+      socket.onFrames = () => {
+        if (socket.frames !== this.#published) return
+        this.#waiting -= 1
+        if (this.#waiting === 0) this.#complete()
+      }
+    }
+  }
 
   static async gather(subject: string, url: string, channel: string, count: number): Promise<Audience> {
     const dialect = dialectOf(subject)
@@ -61,32 +73,18 @@ export class Audience {
   async deliver(count: number): Promise<void> {
     const from = this.#published
     this.#published += count
-    const { sockets, dialect } = this
+    this.#waiting = this.sockets.length
     const seen: unknown[] = []
-    let open = sockets.length
+    const first = this.sockets[0]!
+    first.onText = (text) => {
+      const data = this.dialect.data(text)
+      if (data !== undefined) seen.push(data)
+    }
     const all = new Promise<void>((resolve) => {
-      for (const [index, socket] of sockets.entries()) {
-        let got = 0
-        let before = socket.frames
-        if (index === 0) {
-          socket.onText = (text) => {
-            const data = dialect.data(text)
-            // A ping between the messages is not one of them.
-            if (data === undefined) before += 1
-            else seen.push(data)
-          }
-        }
-        socket.onFrames = () => {
-          got = socket.frames - before
-          if (got < count) return
-          socket.onFrames = undefined
-          open -= 1
-          if (open === 0) resolve()
-        }
-      }
+      this.#complete = resolve
     })
     await Promise.all([post(this.url, this.channel, from, count), all])
-    sockets[0]!.onText = undefined
+    first.onText = undefined
     const expected = Array.from({ length: count }, (_none, index) => ({ n: from + index }))
     if (JSON.stringify(seen) !== JSON.stringify(expected)) {
       throw new Error(
