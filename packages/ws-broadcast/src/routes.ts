@@ -14,7 +14,7 @@ export function addWebSocketRoute(
 ): void {
   fastify.get(
     path,
-    { websocket: true, preValidation: gate.admit, preHandler: gate.authenticate },
+    { websocket: true, preValidation: gate.admit, preHandler: gate.authenticate, onResponse: gate.answered },
     (socket, request) => {
       // This one holds on to the request and the reply; attach listens in its place.
       socket.removeAllListeners('error')
@@ -36,8 +36,13 @@ export function addSseRoute(
 ): void {
   fastify.get(
     path,
-    // A HEAD would wait for an end that does not come.
-    { preValidation: gate.admit, preHandler: gate.authenticate, exposeHeadRoute: false },
+    {
+      preValidation: gate.admit,
+      preHandler: gate.authenticate,
+      onResponse: gate.answered,
+      // A HEAD would wait for an end that does not come.
+      exposeHeadRoute: false
+    },
     async (request: FastifyRequest, reply: FastifyReply) => {
       const { channels: list, since } = request.query as { channels?: unknown; since?: unknown }
       const channels = typeof list === 'string' ? list.split(',') : []
@@ -54,9 +59,9 @@ export function addSseRoute(
           return reply.code(403).send({ code: 'forbidden', message: 'You may not subscribe here' })
         }
       }
-      // The reader may have gone, and others come, while this was found out.
+      // The reader may have gone, or the drain begun, while this was found out.
       if (reply.raw.destroyed) return reply.hijack()
-      gate.assertRoom()
+      gate.assertOpen()
       const seen = request.headers['last-event-id'] ?? since
       const positions = decodePositions(typeof seen === 'string' ? seen.slice(0, 16_384) : '')
       reply.hijack()

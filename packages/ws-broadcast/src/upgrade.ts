@@ -14,8 +14,8 @@ import { isOriginAllowed } from './origin.js'
 /** Decides about a connection while it is still an HTTP request, so that a refusal is an HTTP status. */
 export class UpgradeGate {
   readonly #identities = new WeakMap<FastifyRequest, Identity>()
-  /** Let in during this turn of the event loop, and not among the connections yet. */
-  readonly #entering = new Set<FastifyRequest>()
+  /** Let in and not among the connections yet, with what gives the place back should the client go before. */
+  readonly #entering = new Map<FastifyRequest, () => void>()
 
   constructor(
     private readonly config: BroadcastConfig,
@@ -28,7 +28,7 @@ export class UpgradeGate {
     if (!isOriginAllowed(request, this.config.origins)) {
       throw new FLOTILLA_WS_ERR_ORIGIN(`'${String(request.headers.origin).slice(0, 100)}'`)
     }
-    this.assertRoom(this.#entering.size)
+    this.assertRoom()
   }
 
   /** preHandler: after every hook that reads a session. */
@@ -36,20 +36,25 @@ export class UpgradeGate {
     const identity = await this.identify(request)
     if (identity === null) throw new FLOTILLA_WS_ERR_UNAUTHENTICATED()
     // Others may have come, or the drain begun, while this was found out.
-    this.assertRoom(this.#entering.size)
-    this.#entering.add(request)
-    // One that never gets to its route, as where a later hook of the app answers, gives its place back.
-    setImmediate(() => this.#entering.delete(request))
+    this.assertRoom()
+    const leave = (): void => this.leave(request)
+    this.#entering.set(request, leave)
+    request.raw.socket.once('close', leave)
     this.#identities.set(request, identity)
   }
 
-  /**
-   * @param entering how many are about to be added to the connections
-   * @throws FLOTILLA_WS_ERR_DRAINING, FLOTILLA_WS_ERR_FULL
-   */
-  assertRoom(entering = 0): void {
+  /** onResponse: one that a later hook of the app, or its route, has answered gives its place back. */
+  readonly answered = async (request: FastifyRequest): Promise<void> => this.leave(request)
+
+  /** @throws FLOTILLA_WS_ERR_DRAINING */
+  assertOpen(): void {
     if (this.drain.draining) throw new FLOTILLA_WS_ERR_DRAINING()
-    if (this.connections.size + entering >= this.config.maxConnections) {
+  }
+
+  /** @throws FLOTILLA_WS_ERR_DRAINING, FLOTILLA_WS_ERR_FULL */
+  assertRoom(): void {
+    this.assertOpen()
+    if (this.connections.size + this.#entering.size >= this.config.maxConnections) {
       throw new FLOTILLA_WS_ERR_FULL(this.config.maxConnections)
     }
   }
@@ -62,7 +67,14 @@ export class UpgradeGate {
 
   /** Whose the connection of this request is. It is added at once, so that its place is not kept any longer. */
   identityOf(request: FastifyRequest): Identity {
-    this.#entering.delete(request)
+    this.leave(request)
     return this.#identities.get(request) ?? sessionIdentity(request)
+  }
+
+  leave(request: FastifyRequest): void {
+    const leave = this.#entering.get(request)
+    if (!leave) return
+    this.#entering.delete(request)
+    request.raw.socket.off('close', leave)
   }
 }

@@ -35,6 +35,69 @@ test('who may come in', async (parent) => {
     })
   }
 
+  await parent.test(
+    'no more of them where a later hook of the app takes its time, and none lost to its answers',
+    async (t) => {
+      let verdict = (): void => undefined
+      let refuse = true
+      let asked = 0
+      const server = await startTestApp(t, redis.url, { maxConnections: 3, ssePath: '/events' }, (app) => {
+        app.addHook('onRoute', (route) => {
+          if (route.url !== '/ws' && route.url !== '/events') return
+          const own = [route.preHandler ?? []].flat()
+          route.preHandler = [
+            ...own,
+            async (_request, reply) => {
+              asked += 1
+              await new Promise<void>((resolve) => {
+                const before = verdict
+                verdict = () => {
+                  before()
+                  resolve()
+                }
+              })
+              if (refuse) await reply.code(403).send({})
+            }
+          ]
+        })
+      })
+      const decide = (): void => {
+        verdict()
+        verdict = () => undefined
+      }
+      const events = `${server.url}/events?channels=news`
+      for (let turn = 0; turn < 3; turn += 1) {
+        const before = asked
+        const stop = new AbortController()
+        const answers = [
+          refusal(server.ws),
+          fetch(events).then(({ status }) => status),
+          fetch(events, { signal: stop.signal }).catch(() => 'left')
+        ]
+        await until(() => asked === before + 3, { message: 'three are on their way in' })
+        t.equal(await refusal(server.ws), 503, 'and fill the place')
+        stop.abort()
+        t.equal(await answers[2], 'left')
+        decide()
+        t.same(await Promise.all(answers), [403, 403, 'left'])
+      }
+      refuse = false
+      const before = asked
+      let go = (): void => undefined
+      const stay = new Promise<void>((resolve) => {
+        go = resolve
+      })
+      const answers: (number | undefined)[] = []
+      const all = Array.from({ length: 10 }, async () => answers.push(await refusal(server.ws, {}, stay)))
+      await until(() => asked === before + 3 && answers.length === 7, { message: 'no place was lost' })
+      t.same(answers, Array<number>(7).fill(503))
+      decide()
+      await Promise.all(all)
+      t.same(answers.slice(7), [101, 101, 101])
+      go()
+    }
+  )
+
   await parent.test('nobody whose login was under way when the drain began', async (t) => {
     let drain: ((context: { deadline: number }) => Promise<void>) | undefined
     let letIn: (() => void) | undefined
