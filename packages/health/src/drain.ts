@@ -72,11 +72,10 @@ export class Drain {
     const { delay, timeout } = this.settings
     const began = performance.now()
     const left = (): number => Math.max(0, began + timeout - performance.now())
-    const wasUp = this.board.startedUp
     log.info({ reason, delay, timeout }, 'draining')
     this.stopKeepingAlive()
     // An instance that never took traffic has nobody to tell.
-    if (wasUp && this.fastify.server.listening) await this.linger(delay)
+    if (this.board.tookTraffic && this.fastify.server.listening) await this.linger(delay)
     await this.runSteps(Math.floor(Date.now() + left() * STEPS))
     const finished = await this.finishRequests(left() * REQUESTS)
     const closed = await this.close(left())

@@ -18,8 +18,10 @@ export class StatusBoard {
   reasons: readonly string[] = []
   /** Counts changes of anything that an answer shows, so that answers can be kept until it moves. */
   revision = 0
-  /** True from the first `ready` or `degraded` on. */
+  /** True once the process serves and every critical check has run, whatever it found. */
   startedUp = false
+  /** True from the first `ready` or `degraded` on: requests may have been sent here. */
+  tookTraffic = false
   private phase: 'starting' | 'serving' | 'draining' = 'starting'
   private readonly flags = new Map<Flag, string>()
   private readonly listeners = new Set<(state: HealthState, before: HealthState) => void>()
@@ -61,7 +63,8 @@ export class StatusBoard {
     const reasons: string[] = []
     this.state = this.decide(reasons)
     this.reasons = reasons
-    this.startedUp ||= this.state === 'ready' || this.state === 'degraded'
+    this.startedUp ||= this.phase === 'serving' && !this.checks.pending
+    this.tookTraffic ||= this.state === 'ready' || this.state === 'degraded'
     this.revision++
     if (this.state === before) return
     for (const listener of this.listeners) listener(this.state, before)

@@ -5,6 +5,7 @@ import { test } from 'tap'
 import { startApp, until } from '@flotilla/testbed'
 import health from '../src/index.js'
 import { agentReply } from '../src/agent-reply.js'
+import { SharedStatus } from '../src/responder/shared-status.js'
 
 const script = new URL('./apps/instance.ts', import.meta.url)
 
@@ -65,6 +66,25 @@ test('a checker that hangs up or sends junk does no harm', async (t) => {
   junk.write(Buffer.alloc(100_000))
   t.match(await ask(port), /^ready up/)
   junk.destroy()
+})
+
+test('a beat in the midst of a look at the clock is no silence of 25 days', (t) => {
+  const status = new SharedStatus()
+  status.beat()
+  const { bigint } = process.hrtime
+  t.teardown(() => {
+    process.hrtime.bigint = bigint
+  })
+  process.hrtime.bigint = () => {
+    const looked = bigint()
+    // The other thread's beat, a moment later.
+    process.hrtime.bigint = () => looked + 5_000_000n
+    status.beat()
+    process.hrtime.bigint = bigint
+    return looked
+  }
+  t.ok(status.silence < 60_000, `${status.silence} ms`)
+  t.end()
 })
 
 test('the worker answers while the main loop is blocked, and says so', async (t) => {

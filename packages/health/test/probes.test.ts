@@ -71,6 +71,22 @@ test('the app is starting until every critical check has run once', async (t) =>
   t.equal((await app.inject('/health/startup')).statusCode, 200)
 })
 
+test('a dependency that is away while the app starts fails readiness, not start-up: nobody restarts it', async (t) => {
+  const app = Fastify()
+  await app.register(health, { drain: { signals: false } })
+  t.teardown(() => app.close())
+  let broken = true
+  app.health.addCheck('mail', () => ({ ok: !broken }), { interval: 10 })
+  await app.ready()
+  await until(() => app.health.state === 'down')
+  t.equal((await app.inject('/health/ready')).statusCode, 503)
+  const startup = await app.inject('/health/startup')
+  t.equal(startup.statusCode, 200)
+  t.equal(startup.json<{ status: string }>().status, 'healthy')
+  broken = false
+  await until(() => app.health.state === 'ready')
+})
+
 test('HEAD has the headers of GET and no body', async (t) => {
   const app = await start({}, Fastify({ exposeHeadRoutes: false }))
   t.teardown(() => app.close())

@@ -52,7 +52,9 @@ export class SharedStatus {
 
   /** Milliseconds since the main loop last turned. */
   get silence(): number {
-    return (now() - this.get(Field.Beat) + 2 ** 31) % 2 ** 31
+    // The beat first: one that comes between the two would lie in the future.
+    const beat = this.get(Field.Beat)
+    return (now() - beat + 2 ** 31) % 2 ** 31
   }
 
   private set(field: Field, value: number): void {
