@@ -91,6 +91,7 @@ for (const overlay of await readdir(`${docker}kubernetes/overlays`)) {
         'Deployment',
         'HorizontalPodAutoscaler',
         'Ingress',
+        'Namespace',
         'NetworkPolicy',
         'PodDisruptionBudget',
         'Service',
@@ -101,7 +102,9 @@ for (const overlay of await readdir(`${docker}kubernetes/overlays`)) {
         const model = models[manifest.kind]
         if (!model) throw new Error(`no schema for ${manifest.apiVersion} ${manifest.kind}`)
         t.doesNotThrow(() => new model(manifest).validate(), `${manifest.kind} is valid`)
-        t.ok(manifest.metadata.namespace, `${manifest.kind} is in a namespace`)
+        if (manifest.kind === 'Namespace') continue
+        const { name } = find(manifests, 'Namespace').metadata
+        t.equal(manifest.metadata.namespace, name, `${manifest.kind} is in the namespace that is made for it`)
       }
     })
 
@@ -208,11 +211,17 @@ for (const overlay of await readdir(`${docker}kubernetes/overlays`)) {
       for (const selector of selectors) t.hasStrict(labels, selector)
       const { minReplicas } = find(manifests, 'HorizontalPodAutoscaler').spec as unknown as Autoscaler
       t.ok(minReplicas >= 2)
-      t.equal(
-        find(manifests, 'HorizontalPodAutoscaler').spec['minReplicas'],
-        find(manifests, 'Deployment').spec['replicas']
-      )
     })
+
+    await t.test(
+      'how many run is the autoscaler’s alone: an apply does not take pods from a busy fleet',
+      async (t) => {
+        const deployment = find(manifests, 'Deployment')
+        const target = find(manifests, 'HorizontalPodAutoscaler').spec['scaleTargetRef']
+        t.match(target, { kind: 'Deployment', name: deployment.metadata.name })
+        t.notOk('replicas' in deployment.spec)
+      }
+    )
   })
 }
 

@@ -48,8 +48,10 @@ export async function buildApp(env = process.env) {
       'INSERT INTO notes (author, text) VALUES ($1, $2) RETURNING id, author, text',
       [author, request.body.text]
     )
-    await app.cache.invalidateTags(['notes'])
-    await app.broadcast.publish('notes', rows[0])
+    // The write's place in the database's history: who reads because of this news reads a server that has it.
+    const token = request.db.token()
+    await app.cache.invalidateTags(['notes'], { after: token })
+    await app.broadcast.publish('notes', rows[0], { consistency: token })
     return rows[0]
   })
 
@@ -63,10 +65,10 @@ export async function buildApp(env = process.env) {
   app.get('/newest', async () =>
     app.cache.getOrSet(
       'newest',
-      async () => {
-        const { rows } = await app.db.read.query<Note>(
-          'SELECT id, author, text FROM notes ORDER BY id DESC LIMIT 3'
-        )
+      async ({ after }) => {
+        const { rows } = await app.db.read
+          .after(after)
+          .query<Note>('SELECT id, author, text FROM notes ORDER BY id DESC LIMIT 3')
         return rows
       },
       { tags: ['notes'] }
