@@ -3,7 +3,15 @@ import { cancelAndQuarantine } from './cancel.js'
 import { capturePosition, type PositionSink } from './capture.js'
 import type { CausalSession } from './causal-session.js'
 import { queryChannel } from './channels.js'
-import { AbortedError, because, OutcomeUnknownError, TimeoutError, UnavailableError } from './errors.js'
+import {
+  AbortedError,
+  because,
+  ClosedError,
+  OutcomeUnknownError,
+  PoolExhaustedError,
+  TimeoutError,
+  UnavailableError
+} from './errors.js'
 import { isLost, withoutName, type RouterClient, type Statement } from './router-client.js'
 import type { Server } from './server.js'
 import { isServerError } from './sqlstate.js'
@@ -69,8 +77,11 @@ class Execution {
     signal?.addEventListener('abort', this.#abort)
     if (timeout > 0) this.#timer = setTimeout(() => this.#cancel(new TimeoutError(timeout)), timeout)
     this.#leaveLine = server.pool.acquire((failed, client) => {
-      if (!failed) this.#send(client)
-      else if (!this.#over) this.#finish(Object.assign(failed, { [kUnsent]: true }), failed, undefined)
+      if (!failed) return this.#send(client)
+      if (this.#over) return
+      // A pool that is used up is this side's doing.
+      const own = failed instanceof PoolExhaustedError || failed instanceof ClosedError
+      this.#finish(Object.assign(failed, { [kUnsent]: true }), undefined, own ? 'nothing' : 'failed')
     })
   }
 
@@ -106,31 +117,38 @@ class Execution {
     const { pool } = this.#task.server
     if (!error) {
       pool.release(client)
-      return this.#finish(undefined, undefined, result)
+      return this.#finish(undefined, result, 'answered')
     }
-    const lost = isLost(client, error)
-    pool.release(client, lost ? error : undefined)
-    const raw = lost || isServerError(error) ? error : undefined
-    this.#finish(lost ? explainLoss(this.#task, error) : error, raw, undefined)
+    if (isLost(client, error)) {
+      pool.release(client, error)
+      return this.#finish(explainLoss(this.#task, error), undefined, 'failed')
+    }
+    pool.release(client)
+    this.#finish(error, undefined, isServerError(error) ? 'answered' : 'nothing')
   }
 
-  /** @param raw what the driver said, where it says something about the server */
-  #finish(error: Error | undefined, raw: Error | undefined, result: pg.QueryResult | undefined): void {
+  /** @param seen what it tells of the server */
+  #finish(
+    error: Error | undefined,
+    result: pg.QueryResult | undefined,
+    seen: 'answered' | 'failed' | 'nothing'
+  ): void {
     const { server, session, signal } = this.#task
     this.#over = true
     clearTimeout(this.#timer)
     session.offAbort(this.#abort)
     signal?.removeEventListener('abort', this.#abort)
     const now = performance.now()
-    if (error && !raw) server.gaveUp()
-    else server.ended(now, now - this.#started, raw)
+    if (seen === 'answered') server.ended(now, now - this.#started)
+    else if (seen === 'failed') server.failed(now)
+    else server.gaveUp()
     if (queryChannel.active) publish(this.#task, now - this.#started, error)
     this.#settled(error, result)
   }
 
   #cancel(error: Error): void {
     if (this.#over) return
-    this.#finish(error, undefined, undefined)
+    this.#finish(error, undefined, 'nothing')
     const client = this.#client
     if (!client) return this.#leaveLine?.()
     const { server, session, sink } = this.#task

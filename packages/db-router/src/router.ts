@@ -180,10 +180,10 @@ export class Router {
   /** @throws the failure, where another server would not do better */
   #mayReadElsewhere({ server, error }: Failure, excluded: Set<Server>): void {
     if (isReadOnly(error)) throw because(new NotAReadError(), error)
-    const cause = (error as Error).cause ?? error
     const unsent = (error as { [kUnsent]?: boolean })[kUnsent] === true
-    if (!unsent && !(error instanceof NotFreshError) && !isRetryable(error, cause)) throw error
-    retryChannel.publish({ server: server.name, kind: 'read', code: codeOf(cause) })
+    const lost = error instanceof UnavailableError || error instanceof NotFreshError
+    if (!unsent && !lost && !isRetryableRead(error)) throw error
+    retryChannel.publish({ server: server.name, kind: 'read', code: codeOf((error as Error).cause ?? error) })
     excluded.add(server)
   }
 
@@ -268,10 +268,6 @@ function tellReplica(requirement: Requirement, fresh: boolean, started: number):
 interface Failure {
   readonly server: Server
   readonly error: unknown
-}
-
-function isRetryable(error: unknown, cause: unknown): boolean {
-  return codeOf(error) === 'FLOTILLA_DB_ERR_UNAVAILABLE' || (error === cause && isRetryableRead(error))
 }
 
 function pause(ms: number, caller: Caller): Promise<void> {

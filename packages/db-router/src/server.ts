@@ -5,7 +5,6 @@ import type { Lsn } from './lsn.js'
 import { Monitor, type MonitorSettings } from './monitor.js'
 import type { Observation } from './observation.js'
 import type { RouterClient } from './router-client.js'
-import { isConnectionError, isServerError } from './sqlstate.js'
 
 export type ServerState = 'unknown' | 'up' | 'down' | 'foreign'
 
@@ -74,11 +73,9 @@ export class Server {
     this.breaker.begin()
   }
 
-  /** A statement ended; `error` is what the driver said, if anything. */
-  ended(now: number, duration: number, error: Error | undefined): void {
+  /** A statement was answered, be it with an error. */
+  ended(now: number, duration: number): void {
     this.inFlight--
-    if (error && isConnectionError(error)) return this.breaker.failed(now)
-    if (error && !isServerError(error)) return this.breaker.undecided()
     this.breaker.succeeded()
     // A rise counts at once, a fall is averaged in over time: a server that turns slow is left quickly.
     const weight = duration > this.#latency ? 0.5 : 1 - 2 ** (-(now - this.#measuredAt) / LATENCY_HALF_LIFE)
@@ -86,7 +83,13 @@ export class Server {
     this.#measuredAt = now
   }
 
-  /** A statement ended because its caller gave up: that says nothing about the server. */
+  /** A statement's connection was lost, or there was none to be had of the server. */
+  failed(now: number): void {
+    this.inFlight--
+    this.breaker.failed(now)
+  }
+
+  /** A statement ended on this side, as when its caller gave up: that says nothing about the server. */
   gaveUp(): void {
     this.inFlight--
     this.breaker.undecided()

@@ -24,12 +24,12 @@ export function isConnectionError(error: unknown): boolean {
 }
 
 /**
- * A read may run again on another server: the connection failed, the server has no slot (53300), or a
- * standby cancelled it in favour of replay (40001 and 40P01 on a hot standby; "Handling Query Conflicts").
+ * A read that the server answered so may run again on another: this one has no slot (53300), or a standby cancelled it
+ * in favour of replay (40001 and 40P01 on a hot standby; "Handling Query Conflicts").
  */
 export function isRetryableRead(error: unknown): boolean {
   const code = codeOf(error)
-  return isConnectionError(error) || code === '40001' || code === '40P01' || code === '53300'
+  return isServerError(error) && (code === '40001' || code === '40P01' || code === '53300')
 }
 
 /** serialization_failure and deadlock_detected: the whole transaction may run again. */

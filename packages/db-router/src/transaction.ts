@@ -141,7 +141,7 @@ class Run {
         else this.#work(work).then(resolve, reject)
       })
       const now = performance.now()
-      this.#server.ended(now, now - began, undefined)
+      this.#server.ended(now, now - began)
       return result
     } catch (error) {
       this.#server.gaveUp()

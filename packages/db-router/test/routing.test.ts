@@ -75,7 +75,7 @@ t.test('one slow moment does not keep a replica out for good', async (sub) => {
   const [slow, quick] = [make('slow'), make('quick')]
   const measure = (server: Server, at: number, duration: number): void => {
     server.began()
-    server.ended(at, duration, undefined)
+    server.ended(at, duration)
   }
   measure(slow, 0, 5_000)
   measure(quick, 0, 1)
