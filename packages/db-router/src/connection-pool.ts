@@ -132,7 +132,7 @@ export class ConnectionPool {
     for (const client of this.#clients) if (stale(client)) client.destroy(reason)
   }
 
-  /** Waits for what runs, until `deadline` milliseconds have passed, then drops the rest. */
+  /** Waits for what runs, until `deadline` milliseconds have passed, then drops the rest, whoever still holds it. */
   async close(deadline: number): Promise<void> {
     if (this.#closed) return
     this.#closed = true
@@ -141,8 +141,15 @@ export class ConnectionPool {
       callback(new ClosedError(), none)
     }
     this.#returnReady()
-    const timer = setTimeout(() => this.destroyAll(new ClosedError()), deadline)
-    await this.#pool.end()
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(() => {
+        this.destroyAll(new ClosedError())
+        resolve()
+      }, deadline)
+    })
+    // The driver's pool ends once every connection is given back, which is up to those that hold them.
+    await Promise.race([this.#pool.end(), late])
     clearTimeout(timer)
   }
 

@@ -1,8 +1,10 @@
-import { startPgBouncer, startPostgres, until } from '@flotilla/testbed'
+import { listen, startPgBouncer, startPostgres, until } from '@flotilla/testbed'
 import { once } from 'node:events'
 import { request } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { setTimeout as after } from 'node:timers/promises'
 import t, { type Test } from 'tap'
+import type { QueryMessage, RetryMessage } from '../src/index.js'
 import { codeOf, createApp } from './fixtures/app-in-process.js'
 
 const postgres = await startPostgres({ replicas: 1 })
@@ -134,6 +136,56 @@ t.test('a timeout cancels on the server too', async (sub) => {
     await codeOf((async () => app.db.query('select 1', [], { timeout: 'soon' as never }))()),
     'FLOTILLA_DB_ERR_OPTION'
   )
+})
+
+t.test('what is not the fault of a replica is not tried at another server', async (sub) => {
+  const app = await createApp(sub, servers)
+  const { name } = app.db.status().servers[1]!
+  const queries = listen<QueryMessage>(sub, 'flotilla:db:query')
+  const retries = listen<RetryMessage>(sub, 'flotilla:db:retry')
+  const controller = new AbortController()
+  const refusing = {
+    toPostgres() {
+      throw new RangeError('not for the database')
+    }
+  }
+  const timedOut = codeOf(app.db.read.query('select pg_sleep(600)', [], { timeout: 150 }))
+  sub.equal(await timedOut, 'FLOTILLA_DB_ERR_TIMEOUT')
+  const aborted = codeOf(
+    app.db.read.query('select pg_sleep(600) /* gone */', [], { signal: controller.signal })
+  )
+  await until(() => running('gone', replica), { message: 'it runs' })
+  controller.abort()
+  sub.equal(await aborted, 'FLOTILLA_DB_ERR_ABORTED')
+  await sub.rejects(app.db.read.query('select $1', [refusing]), { name: 'RangeError' })
+  sub.match(queries, [{ server: name }, { server: name }, { server: name }])
+  sub.equal(queries.length, 3, 'once each')
+  sub.strictSame(retries, [])
+})
+
+t.test('a replica whose pool is used up is busy, one that refuses connections is left alone', async (sub) => {
+  const busy = await createApp(sub, { ...servers, pool: { max: 1, maxWaiting: 0 } })
+  const held = await busy.db.read.pool.connect()
+  const where = async (app: typeof busy): Promise<unknown> =>
+    (await app.db.read.query('select inet_server_port() as port')).rows[0]!['port']
+  for (let n = 0; n < 5; n++) sub.equal(await where(busy), primary.port)
+  sub.equal(busy.db.status().servers[1]!.breaker, 'closed')
+  held.release()
+  sub.equal(await where(busy), replica.port)
+
+  // Its one connection is the monitor's.
+  await primary.query('create role narrow login connection limit 1')
+  await postgres.waitForCatchUp()
+  const url = new URL(replica.url)
+  url.username = 'narrow'
+  const full = await createApp(sub, {
+    ...servers,
+    replicas: [url.href],
+    monitor: { interval: '1h', timeout: 3_000 },
+    tokenTtl: '3h'
+  })
+  for (let n = 0; n < 5; n++) sub.equal(await where(full), primary.port)
+  sub.equal(full.db.status().servers[1]!.breaker, 'open')
 })
 
 t.test('the wait for a connection is bounded in number and time', async (sub) => {
@@ -301,4 +353,26 @@ t.test('close waits for what runs, up to a deadline', async (sub) => {
   sub.equal(await short, undefined)
   sub.equal(await long, 'FLOTILLA_DB_ERR_OUTCOME_UNKNOWN')
   sub.equal(await codeOf(app.db.write.query('select 1')), 'FLOTILLA_DB_ERR_CLOSED')
+})
+
+t.test('close does not wait for who keeps a connection', async (sub) => {
+  const app = await createApp(sub, { ...servers, closeTimeout: 300 })
+  const kept = await app.db.write.pool.connect()
+  await kept.query('select 1')
+  let goOn = (): void => {}
+  let begun = false
+  const stuck = codeOf(
+    app.db.transaction(async (tx) => {
+      await tx.query('select 1')
+      begun = true
+      await new Promise<void>((resolve) => (goOn = resolve))
+      await tx.query('select 1')
+    })
+  )
+  await until(() => begun, { message: 'the transaction is open' })
+  const closed = app.close().then(() => 'closed')
+  sub.equal(await Promise.race([closed, after(20_000, 'still open', { ref: false })]), 'closed')
+  goOn()
+  sub.equal(await stuck, 'FLOTILLA_DB_ERR_UNAVAILABLE')
+  kept.release()
 })
