@@ -1,10 +1,14 @@
+import { once } from 'node:events'
+import type { AddressInfo } from 'node:net'
 import { gzipSync } from 'node:zlib'
+import websocket from '@fastify/websocket'
 import { startProxy, startRedis, until } from '@flotilla/testbed'
 import { build } from 'esbuild'
 import { test, type Test } from 'tap'
-import { WebSocket } from 'ws'
+import { WebSocket, WebSocketServer } from 'ws'
 import { connect, type BroadcastClient, type ClientOptions } from '../src/client/index.js'
-import { startTestApp } from './app.js'
+import type { ClientFrame, ServerFrame } from '../src/protocol.js'
+import { RawClient, startTestApp } from './app.js'
 
 const FAST = { min: 20, max: 100 }
 
@@ -12,6 +16,56 @@ function open(t: Test, url: string, options: ClientOptions = {}): BroadcastClien
   const client = connect(url, { WebSocket, reconnect: FAST, ...options })
   t.teardown(() => client.close())
   return client
+}
+
+/** What a hook of the app awaits until the test goes on. */
+function newGate(): { opened: Promise<void>; open: () => void } {
+  let open = (): void => undefined
+  const opened = new Promise<void>((resolve) => {
+    open = resolve
+  })
+  return { opened, open }
+}
+
+/** One connection of a client, as a scripted server has it. */
+interface Peer {
+  /** 0 for the first. */
+  readonly index: number
+  readonly frames: ClientFrame[]
+  send(frame: ServerFrame): void
+  close(code: number): void
+}
+
+/** A server that welcomes everyone and otherwise does what the test says at each frame; it forces what a real one seldom does. */
+async function startScript(
+  t: Test,
+  onFrame: (peer: Peer, frame: ClientFrame) => void,
+  onOpen: (peer: Peer) => void = () => undefined
+): Promise<{ url: string; peers: Peer[] }> {
+  const server = new WebSocketServer({ port: 0, host: '127.0.0.1' })
+  t.teardown(() => {
+    for (const socket of server.clients) socket.terminate()
+    server.close()
+  })
+  const peers: Peer[] = []
+  server.on('connection', (socket) => {
+    const peer: Peer = {
+      index: peers.length,
+      frames: [],
+      send: (frame) => socket.send(JSON.stringify(frame)),
+      close: (code) => socket.close(code)
+    }
+    peers.push(peer)
+    socket.on('message', (data: Buffer) => {
+      const frame = JSON.parse(data.toString()) as ClientFrame
+      peer.frames.push(frame)
+      onFrame(peer, frame)
+    })
+    peer.send({ type: 'welcome', connection: `c${peer.index}`, ping: 25_000 })
+    onOpen(peer)
+  })
+  await once(server, 'listening')
+  return { url: `ws://127.0.0.1:${(server.address() as AddressInfo).port}`, peers }
 }
 
 test('the client', async (parent) => {
@@ -66,6 +120,190 @@ test('the client', async (parent) => {
     t.same([seen, gaps], [[1], []])
   })
 
+  await parent.test(
+    'a subscription made anew does not take what was on its way to the one before',
+    async (t) => {
+      for (const [again, expected] of [
+        [2, [3, 4]],
+        [1, [2, 3, 4]]
+      ] as const) {
+        const gate = newGate()
+        const gated = await startTestApp(t, redis.url, {
+          authorize: async (_request, _channel, action) => {
+            if (action === 'publish') await gate.opened
+            return true
+          }
+        })
+        const channel = `room:again-${again}`
+        const client = open(t, gated.ws)
+        const witness = await RawClient.open(t, gated.ws)
+        await witness.subscribe(channel)
+        const first: unknown[] = []
+        const before = client.subscribe<number>(channel, ({ data }) => first.push(data))
+        await before.ready
+        const positions = [undefined, await gated.app.broadcast.publish(channel, 1)]
+        positions.push(await gated.app.broadcast.publish(channel, 2))
+        await until(() => first.length === 2)
+
+        // The server carries out a channel's commands in order: while this one waits it goes on with the subscription before.
+        const own = client.publish(channel, 4)
+        before.unsubscribe()
+        const second: unknown[] = []
+        const { offset, epoch } = positions[again]!
+        const after = client.subscribe(channel, ({ data }) => second.push(data), {
+          since: { offset: offset!, epoch: epoch! }
+        })
+        await gated.app.broadcast.publish(channel, 3)
+        await witness.count(3, channel)
+        await client.presence('room:elsewhere')
+        t.same(second, [], 'message 3 has come and is not for this subscription yet')
+        t.equal(after.position?.offset, offset)
+        gate.open()
+        await Promise.all([after.ready, own])
+        await until(() => second.includes(4))
+        t.same([first, second], [[1, 2], expected])
+      }
+    }
+  )
+
+  await parent.test(
+    'what the server subscribed a connection to does not disturb its own subscription',
+    async (t) => {
+      const gate = newGate()
+      const attaching = await startTestApp(
+        t,
+        redis.url,
+        {
+          authorize: async (_request, _channel, action) => {
+            if (action === 'subscribe') await gate.opened
+            return true
+          }
+        },
+        async (app) => {
+          await app.register(websocket)
+          await app.register(async (scope) => {
+            scope.get('/live', { websocket: true }, (socket, request) => {
+              app.broadcast.attach(socket, request, { channels: ['load:both'] })
+            })
+          })
+        }
+      )
+      const { broadcast } = attaching.app
+      const first = await broadcast.publish('load:both', 1)
+      await broadcast.publish('load:both', 2)
+      const live = attaching.ws.replace(/ws$/, 'live')
+      const witness = await RawClient.open(t, live)
+      const client = open(t, live)
+      const seen: unknown[] = []
+      const { ready } = client.subscribe('load:both', ({ data }) => seen.push(data), {
+        since: { offset: first.offset!, epoch: first.epoch! }
+      })
+      await until(() => broadcast.stats().subscriptions === 2)
+      await broadcast.publish('load:both', 3)
+      await witness.count(1)
+      await client.presence('room:elsewhere')
+      gate.open()
+      await ready
+      await broadcast.publish('load:both', 4)
+      await until(() => seen.includes(4))
+      t.same(seen, [2, 3, 4])
+    }
+  )
+
+  await parent.test('a listener that acts as soon as the connection is open acts once', async (t) => {
+    const script = await startScript(t, (peer, frame) => {
+      if (frame.type === 'subscribe') {
+        const { channel, id } = frame
+        peer.send({
+          type: 'subscribed',
+          ...(id !== undefined && { id }),
+          channel,
+          epoch: 'e',
+          offset: '5-0',
+          recovered: true
+        })
+      }
+      if (frame.type === 'presence') peer.send({ ...frame, members: [] })
+      if (frame.type === 'publish') peer.send({ type: 'published', id: frame.id!, channel: frame.channel })
+    })
+    const client = open(t, script.url)
+    client.subscribe('early')
+    const waiting = client.publish('early', 'before')
+    const answers: Promise<unknown>[] = []
+    client.on('state', ({ state }) => {
+      if (state !== 'open') return
+      answers.push(
+        client.subscribe('late', undefined, { since: { epoch: 'e', offset: '1-0' } }).ready,
+        client.publish('late', 1),
+        client.presence('late')
+      )
+    })
+    await until(() => answers.length > 0)
+    await Promise.all([waiting, ...answers])
+    t.same(
+      script.peers[0]!.frames.map(
+        ({ type, ...frame }) => `${type} ${(frame as { channel: string }).channel}`
+      ),
+      ['subscribe early', 'publish early', 'subscribe late', 'publish late', 'presence late']
+    )
+    const ids = script.peers[0]!.frames.map(({ id }: { id?: unknown }) => id)
+    t.equal(new Set(ids).size, 5, 'each under an id of its own')
+  })
+
+  await parent.test(
+    'a subscribe that failed is not repeated once the connection has been made anew',
+    async (t) => {
+      const script = await startScript(t, (peer, frame) => {
+        if (frame.type !== 'subscribe') return
+        const { channel } = frame
+        const id = frame.id === undefined ? {} : { id: frame.id }
+        const others = peer.frames.filter((one) => one.type === 'subscribe' && one.channel === 'other')
+        const refuse = peer.index === 0 ? channel === 'news' : channel === 'other' && others.length < 3
+        peer.send(
+          refuse
+            ? { type: 'error', ...id, channel, code: 'unavailable', message: 'try again' }
+            : { type: 'subscribed', ...id, channel, epoch: 'e', offset: '5-0', recovered: true }
+        )
+        if (peer.index === 0 && channel === 'news') {
+          peer.send({ type: 'reconnect', delay: 0 })
+          peer.close(1012)
+        }
+      })
+      const client = open(t, script.url, { reconnect: { min: 100, max: 100 } })
+      const { ready } = client.subscribe('news')
+      await ready
+      // Refused twice, each time repeated after at least `min`: later than the first one's turn would have come.
+      await client.subscribe('other').ready
+      t.same(
+        script.peers.map(({ frames }) => frames.filter((frame) => frame.type === 'subscribe').length),
+        [1, 4]
+      )
+    }
+  )
+
+  await parent.test('a refusal that comes too late for its command leaves the channel alone', async (t) => {
+    const gate = newGate()
+    const gated = await startTestApp(t, redis.url, {
+      authorize: async (_request, _channel, action) => {
+        if (action !== 'publish') return true
+        await gate.opened
+        return false
+      }
+    })
+    const client = open(t, gated.ws, { timeout: 100 })
+    const [seen, errors]: [unknown[], unknown[]] = [[], []]
+    client.on('error', (error) => errors.push(error))
+    await client.subscribe('room:late', ({ data }) => seen.push(data)).ready
+    await t.rejects(client.publish('room:late', 1), { code: 'timeout' })
+    gate.open()
+    const witness = await RawClient.open(t, gated.ws)
+    witness.send({ type: 'publish', id: 1, channel: 'room:late', data: 1 })
+    await witness.next('error')
+    await gated.app.broadcast.publish('room:late', 2)
+    await until(() => seen.length > 0)
+    t.same([seen, errors], [[2], []])
+  })
+
   await parent.test('a channel without history says that it may have missed something', async (t) => {
     const client = open(t, url)
     const gaps: string[] = []
@@ -114,6 +352,7 @@ test('the client', async (parent) => {
     client.on('error', ({ code, channel }) => errors.push(`${code} ${channel}`))
     await t.rejects(client.subscribe('nowhere').ready, { code: 'unknown_channel' })
     t.same(errors, ['unknown_channel nowhere'])
+    await t.rejects(client.subscribe('no name').ready, { code: 'bad_channel' })
     await t.rejects(client.publish('news', 1), { code: 'forbidden' })
     await t.rejects(client.presence('news'), { code: 'no_presence' })
     await t.rejects(client.publish('room:1', 'x'.repeat(70_000)), { code: 'too_large' })

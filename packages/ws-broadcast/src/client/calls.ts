@@ -23,10 +23,15 @@ export class Calls {
     private readonly send: (frame: string) => void
   ) {}
 
+  /** What no other command of this client is known by. */
+  nextId(): number {
+    return (this.#lastId += 1)
+  }
+
   /** Sends a command now, or with the others once connected. */
   make(frame: object): Promise<ServerFrame> {
     return new Promise((resolve, reject) => {
-      const id = (this.#lastId += 1)
+      const id = this.nextId()
       const text = toJson({ ...frame, id })
       const timer = setTimeout(
         () => this.reject(id, new BroadcastError('timeout', 'No answer in time')),

@@ -47,7 +47,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
     for (const listener of listeners.get(event) ?? []) listener(value as never)
   }
   const sendText = (frame: string): void => {
-    if (state === 'open') socket?.send(frame)
+    if (connection !== undefined) socket?.send(frame)
   }
   const calls = new Calls(options.timeout ?? 10_000, sendText)
   const send = (frame: object): void => sendText(JSON.stringify(frame))
@@ -56,9 +56,12 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
     state = next
     emit('state', { state, ...(code !== undefined && { code }) })
   }
-  const subscribeFrame = (channel: string): object => {
-    const since = channels.get(channel)?.position
-    return { type: 'subscribe', channel, ...(since && { since }) }
+  /** Subscribes from where the channel stands; without a connection the next one does. */
+  const ask = (name: string, channel: Channel): void => {
+    const { position: since } = channel
+    channel.asked = calls.nextId()
+    channel.live = false
+    send({ type: 'subscribe', id: channel.asked, channel: name, ...(since && { since }) })
   }
 
   /** Something arrived: given up when nothing more does for two ping intervals. */
@@ -121,23 +124,22 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
         ping = frame.ping
         attempts = 0
         heard()
-        enter('open')
-        for (const channel of channels.keys()) send(subscribeFrame(channel))
+        for (const [name, channel] of channels) ask(name, channel)
         calls.sendAll()
+        // Last: what a listener asks for is sent when it does.
+        enter('open')
         break
       case 'message':
         onMessage(frame)
         break
       case 'subscribed': {
         const channel = channels.get(frame.channel)
-        if (!channel) break
-        channel.position = { epoch: frame.epoch, offset: frame.offset }
-        channel.confirm()
+        if (channel?.asked === frame.id) channel?.begin(frame)
         break
       }
       case 'gap': {
         const channel = channels.get(frame.channel)
-        if (!channel) break
+        if (!channel?.live) break
         channel.position = { epoch: frame.epoch, offset: frame.offset }
         emit('gap', { channel: frame.channel, reason: frame.reason })
         break
@@ -162,7 +164,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
 
   const onMessage = (frame: Extract<ServerFrame, { type: 'message' }>): void => {
     const channel = channels.get(frame.channel)
-    if (!channel) return
+    if (!channel?.live) return
     const event = channel.accept(frame)
     if (!event) return
     channel.handler?.(event as MessageEvent<never>)
@@ -173,14 +175,16 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
     const error = Object.assign(new BroadcastError(frame.code, frame.message), {
       ...(frame.channel !== undefined && { channel: frame.channel })
     })
-    if (calls.reject(frame.id, error)) return
-    const { channel: name } = frame
-    const channel = name === undefined ? undefined : channels.get(name)
-    if (name !== undefined && channel) {
+    if (frame.id !== undefined) {
+      if (calls.reject(frame.id, error)) return
+      const asked = [...channels].find(([, channel]) => channel.asked === frame.id)
+      // Nobody waits for it any more.
+      if (!asked) return
+      const [name, channel] = asked
       if (frame.code === 'unavailable') {
         // The server could not reach Redis just now.
         setTimeout(
-          () => channels.get(name) === channel && send(subscribeFrame(name)),
+          () => channels.get(name) === channel && channel.asked === frame.id && ask(name, channel),
           min + Math.random() * min
         )
         return
@@ -216,7 +220,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
           channel.refuse(closedError())
         } else {
           channels.set(name, channel)
-          send(subscribeFrame(name))
+          ask(name, channel)
         }
       }
       const mine = channel
