@@ -1,5 +1,10 @@
 import { until } from '@flotilla/testbed'
-import Fastify, { type LightMyRequestResponse } from 'fastify'
+import Fastify, {
+  type FastifyInstance,
+  type LightMyRequestResponse,
+  type preHandlerHookHandler,
+  type RouteHandlerMethod
+} from 'fastify'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { request } from 'node:http'
 import { Readable } from 'node:stream'
@@ -305,6 +310,138 @@ t.test('unsafe methods and tags purge', async (t) => {
   await app.cache.clear()
   t.equal(await now('/x?page=2'), query + 3, 'clear')
 })
+
+t.test('it sits behind every hook, those that a plugin adds to routes later too', async (t) => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(flotillaCache, { redis: false })
+  let calls = 0
+  await app.register(async (scope) => {
+    scope.addHook('onRoute', (route) => {
+      const guard: preHandlerHookHandler = (request, reply, done) => {
+        if (request.headers['x-key'] === 'right') done()
+        else void reply.code(401).send('no key')
+      }
+      route.preHandler = [...[route.preHandler ?? []].flat(), guard]
+    })
+    scope.get('/secret', { config: { cache: { ttl: '1m' } } }, () => ({ secret: ++calls }))
+  })
+  const ask = (headers: Record<string, string>, method: 'GET' | 'HEAD' = 'GET') =>
+    app.inject({ method, url: '/secret', headers })
+  const key = { 'x-key': 'right' }
+  t.same((await ask(key)).json(), { secret: 1 })
+  t.match(status(await ask(key)), HIT)
+  for (const method of ['GET', 'HEAD'] as const) {
+    const refused = await ask({}, method)
+    t.equal(refused.statusCode, 401, method)
+    t.notMatch(refused.body, 'secret')
+    t.equal(refused.headers['cache-status'], undefined)
+  }
+  t.match(status(await ask(key, 'HEAD')), HIT)
+  t.equal(calls, 1)
+})
+
+t.test(
+  'handlers of every kind answer as without the cache, and are run once for what is stored',
+  async (t) => {
+    const after = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
+    const handlers: Record<string, RouteHandlerMethod> = {
+      'a value': () => 'x',
+      'a promise': async () => (await after(), 'x'),
+      'a promise of nothing, sent before': async (_request, reply) => void reply.send('x'),
+      'the reply': (_request, reply) => reply.send('x'),
+      'a promise of the reply': async (_request, reply) => (await after(), reply.send('x')),
+      'nothing, sent at once': (_request, reply) => void reply.send('x'),
+      'nothing, sent later': (_request, reply) => void setImmediate(() => void reply.send('x')),
+      'its instance': function () {
+        return (this as FastifyInstance & { word: string }).word
+      }
+    }
+    const failures: Record<string, RouteHandlerMethod> = {
+      'an error': () => {
+        throw new Error('x')
+      },
+      'a promise of an error': async () => {
+        await after()
+        throw new Error('x')
+      },
+      'an error, sent': (_request, reply) => void reply.send(new Error('x'))
+    }
+    for (const wrapped of [false, true]) {
+      const app = Fastify()
+      t.teardown(() => app.close())
+      await app.register(flotillaCache, { redis: false })
+      app.decorate('word', 'x')
+      const calls = new Map<string, number>()
+      // As plugins do that trace handlers; the response is under way for a while.
+      if (wrapped) {
+        app.addHook('onRoute', (route) => {
+          const { handler } = route
+          route.handler = async function (request, reply) {
+            return await handler.call(this, request, reply)
+          }
+        })
+        app.addHook('onSend', async (_request, _reply, payload) => (await after(), payload))
+      }
+      const urls = new Map<string, string>()
+      for (const [name, handler] of Object.entries({ ...handlers, ...failures })) {
+        const url = `/${name.replaceAll(/\W+/g, '-')}`
+        urls.set(name, url)
+        app.get(url, { config: { cache: { ttl: '1m' } } }, function (request, reply) {
+          calls.set(name, (calls.get(name) ?? 0) + 1)
+          return handler.call(this, request, reply)
+        })
+      }
+      for (const [name, url] of urls) {
+        const failing = name in failures
+        const told = `${name}${wrapped ? ', wrapped' : ''}`
+        for (const [headers, count] of [
+          [{}, 1],
+          [{}, failing ? 2 : 1],
+          [{ 'cache-control': 'no-store' }, failing ? 3 : 2]
+        ] as const) {
+          const response = await app.inject({ url, headers })
+          t.equal(response.statusCode, failing ? 500 : 200, told)
+          if (failing) t.equal(response.json().message, 'x', told)
+          else t.equal(response.body, 'x', told)
+          t.equal(calls.get(name), count, `${told} ${JSON.stringify(headers)}`)
+        }
+        const head = await app.inject({ url, method: 'HEAD' })
+        t.equal(head.statusCode, failing ? 500 : 200, told)
+        t.equal(calls.get(name), failing ? 4 : 2, told)
+      }
+    }
+  }
+)
+
+t.test(
+  'a WebSocket is no response: its route is refused, a request for one reaches the handler',
+  async (t) => {
+    const { calls, get, app } = await serve(t, { ttl: '1m' }, () => 'x')
+    await get()
+    t.match(status(await get()), HIT)
+    t.match(
+      status(await get({ connection: 'upgrade', upgrade: 'websocket' })),
+      /fwd=bypass; detail="upgrade"/
+    )
+    t.equal(calls(), 2)
+    t.ok(app)
+    const other = Fastify()
+    t.teardown(() => other.close())
+    await other.register(flotillaCache, { redis: false })
+    const route = {
+      method: 'GET',
+      url: '/ws',
+      websocket: true,
+      config: { cache: {} },
+      handler: () => 1
+    } as const
+    t.throws(() => other.route(route), {
+      code: 'FLOTILLA_CACHE_ERR_OPTIONS',
+      message: /'\/ws'.*WebSocket/
+    })
+  }
+)
 
 t.test("a request's own hooks win over stored headers", async (t) => {
   const { get } = await serve(t, { ttl: '1m' }, () => 'x')

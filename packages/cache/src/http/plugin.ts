@@ -1,4 +1,4 @@
-import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest, RouteHandlerMethod, RouteOptions } from 'fastify'
 import type { Cache } from '../cache.js'
 import { OptionsError } from '../errors.js'
 import type { HttpSettings } from './options.js'
@@ -9,8 +9,8 @@ import { readRoute } from './route.js'
 const SAFE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE'])
 
 /**
- * Puts the response cache before the handlers of routes with `config.cache`: as their last `preHandler`, so that every
- * hook that may refuse a request has run, and their last `onSend`, so that what is stored is what is sent.
+ * Puts the response cache around the handlers of routes with `config.cache`: in their place, so that every hook that may
+ * refuse a request has run, whoever adds it and when, and as their last `onSend`, so that what is stored is what is sent.
  */
 export function responseCache(fastify: FastifyInstance, cache: Cache, settings: HttpSettings): void {
   const responses = new ResponseCache(fastify, cache)
@@ -23,32 +23,38 @@ export function responseCache(fastify: FastifyInstance, cache: Cache, settings: 
   const cached = new Set<string>()
   const mayBeCached = (path: string): boolean => [...cached].some((prefix) => path.startsWith(prefix))
   const ours = new WeakSet<object>()
-  const own = (hooks: RouteOptions['preHandler']): boolean =>
-    [hooks ?? []].flat().some((hook) => ours.has(hook))
+  // A hook of the app may have made the route from another: it comes with what was put there.
+  const own = ({ handler, onSend }: RouteOptions): boolean =>
+    ours.has(handler) || [onSend ?? []].flat().some((hook) => ours.has(hook))
 
-  fastify.addHook('onRoute', (route) => {
+  fastify.addHook('onRoute', (route: RouteOptions & { websocket?: boolean }) => {
     const methods = [route.method].flat().map((method) => method.toUpperCase())
     const input = route.config?.cache
-    const other = methods.find((method) => method !== 'GET' && method !== 'HEAD')
-    if (input && other !== undefined) {
+    const refuse = (why: string): never => {
       throw new OptionsError(
-        `@flotilla/cache: config.cache of '${route.url}': responses to ${other} are not stored; give GET a route of its own`
+        `@flotilla/cache: config.cache of '${route.url}': ${why}; give GET a route of its own`
       )
     }
-    // A HEAD route made from a GET route comes with that one's hooks.
-    if (input && !own(route.preHandler)) {
+    if (input) {
+      const other = methods.find((method) => method !== 'GET' && method !== 'HEAD')
+      if (other !== undefined) refuse(`responses to ${other} are not stored`)
+      if (route.websocket) refuse('a WebSocket is no response')
+    }
+    if (input && !own(route)) {
       const options = readRoute(route.url, input, settings)
       cached.add(route.url.split(/[:*]/, 1)[0]!)
-      const visit = (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void): void =>
-        responses.visit(request, reply, options, done)
+      const { handler } = route
+      const visit: RouteHandlerMethod = function (request, reply) {
+        return responses.visit(request, reply, options, () => handler.call(this, request, reply))
+      }
       const capture = (
         request: FastifyRequest,
         reply: FastifyReply,
         payload: unknown,
         done: (error: null, payload: unknown) => void
       ): void => done(null, responses.capture(request, reply, payload))
-      ours.add(visit)
-      route.preHandler = [...[route.preHandler ?? []].flat(), visit]
+      ours.add(visit).add(capture)
+      route.handler = visit
       route.onSend = [...[route.onSend ?? []].flat(), capture]
     }
     if (methods.some((method) => !SAFE.has(method))) {

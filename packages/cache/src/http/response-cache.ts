@@ -28,8 +28,8 @@ interface Place {
 interface Visit {
   readonly request: FastifyRequest
   readonly reply: FastifyReply
-  /** Lets the handler run. */
-  readonly proceed: (error?: Error) => void
+  /** Runs the handler; returns what it returns. */
+  readonly handle: () => unknown
   readonly route: RouteSettings
   readonly conditions: Conditions
   readonly wishes: Directives
@@ -62,8 +62,13 @@ export class ResponseCache {
     return this.#exchanges.get(request)?.context
   }
 
-  /** Before the handler and after all hooks of the app: answers, or lets the handler run. */
-  visit(request: FastifyRequest, reply: FastifyReply, route: RouteSettings, proceed: Visit['proceed']): void {
+  /** In place of the handler: answers, or lets it run. Returns what Fastify is to wait for, as a handler does. */
+  visit(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    route: RouteSettings,
+    handle: Visit['handle']
+  ): unknown {
     const { headers } = request.raw
     const control = headers['cache-control']
     const wishes =
@@ -73,7 +78,7 @@ export class ResponseCache {
     const visit: Visit = {
       request,
       reply,
-      proceed,
+      handle,
       route,
       conditions: conditionsOf(headers),
       wishes,
@@ -84,12 +89,9 @@ export class ResponseCache {
       : wishes.has('no-store')
         ? 'no-store'
         : bypassReason(request)
-    if (reason !== undefined) {
-      this.#pass(visit, { fwd: 'bypass', detail: reason })
-      return
-    }
+    if (reason !== undefined) return this.#pass(visit, { fwd: 'bypass', detail: reason })
     const base = uriKey(request, route) + variantKey(request, route.vary)
-    this.#lookUp(visit, { base, key: base, vary: route.vary })
+    return this.#lookUp(visit, { base, key: base, vary: route.vary })
   }
 
   /** On the way out: takes in what a handler made for the cache. */
@@ -103,40 +105,42 @@ export class ResponseCache {
     return exchange.capture(request, reply, payload)
   }
 
-  #lookUp(visit: Visit, place: Place): void {
-    // Not ours to answer for: the route's own `tags`, above all, may throw.
-    const proceed = (error: unknown): void =>
-      visit.proceed(error instanceof Error ? error : new Error(String(error)))
+  #lookUp(visit: Visit, place: Place): unknown {
     const held = this.#store.held(place.key)
     const stored = held?.value as Stored | undefined
     if (stored && isPointer(stored)) {
-      if (place.key === place.base) {
-        this.#lookUp(visit, this.#variant(visit, place, stored))
-        return
-      }
+      if (place.key === place.base) return this.#lookUp(visit, this.#variant(visit, place, stored))
     } else if (stored && held) {
       const now = Date.now()
       const use = usable(stored, visit.wishes, visit.authorized, now)
       // A stale one that the client did not ask for starts a refresh, which is the store's to do.
       if (use === 'fresh' || (use === 'stale' && visit.wishes.has('max-stale'))) {
-        this.#send(visit, stored, now, false)
-        return
+        return this.#send(visit, stored, now, false)
       }
     }
-    if (visit.request.method === 'HEAD') {
-      this.#head(visit, place).catch(proceed)
-      return
-    }
+    if (visit.request.method === 'HEAD') return this.#head(visit, place)
     const refreshing = refreshOf(place.key)
     if (refreshing) {
       refreshing.exchange = this.#lead(visit, place, refreshing.context, 'stale')
-      return
+      return run(visit)
     }
-    this.#ask(visit, place, stored && !isPointer(stored) ? stored : undefined).catch(proceed)
+    const known = stored && !isPointer(stored) ? stored : undefined
+    return new Promise((resolve, reject) => {
+      this.#ask(visit, place, known, resolve).then(resolve, reject)
+    })
   }
 
-  /** The value from Redis, from another request's handler, or from this one's. */
-  async #ask(visit: Visit, place: Place, held: StoredResponse | undefined): Promise<void> {
+  /**
+   * The value from Redis, from another request's handler, or from this one's.
+   *
+   * @param led is given what this one's handler returns: the fill waits for the response that Fastify makes of it
+   */
+  async #ask(
+    visit: Visit,
+    place: Place,
+    held: StoredResponse | undefined,
+    led: (result: Promise<unknown>) => void
+  ): Promise<unknown> {
     const { request, route, wishes } = visit
     if (wishes.has('only-if-cached')) return this.#onlyIfCached(visit, place)
     if ((this.#unshareable.get(place.key) ?? 0) > Date.now()) return this.#pass(visit, { fwd: 'uri-miss' })
@@ -154,7 +158,9 @@ export class ResponseCache {
             : place.key === place.base
               ? 'uri-miss'
               : 'vary-miss'
-      return this.#lead(visit, place, context as unknown as Context, fwd).outcome
+      const exchange = this.#lead(visit, place, context as unknown as Context, fwd)
+      led(runAsync(visit))
+      return exchange.outcome
     }
     const own = typeof route.tags === 'function' ? route.tags(request) : route.tags
     const options: GetOrSetOptions = {
@@ -169,19 +175,21 @@ export class ResponseCache {
     } catch {
       stored = undefined
     }
-    if (leads) return
-    if (!stored) this.#pass(visit, { fwd: 'uri-miss' })
-    else if (isPointer(stored)) {
-      if (place.key === place.base) this.#lookUp(visit, this.#variant(visit, place, stored))
-      else this.#pass(visit, { fwd: 'vary-miss' })
-    } else if (usable(stored, wishes, visit.authorized, Date.now())) {
-      this.#send(visit, stored, Date.now(), held === undefined)
-    } else this.#pass(visit, { fwd: 'request' })
+    if (leads) return undefined
+    if (!stored) return this.#pass(visit, { fwd: 'uri-miss' })
+    if (isPointer(stored)) {
+      if (place.key === place.base) return this.#lookUp(visit, this.#variant(visit, place, stored))
+      return this.#pass(visit, { fwd: 'vary-miss' })
+    }
+    if (usable(stored, wishes, visit.authorized, Date.now())) {
+      return this.#send(visit, stored, Date.now(), held === undefined)
+    }
+    return this.#pass(visit, { fwd: 'request' })
   }
 
-  /** Lets the handler run, so that its response is taken in. */
+  /** What the handler, which is about to run, answers is taken in. */
   #lead(
-    { request, reply, route, conditions, proceed }: Visit,
+    { request, reply, route, conditions }: Visit,
     place: Place,
     context: Context,
     fwd: NonNullable<CacheStatus['fwd']>
@@ -199,12 +207,11 @@ export class ResponseCache {
     })
     this.#exchanges.set(request, exchange)
     reply.raw.once('close', () => exchange.abandon())
-    proceed()
     return exchange
   }
 
   /** RFC 9111 §5.2.1.7: what is stored, or 504. */
-  async #onlyIfCached(visit: Visit, place: Place): Promise<void> {
+  async #onlyIfCached(visit: Visit, place: Place): Promise<unknown> {
     const stored = await this.#store.get<Stored>(place.key)
     if (stored && isPointer(stored) && place.key === place.base) {
       return this.#onlyIfCached(visit, this.#variant(visit, place, stored))
@@ -218,10 +225,11 @@ export class ResponseCache {
       .code(504)
       .header('cache-status', status)
       .send({ statusCode: 504, error: 'Gateway Timeout', message: 'Nothing is stored for this request' })
+    return sent(visit)
   }
 
   /** HEAD is answered from a stored GET and stores nothing itself. */
-  async #head(visit: Visit, place: Place): Promise<void> {
+  async #head(visit: Visit, place: Place): Promise<unknown> {
     const stored = await this.#store.get<Stored>(place.key)
     if (visit.wishes.has('only-if-cached')) return this.#onlyIfCached(visit, place)
     if (stored && isPointer(stored) && place.key === place.base) {
@@ -233,7 +241,7 @@ export class ResponseCache {
       }
       this.#heads.set(visit.request, { place, stored })
     }
-    this.#pass(visit, { fwd: stored ? 'request' : 'uri-miss' })
+    return this.#pass(visit, { fwd: stored ? 'request' : 'uri-miss' })
   }
 
   /** RFC 9111 §4.3.5: validators that the handler gives to HEAD and that are not the stored ones tell of a change. */
@@ -246,12 +254,8 @@ export class ResponseCache {
     if (changed('etag', etag) || changed('last-modified', modified)) this.#drop(head.place.key)
   }
 
-  #send(
-    { reply, route, conditions, request }: Visit,
-    stored: StoredResponse,
-    now: number,
-    collapsed: boolean
-  ): void {
+  #send(visit: Visit, stored: StoredResponse, now: number, collapsed: boolean): unknown {
+    const { reply, route, conditions, request } = visit
     const status = cacheStatus(route.http.name, {
       hit: true,
       ttl: stored.fresh - ageOf(stored, now),
@@ -261,13 +265,15 @@ export class ResponseCache {
     reply.header('cache-status', status)
     tell(request, status, true)
     reply.send(payload ?? undefined)
+    return sent(visit)
   }
 
-  #pass({ request, reply, route, proceed }: Visit, status: CacheStatus): void {
+  #pass(visit: Visit, status: CacheStatus): unknown {
+    const { request, reply, route } = visit
     const value = cacheStatus(route.http.name, status)
     reply.header('cache-status', value)
     tell(request, value, false)
-    proceed()
+    return run(visit)
   }
 
   #variant({ request }: Visit, place: Place, pointer: VaryPointer): Place {
@@ -295,4 +301,19 @@ export class ResponseCache {
       this.#unshareable.delete(this.#unshareable.keys().next().value!)
     }
   }
+}
+
+/** For Fastify to wait for: a response that has not gone out with the call that sends it. */
+function sent({ reply }: Visit): FastifyReply | undefined {
+  return reply.sent ? undefined : reply
+}
+
+/** What the handler returns. One that returns nothing sends by itself, sooner or later: to a promise that would be a body. */
+function run(visit: Visit): unknown {
+  const result = visit.handle()
+  return result === undefined ? sent(visit) : result
+}
+
+async function runAsync(visit: Visit): Promise<unknown> {
+  return run(visit)
 }
