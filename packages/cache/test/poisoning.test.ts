@@ -28,6 +28,25 @@ const poisoning: Attack[] = [
     trustProxy: true
   },
   {
+    name: 'X-Forwarded-Proto behind a trusted proxy',
+    attack: { headers: { 'x-forwarded-proto': EVIL } },
+    handler: (request, reply) => reply.type('text/html').send(`${request.protocol}://${request.host}/`),
+    trustProxy: true
+  },
+  {
+    name: 'X-Forwarded-Proto that looks like the scheme, host and path of another URL',
+    attack: { url: '/x', headers: { 'x-forwarded-proto': 'http://localhost:80/x?', host: EVIL } },
+    victim: { url: '/x?://evil/x' },
+    handler: (request, reply) => reply.type('text/html').send(`//${request.host}/`),
+    trustProxy: true
+  },
+  {
+    name: 'Host that looks like the host and path of another URL',
+    attack: { url: '/x', headers: { host: `localhost:80/x?${EVIL}` } },
+    victim: { url: `/x?${EVIL}/x` },
+    handler: (request, reply) => reply.type('text/html').send(`//${request.host}/`)
+  },
+  {
     name: 'Host',
     attack: { headers: { host: EVIL } },
     handler: (request, reply) => reply.type('text/html').send(`//${request.host}/`)

@@ -184,7 +184,7 @@ const clauses: [clause: string, what: string, check: (t: Test) => Promise<void>]
   ],
   [
     '§4',
-    'the target URI matches: host, path and query',
+    'the target URI matches: scheme, host, path and query',
     async (t) => {
       const { calls, get } = await answering(t, [cc('max-age=60')])
       for (const [headers, url] of [
@@ -198,6 +198,23 @@ const clauses: [clause: string, what: string, check: (t: Test) => Promise<void>]
         await get(headers, url)
         t.equal(calls(), before + 1, `${JSON.stringify(headers)} ${url}`)
       }
+      const secured = await serve(
+        t,
+        { ttl: '1m' },
+        ({ protocol, host, url }, reply) =>
+          protocol === 'https' ? 'secure' : reply.redirect(`https://${host}${url}`, 301),
+        {},
+        { trustProxy: true }
+      )
+      for (let i = 0; i < 2; i++) {
+        const plain = await secured.get({ 'x-forwarded-proto': 'http' })
+        t.equal(plain.headers.location, 'https://localhost:80/x')
+        t.equal((await secured.get({ 'x-forwarded-proto': 'https' })).body, 'secure')
+      }
+      t.equal(secured.calls(), 2)
+      await secured.app.inject({ method: 'POST', url: '/x', headers: { 'x-forwarded-proto': 'https' } })
+      await secured.get({ 'x-forwarded-proto': 'http' })
+      t.equal(secured.calls(), 3, 'an unsafe request invalidates the path, whatever the scheme')
     }
   ],
   [

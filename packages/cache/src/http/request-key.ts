@@ -15,6 +15,8 @@ const OVERRIDES = [
 export function bypassReason({ raw }: FastifyRequest): string | undefined {
   const { headers } = raw
   for (const name of OVERRIDES) if (headers[name] !== undefined) return 'override'
+  // The handler may answer in another protocol, on a socket that cannot be shared.
+  if (headers.upgrade !== undefined) return 'upgrade'
   // A body on GET has no meaning that a key could hold ("fat GET").
   if (headers['transfer-encoding'] !== undefined) return 'body'
   const length = headers['content-length']
@@ -22,14 +24,15 @@ export function bypassReason({ raw }: FastifyRequest): string | undefined {
 }
 
 /**
- * The key of the target URI (RFC 9111 §4): host as the handler sees it, path and query exactly as sent, so that
- * two URLs that only look alike never share a response.
+ * The key of the target URI (RFC 9111 §4): scheme and host as the handler sees them, path and query exactly as sent, so
+ * that two URLs that only look alike never share a response. A proxy may pass on any scheme and host; no header and no
+ * URL has a line break.
  */
 export function uriKey(request: FastifyRequest, route: RouteSettings): string {
-  return `${request.host.toLowerCase()}${target(request, route)}`
+  return `${request.protocol}\n${request.host.toLowerCase()}\n${target(request, route)}`
 }
 
-/** What all queries of one path have in common: unsafe methods invalidate it. */
+/** What all queries of one path have in common, in any scheme: unsafe methods invalidate it. */
 export function pathTag(host: string, url: string): string {
   const query = url.indexOf('?')
   return `uri:${host.toLowerCase()}${query < 0 ? url : url.slice(0, query)}`
