@@ -1,4 +1,4 @@
-import { until } from '@flotilla/testbed'
+import { createCertificate, until } from '@flotilla/testbed'
 import Fastify, {
   type FastifyInstance,
   type LightMyRequestResponse,
@@ -6,9 +6,16 @@ import Fastify, {
   type RouteHandlerMethod
 } from 'fastify'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
-import { request } from 'node:http'
+import { once } from 'node:events'
+import { readFile } from 'node:fs/promises'
+import { request, type IncomingMessage } from 'node:http'
+import { connect } from 'node:http2'
+import { request as requestTls } from 'node:https'
+import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
 import { Readable } from 'node:stream'
-import t from 'tap'
+import { json } from 'node:stream/consumers'
+import t, { type Test } from 'tap'
 import { flotillaCache } from '../src/index.js'
 import { gate } from './support/app.js'
 import { serve } from './support/http.js'
@@ -219,6 +226,55 @@ t.test('stale-while-revalidate in the background, through all hooks', async (t) 
   await stale.get()
   t.match(status(await stale.get()), /^flotilla; hit; ttl=(-1|-0|0)/)
 })
+
+t.test('a refresh asks for what the request asked for, over HTTP/2 and TLS too', async (t) => {
+  const folder = t.testdir()
+  const ca = await createCertificate(folder)
+  const https = { key: await readFile(join(folder, 'server.key')), cert: ca }
+  const servers: [string, boolean, () => FastifyInstance][] = [
+    ['HTTP/1', false, () => Fastify()],
+    ['HTTP/1 over TLS', false, () => Fastify({ https }) as unknown as FastifyInstance],
+    ['HTTP/2', true, () => Fastify({ http2: true }) as unknown as FastifyInstance],
+    ['HTTP/2 over TLS', true, () => Fastify({ http2: true, https }) as unknown as FastifyInstance]
+  ]
+  for (const [name, two, create] of servers) {
+    await t.test(name, async (t) => {
+      const app = create()
+      t.teardown(() => app.close())
+      await app.register(flotillaCache, { redis: false })
+      const asked = new Set<string>()
+      let calls = 0
+      const config = { cache: { ttl: 30, swr: '1m', vary: ['user-agent'] } }
+      app.get('/x', { config }, ({ protocol, host, headers, ip }) => {
+        asked.add(
+          JSON.stringify([protocol, host, headers.host ?? headers[':authority'], headers['user-agent'], ip])
+        )
+        return { n: ++calls }
+      })
+      await app.listen({ host: '127.0.0.1', port: 0 })
+      const { port } = app.server.address() as AddressInfo
+      const url = new URL(`http${name.endsWith('TLS') ? 's' : ''}://localhost:${port}`)
+      const get = two ? http2Client(t, url, ca) : http1Client(url, ca)
+      t.same(await get(), { n: 1 })
+      await until(async () => ((await get()) as { n: number }).n > 1, { message: 'it is refreshed' })
+      t.equal(asked.size, 1, `asked for ${[...asked].join(' and ')}`)
+    })
+  }
+})
+
+function http1Client(url: URL, ca: string): () => Promise<unknown> {
+  return async () => {
+    const sent = (url.protocol === 'https:' ? requestTls : request)(new URL('/x', url), { ca, agent: false })
+    const [response] = (await once(sent.end(), 'response')) as [IncomingMessage]
+    return json(response)
+  }
+}
+
+function http2Client(t: Pick<Test, 'teardown'>, url: URL, ca: string): () => Promise<unknown> {
+  const session = connect(url, { ca })
+  t.teardown(() => session.close())
+  return () => json(session.request({ ':path': '/x' }))
+}
 
 t.test('stale-if-error', async (t) => {
   let broken = false

@@ -6,6 +6,7 @@ export {
   type Balancer,
   type BalancerOptions
 } from './balancer.js'
+export { createCertificate } from './certificate.js'
 export { startCluster, type ClusterOptions, type RedisCluster } from './cluster.js'
 export type { SlotMigration } from './cluster-migration.js'
 export { listen } from './listen.js'

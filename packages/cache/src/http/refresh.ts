@@ -1,3 +1,5 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { TLSSocket } from 'node:tls'
 import type { FastifyInstance, FastifyRequest, InjectOptions } from 'fastify'
 import { AsyncScope } from '../async-scope.js'
 import type { Context } from '../factory.js'
@@ -24,9 +26,16 @@ export interface Snapshot {
   readonly url: string
   readonly headers: Record<string, string | string[] | undefined>
   readonly remoteAddress: string
+  /** It came over TLS: the scheme is `https` unless a proxy says otherwise. */
+  readonly encrypted: boolean
 }
 
 const NOT_REPEATED = [
+  ':authority',
+  ':method',
+  ':path',
+  ':protocol',
+  ':scheme',
   'connection',
   'content-length',
   'keep-alive',
@@ -45,21 +54,36 @@ const NOT_REPEATED = [
 
 export function snapshot({ raw, ip }: FastifyRequest): Snapshot {
   const headers: Snapshot['headers'] = { ...raw.headers }
+  // HTTP/2 names the host in a pseudo-header.
+  const host = raw.headers.host ?? raw.headers[':authority']
+  if (host !== undefined) headers['host'] = host
   for (const name of NOT_REPEATED) delete headers[name]
-  return { url: raw.url ?? '/', headers, remoteAddress: raw.socket.remoteAddress ?? ip }
+  return {
+    url: raw.url ?? '/',
+    headers,
+    remoteAddress: raw.socket.remoteAddress ?? ip,
+    encrypted: (raw.socket as Partial<TLSSocket>).encrypted === true
+  }
 }
 
 /** Sends the request through the app once more, with all its hooks, and takes what it would have answered. */
 export async function refresh(
   fastify: FastifyInstance,
   key: string,
-  { url, headers, remoteAddress }: Snapshot,
+  { url, headers, remoteAddress, encrypted }: Snapshot,
   context: Context
 ): Promise<StoredResponse | VaryPointer | undefined> {
   const job: RefreshJob = { key, context, exchange: undefined }
+  // As app.inject(), which cannot say that a request came over TLS and adds headers that the client did not send.
+  const { inject } = await import('light-my-request')
+  const dispatch = (request: IncomingMessage, response: ServerResponse): void => {
+    for (const name of Object.keys(request.headers)) if (!(name in headers)) delete request.headers[name]
+    Object.assign(request.socket, { encrypted })
+    fastify.routing(request, response)
+  }
   const again = { method: 'GET', url, headers, remoteAddress } as InjectOptions
   // inject() begins when it is awaited: that must be in the context that tells the request what it is for.
-  await refreshing.run(job, async () => await fastify.inject(again))
+  await refreshing.run(job, async () => await inject(dispatch, again))
   // A hook answered before the handler could: nothing to store.
   if (!job.exchange) context.skip()
   return job.exchange?.outcome
