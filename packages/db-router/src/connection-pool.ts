@@ -47,7 +47,13 @@ export class ConnectionPool {
   #sweep: NodeJS.Timeout | undefined
   #closed = false
 
-  constructor(name: string, config: ClientConfig, settings: PoolSettings) {
+  /** @param greeted gets each new connection once it is known who answers there, before anything is sent */
+  constructor(
+    name: string,
+    config: ClientConfig,
+    settings: PoolSettings,
+    greeted: (client: RouterClient) => void
+  ) {
     this.#name = name
     this.#settings = settings
     const made = (client: RouterClient): void => {
@@ -68,7 +74,9 @@ export class ConnectionPool {
       maxLifetimeSeconds: settings.maxLifetime / 1000,
       Client: Client as unknown as new () => ClientBase,
       onConnect: (client) =>
-        greet(client as RouterClient, settings, settings.connectTimeout) as unknown as undefined
+        greet(client as RouterClient, settings, settings.connectTimeout).then(() =>
+          greeted(client as RouterClient)
+        ) as unknown as undefined
     })
     // An idle backend that is terminated must not end the process.
     this.#pool.on('error', () => {})

@@ -15,7 +15,11 @@ import { runTransaction, type IsolationLevel, type Transaction } from './transac
 export interface Reader {
   /** Runs on a replica that has this author's writes, or on the primary. */
   query: QueryFunction
-  /** A reader that also sees everything up to `token`, from wherever it came. Never waits beyond `maxWait`. */
+  /**
+   * A reader that also sees everything up to `token`, from wherever it came. Waits up to `maxWait` for a replica to catch
+   * up; where the token tells of a promotion that this instance has not seen, up to `primaryWait` for that, and then fails
+   * with FLOTILLA_DB_ERR_NO_PRIMARY.
+   */
   after(token: ConsistencyToken | undefined): Reader
   /** The same as a `pg.Pool`. */
   readonly pool: pg.Pool

@@ -105,10 +105,19 @@ class Execution {
   #sendStatement(client: RouterClient, answered: Settled): void {
     const { server, requirement, topology } = this.#task
     const statement = withoutName(this.#task.statement, client)
-    if (!requirement || requirement === 'primary' || server.identifies(client)) {
+    // Meanwhile, in line for the connection, the server may have turned out to be further back.
+    const proven = !requirement || (server.identifies(client) && server.hasReached(requirement))
+    if (proven || requirement === 'primary') {
       client.send(statement, answered)
     } else {
-      sendVerified(client, server, statement, requirement, (lsn) => topology.replayed(server, lsn), answered)
+      sendVerified(
+        client,
+        server,
+        statement,
+        requirement,
+        (lsn) => topology.replayedAtLeast(server, lsn),
+        answered
+      )
     }
   }
 

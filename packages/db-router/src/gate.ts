@@ -1,6 +1,7 @@
 import { untilAborted, type Caller } from './abortable.js'
 import type { CausalSession } from './causal-session.js'
 import type { Server } from './server.js'
+import type { Position } from './token.js'
 import type { Requirement, Topology } from './topology.js'
 
 export interface GateSettings {
@@ -40,6 +41,22 @@ export class Gate {
     return session.position ? this.#topology.requirementOf(session.position) : undefined
   }
 
+  /** Waits for what must be known before a read of this session can be placed: its author's writes, and their timeline. */
+  async prepare(caller: Caller): Promise<void> {
+    await caller.session.prepare()
+    const { position } = caller.session
+    if (position && this.#isAhead(position)) await this.#topology.waitForTimelineOf(position, caller)
+  }
+
+  /** Whether a read of this session can be placed without waiting for anything. */
+  isReady({ ready, position }: CausalSession): boolean {
+    return ready && !(position && this.#isAhead(position))
+  }
+
+  #isAhead(position: Position): boolean {
+    return this.#settings.enabled && this.#topology.isAhead(position)
+  }
+
   /** A replica known to be far enough, without asking any. */
   chooseNow(requirement: Requirement, excluded?: ReadonlySet<Server>): Server | undefined {
     if (requirement === 'primary') return undefined
@@ -47,7 +64,7 @@ export class Gate {
     let fit: Server[] | undefined
     let single: Server | undefined
     for (const server of this.#topology.servers) {
-      if (!this.#topology.readable(server, now) || excluded?.has(server) || !hasReached(server, requirement))
+      if (!this.#topology.readable(server, now) || excluded?.has(server) || !server.hasReached(requirement))
         continue
       if (!single) single = server
       else if (fit) fit.push(server)
@@ -143,18 +160,11 @@ export class Gate {
     const waiting = this.#waiters
     this.#waiters = []
     for (const waiter of waiting) {
-      if (!waiter.excluded.has(server) && hasReached(server, waiter.requirement)) waiter.found(server)
+      if (!waiter.excluded.has(server) && server.hasReached(waiter.requirement)) waiter.found(server)
       else this.#waiters.push(waiter)
     }
     return this.#waiters.length < waiting.length
   }
-}
-
-/** Whether the last seen replay position covers it; it can only have grown since. */
-function hasReached(server: Server, requirement: Requirement): boolean {
-  if (requirement === undefined) return true
-  if (requirement === 'primary') return false
-  return server.observed!.timeline >= requirement.timeline && server.replayed >= requirement.lsn
 }
 
 /** Power of two choices: nearly as even as asking all, without all callers rushing to the same best one. */

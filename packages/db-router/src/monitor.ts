@@ -3,6 +3,7 @@ import type pg from 'pg'
 import { observationQuery, readObservation, type Observation } from './observation.js'
 import { parseLsn, type Lsn } from './lsn.js'
 import { RouterClient, type Statement } from './router-client.js'
+import { isRefusal } from './sqlstate.js'
 
 export interface MonitorSettings {
   /** Time between two looks, in milliseconds. */
@@ -25,7 +26,9 @@ export class Monitor {
   readonly #settings: MonitorSettings
   readonly #report: (observation: Observation | undefined, error?: Error) => void
   #client: RouterClient | undefined
-  #connectedAt = 0
+  /** When a connection was last asked for. */
+  #renewedAt = 0
+  #afresh = false
   #timer: NodeJS.Timeout | undefined
   #look: Promise<void> | undefined
   #probing: Promise<Lsn | undefined> | undefined
@@ -56,6 +59,15 @@ export class Monitor {
     return this.#look
   }
 
+  /**
+   * {@link look} on a new connection, where there is news that the old one does not show. Not more often than looks are
+   * due in any case: then it is the next one that brings a new connection along.
+   */
+  lookAfresh(): Promise<void> {
+    this.#afresh = true
+    return this.look()
+  }
+
   /** The replica's replay position now; callers at the same time share one question. */
   probe(): Promise<Lsn | undefined> {
     this.#probing ??= this.#probeOnce().finally(() => {
@@ -81,15 +93,16 @@ export class Monitor {
         rowMode: 'array'
       })
       this.#report(readObservation(result.rows[0] as unknown[]))
-      if (performance.now() - this.#connectedAt > RECONNECT_AFTER) this.#drop(client)
     } catch (error) {
       if (!this.#stopped) this.#report(undefined, error as Error)
     }
   }
 
   async #probeOnce(): Promise<Lsn | undefined> {
+    // Without a connection a look makes one.
+    if (this.#client?.broken !== false) await this.look()
     const client = this.#client
-    if (!client || client.broken) return undefined
+    if (client?.broken !== false) return undefined
     try {
       const result = await this.#ask(client, PROBE)
       return parseLsn((result.rows[0] as unknown as unknown[])[0])
@@ -100,7 +113,26 @@ export class Monitor {
   }
 
   async #connected(): Promise<RouterClient> {
-    if (this.#client && !this.#client.broken) return this.#client
+    const current = this.#client?.broken ? undefined : this.#client
+    const now = performance.now()
+    const { interval } = this.#settings
+    const lasts = this.#afresh ? Math.min(interval / 2, RECONNECT_AFTER) : RECONNECT_AFTER
+    if (current && now - this.#renewedAt < lasts) return current
+    this.#renewedAt = now
+    this.#afresh = false
+    try {
+      const client = await this.#connect()
+      retire(current)
+      return client
+    } catch (error) {
+      // The old one goes on showing the server where that only has no place for another.
+      if (current?.broken === false && isRefusal(error)) return current
+      retire(current)
+      throw error
+    }
+  }
+
+  async #connect(): Promise<RouterClient> {
     const client = new RouterClient({ ...this.#config, connectionTimeoutMillis: this.#settings.timeout })
     await client.connect()
     if (this.#stopped) {
@@ -112,7 +144,6 @@ export class Monitor {
     })
     // Alone, the monitor must not keep the process from ending.
     ;(client.connection.stream as Socket).unref()
-    this.#connectedAt = performance.now()
     this.#client = client
     return client
   }
@@ -136,9 +167,9 @@ export class Monitor {
       })
     })
   }
+}
 
-  #drop(client: RouterClient): void {
-    this.#client = undefined
-    client.end().catch(() => {})
-  }
+/** What was asked on it is answered first. */
+function retire(client: RouterClient | undefined): void {
+  client?.end().catch(() => {})
 }

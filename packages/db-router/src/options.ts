@@ -44,7 +44,7 @@ export interface DbRouterOptions {
   maxWait?: Duration
   /** A replica further behind is not read from. Default 10 s. */
   maxLag?: Duration
-  /** How long a write waits for a primary to appear. Default 10 s. */
+  /** How long a write waits for a primary to appear, and a read for a promotion that its token tells of. Default 10 s. */
   primaryWait?: Duration
   /** The primary's share for reads that no replica can answer. */
   fallback?: {

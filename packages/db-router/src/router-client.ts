@@ -1,4 +1,5 @@
 import { Client, Query, type ClientConfig, type QueryConfig, type QueryResult } from 'pg'
+import { parseLsn, type Lsn } from './lsn.js'
 import type { PositionStatement } from './position-query.js'
 import { isConnectionError, isServerError } from './sqlstate.js'
 
@@ -20,6 +21,8 @@ export class RouterClient extends Client {
   identity = ''
   /** Whether a transaction pooler stands between: no session state, and another server at any time. */
   pooled = false
+  /** How far a replica had replayed when it was made. */
+  replayed: Lsn | undefined
   /** How often it was lent since the driver's pool last had it. */
   loans = 0
   /** What it knows of the prepared question for the position in the log. */
@@ -136,7 +139,8 @@ export function greet(client: RouterClient, settings: SessionSettings, timeout: 
   const own = `pg_backend_pid() = ${processId}`
   const statementTimeout = serverTimeout(settings.statementTimeout)
   const text =
-    `select ${own}, extract(epoch from pg_postmaster_start_time())::text, case when ${own} then ` +
+    `select ${own}, extract(epoch from pg_postmaster_start_time())::text, ` +
+    `case when pg_is_in_recovery() then pg_last_wal_replay_lsn() end::text, case when ${own} then ` +
     `set_config('statement_timeout', '${statementTimeout}', false) || ` +
     `set_config('idle_in_transaction_session_timeout', '${Math.ceil(settings.idleInTransaction)}', false) end`
   return new Promise((resolve, reject) => {
@@ -145,8 +149,9 @@ export function greet(client: RouterClient, settings: SessionSettings, timeout: 
     client.send({ text, rowMode: 'array' }, (error, result) => {
       clearTimeout(timer)
       if (error) return reject(error)
-      const [direct, identity] = result.rows[0] as unknown as [boolean, string]
+      const [direct, identity, replayed] = result.rows[0] as unknown as [boolean, string, string | null]
       client.identity = identity
+      client.replayed = parseLsn(replayed)
       client.pooled = !direct
       client.statementTimeout = direct ? statementTimeout : 0
       resolve()

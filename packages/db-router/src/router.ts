@@ -95,7 +95,7 @@ export class Router {
   /** A connection to read from, for callers that keep one for several statements; `release` must follow. */
   async acquireForRead(caller: Caller): Promise<Place> {
     const { session } = caller
-    if (!session.ready) await session.prepare()
+    if (!this.gate.isReady(session)) await this.gate.prepare(caller)
     const requirement = this.gate.requirementOf(session)
     const started = performance.now()
     const fresh = this.gate.chooseNow(requirement)
@@ -104,7 +104,7 @@ export class Router {
       const client = await acquire(server, caller).catch((error: unknown) => {
         if (session.aborted || caller.signal?.aborted) throw error
       })
-      if (client && (!requirement || server.identifies(client))) {
+      if (client && (!requirement || (server.identifies(client) && server.hasReached(requirement)))) {
         tellReplica(requirement, fresh !== undefined, started)
         return { server, client, release: () => {} }
       }
@@ -159,7 +159,7 @@ export class Router {
     failed?: Failure
   ): Promise<pg.QueryResult> {
     const caller = { session, signal: options.signal }
-    if (!session.ready) await session.prepare()
+    if (!this.gate.isReady(session)) await this.gate.prepare(caller)
     const requirement = this.gate.requirementOf(session)
     const excluded = new Set<Server>()
     if (failed) this.#mayReadElsewhere(failed, excluded)

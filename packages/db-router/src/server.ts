@@ -5,6 +5,7 @@ import type { Lsn } from './lsn.js'
 import { Monitor, type MonitorSettings } from './monitor.js'
 import type { Observation } from './observation.js'
 import type { RouterClient } from './router-client.js'
+import type { Requirement } from './topology.js'
 
 export type ServerState = 'unknown' | 'up' | 'down' | 'foreign'
 
@@ -29,7 +30,10 @@ export class Server {
   observed: Observation | undefined
   /** The timelines of the cluster's servers seen at this address, by identity: more than one behind a pooler or a VIP. */
   readonly known = new Map<string, number>()
-  /** A replica's last seen replay position: it never goes back, so what was seen is a lower bound. */
+  /**
+   * A replica's last seen replay position: a lower bound, for replay goes back only when the server recovers from a crash
+   * of one of its backends. That ends every connection, and the first one made after it tells where the server stands.
+   */
   replayed: Lsn = 0n
   /** Milliseconds behind the primary; meaningful for a replica. */
   lag = 0
@@ -50,7 +54,7 @@ export class Server {
   ) {
     this.name = name
     this.listed = listed
-    this.pool = new ConnectionPool(name, config, pool)
+    this.pool = new ConnectionPool(name, config, pool, (client) => this.#greeted(client))
     this.monitor = new Monitor(config, monitor, (observation, error) => report(this, observation, error))
   }
 
@@ -95,8 +99,21 @@ export class Server {
     this.breaker.undecided()
   }
 
+  /** Whether the last seen replay position covers it. */
+  hasReached(requirement: Requirement): boolean {
+    if (requirement === undefined) return true
+    if (requirement === 'primary') return false
+    return this.observed!.timeline >= requirement.timeline && this.replayed >= requirement.lsn
+  }
+
   /** Whether this very connection leads to the server that the monitor looks at. */
   identifies(client: RouterClient): boolean {
     return !client.pooled && client.identity === this.observed?.identity
+  }
+
+  /** A new connection: it may be the first to show that the server came up again at an earlier place. */
+  #greeted(client: RouterClient): void {
+    if (client.replayed !== undefined && client.replayed < this.replayed && this.identifies(client))
+      this.replayed = client.replayed
   }
 }

@@ -58,3 +58,13 @@ export function isMisconfigured(error: unknown): boolean {
   const code = codeOf(error) ?? ''
   return isServerError(error) && (code.startsWith('28') || code === '3D000')
 }
+
+/**
+ * The server is there but takes no further connection: those it has given go on. PgBouncer tells that it is full by
+ * its text alone, with the code of everything it has to say.
+ */
+export function isRefusal(error: unknown): boolean {
+  if (isMisconfigured(error)) return true
+  if (!isServerError(error)) return false
+  return codeOf(error) === '53300' || (error as Error).message.startsWith('no more connections allowed')
+}

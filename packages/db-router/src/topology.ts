@@ -21,7 +21,7 @@ interface Log {
 interface TopologySettings {
   /** A replica further behind is not read from, in milliseconds. */
   maxLag: number
-  /** How long a write waits for a primary, in milliseconds. */
+  /** How long a write waits for a primary, and a read for the timeline of its token, in milliseconds. */
   primaryWait: number
 }
 
@@ -47,6 +47,8 @@ export class Topology implements PositionSink {
   /** The latest timeline seen of any server: one that takes writes on an earlier one was replaced. */
   #timeline = 0
   readonly #waiters = new Set<(primary: Server) => void>()
+  /** Reads that wait for a timeline to be seen: each looks, after a report, whether it was. */
+  readonly #expecting = new Set<() => void>()
   /** The server that was fenced for refusing a write, until it has been looked at. */
   #suspect: Server | undefined
   #confirmedUntil = 0
@@ -92,9 +94,35 @@ export class Topology implements PositionSink {
     )
   }
 
-  #noPrimary(): Error {
+  /** Whether a position is of a promotion that this instance has yet to see: no server it knows can have it. */
+  isAhead({ systemId, timeline }: Position): boolean {
+    return systemId === this.systemId && timeline > this.#timeline
+  }
+
+  /** Waits as long as for a primary until a server shows the timeline of a position that {@link isAhead}. */
+  waitForTimelineOf(position: Position, caller: Caller): Promise<void> {
+    for (const server of this.servers) void server.monitor.lookAfresh()
+    return untilAborted<void>(
+      caller,
+      (resolve) => {
+        const look = (): void => {
+          if (this.isAhead(position)) return
+          this.#expecting.delete(look)
+          resolve()
+        }
+        this.#expecting.add(look)
+        return () => this.#expecting.delete(look)
+      },
+      {
+        ms: this.#settings.primaryWait,
+        late: () => this.#noPrimary(`none seen on timeline ${position.timeline}; `)
+      }
+    )
+  }
+
+  #noPrimary(detail = ''): Error {
     const states = this.servers.map((one) => `${one.name}: ${one.observed?.recovery ? 'replica' : one.state}`)
-    return retryAfter(new NoPrimaryError(states.join(', ')), this.#settings.primaryWait)
+    return retryAfter(new NoPrimaryError(detail + states.join(', ')), this.#settings.primaryWait)
   }
 
   /** A write was refused as read-only: nothing goes there until a look shows a primary again. */
@@ -127,9 +155,11 @@ export class Topology implements PositionSink {
     server.state = 'up'
     server.reason = undefined
     server.error = undefined
-    if (observation.recovery) this.#sawReplica(server, observation, before, now)
+    if (observation.recovery) this.#sawReplica(server, observation, now)
     this.#timeline = Math.max(this.#timeline, observation.timeline)
     this.#elect()
+    for (const look of this.#expecting) look()
+    if (this.#expecting.size > 0) void server.monitor.lookAfresh()
     if (server !== this.#primary) return
     if (this.#suspect === server) this.#confirmedUntil = now + CONFIRMED_FOR
     this.#suspect = undefined
@@ -140,14 +170,19 @@ export class Topology implements PositionSink {
   reached(position: Position): void {
     this.newest = laterOf(this.newest, position)
     this.history.add(performance.now(), position.timeline, position.lsn)
-    if (position.timeline > (this.#primary?.observed?.timeline ?? 0)) void this.#primary?.monitor.look()
+    if (position.timeline > (this.#primary?.observed?.timeline ?? 0)) void this.#primary?.monitor.lookAfresh()
   }
 
-  /** A replica's replay position, newly seen. */
+  /** A replica's replay position, as one of its connections showed it; others may have shown more already. */
+  replayedAtLeast(server: Server, lsn: Lsn): void {
+    if (lsn > server.replayed) this.replayed(server, lsn)
+  }
+
+  /** A replica's replay position, as its monitor saw it: further back than before after a crash. */
   replayed(server: Server, lsn: Lsn): void {
     const { observed } = server
     if (!observed?.recovery) return
-    if (lsn > server.replayed) server.replayed = lsn
+    server.replayed = lsn
     const now = performance.now()
     const lag = this.history.lag(now, observed.timeline, server.replayed)
     // Behind: it takes at least that long. Not behind: it takes no longer than the newest sample is old.
@@ -160,12 +195,7 @@ export class Topology implements PositionSink {
     if (!position) return undefined
     const current = this.history.timeline
     if (this.systemId === undefined || position.systemId !== this.systemId) return 'primary'
-    if (position.timeline === current) return position
-    if (position.timeline > current) {
-      // News of a promotion this instance has not seen.
-      for (const server of this.servers) void server.monitor.look()
-      return 'primary'
-    }
+    if (position.timeline >= current) return position
     const lsn = this.history.firstOf(current)
     return lsn === undefined ? 'primary' : { timeline: current, lsn }
   }
@@ -239,8 +269,7 @@ export class Topology implements PositionSink {
     return [...listed, ...this.servers].find((one) => one.observed)
   }
 
-  #sawReplica(server: Server, observation: Observation, before: Observation | undefined, now: number): void {
-    if (before && before.timeline !== observation.timeline) server.replayed = 0n
+  #sawReplica(server: Server, observation: Observation, now: number): void {
     this.replayed(server, observation.lsn)
     const { history } = this
     // Further back than the history reaches, only the replica itself can say how far.

@@ -1,5 +1,8 @@
-import { startPostgres, until } from '@flotilla/testbed'
-import t from 'tap'
+import { startPostgres, until, type PostgresReplica, type PostgresServer } from '@flotilla/testbed'
+import { once } from 'node:events'
+import { connect, createServer, type AddressInfo } from 'node:net'
+import { Client } from 'pg'
+import t, { type Test } from 'tap'
 import { createTokenCodec } from '../src/token.js'
 import { codeOf, createApp, secret } from './fixtures/app-in-process.js'
 
@@ -34,6 +37,92 @@ t.test(
     sub.pass('writes resume by themselves')
   }
 )
+
+/** A primary with a table, and a replica whose recovery begins where it has that. */
+async function startPair(sub: Test): Promise<{ primary: PostgresServer; replica: PostgresReplica }> {
+  const postgres = await startPostgres({ replicas: 1 })
+  sub.teardown(() => postgres.stop())
+  const { primary } = postgres
+  const replica = postgres.replicas[0]!
+  await primary.query('create table writes (id int)')
+  await primary.query('checkpoint')
+  await postgres.waitForCatchUp()
+  await replica.query('checkpoint')
+  return { primary, replica }
+}
+
+/**
+ * Has one of its backends killed, as the kernel does when memory is short: the postmaster lives on, ends the others and
+ * recovers, up to where changes were last written to disk. What came after is not applied again for a long time.
+ */
+async function crashBackToCheckpoint(replica: PostgresReplica): Promise<void> {
+  const before = await replica.position()
+  await replica.setDelay(600_000)
+  const client = new Client({ connectionString: replica.url })
+  client.on('error', () => {})
+  await client.connect()
+  const { rows } = await client.query('select pg_backend_pid() as pid')
+  process.kill(rows[0].pid, 'SIGKILL')
+  await until(
+    async () =>
+      (await replica.query('select 1 where pg_last_wal_replay_lsn() < $1::pg_lsn', [before])).rowCount,
+    { timeout: 30_000, message: 'it has recovered, to an earlier place' }
+  )
+}
+
+const COUNT = 'select count(*)::int as n, pg_is_in_recovery() as replica from writes'
+
+t.test('a replica that recovers to an earlier place: what it had shown counts no more', async (sub) => {
+  const { primary, replica } = await startPair(sub)
+  const app = await createApp(sub, {
+    primary: primary.url,
+    replicas: [replica.url],
+    monitor,
+    maxLag: '1h',
+    tokenTtl: '2h'
+  })
+  await app.db.write.query('insert into writes values (1)')
+  const read = async (): Promise<unknown> => (await app.db.read.query(COUNT)).rows[0]
+  await until(async () => ((await read()) as { replica: boolean }).replica, { message: 'the replica has it' })
+  await crashBackToCheckpoint(replica)
+  const monitors = "select 1 from pg_stat_activity where query like 'select % /* flotilla: monitor */'"
+  await until(async () => (await replica.query(monitors)).rowCount, { message: 'it is looked at again' })
+  await until(() => app.db.status().servers[1]!.state === 'up', { message: 'it is used again' })
+  for (let n = 0; n < 10; n++) sub.strictSame(await read(), { n: 1, replica: false })
+})
+
+t.test('the same, where its monitor is not told: the next connection shows it', async (sub) => {
+  const { primary, replica } = await startPair(sub)
+  // The end of the first connection, which is the monitor's, is lost on its way.
+  let connections = 0
+  const relay = createServer((client) => {
+    const isMonitor = connections++ === 0
+    const upstream = connect(replica.port, replica.host)
+    client.on('data', (chunk) => upstream.write(chunk))
+    upstream.on('data', (chunk) => client.write(chunk))
+    for (const socket of [client, upstream]) socket.on('error', () => {})
+    client.on('close', () => upstream.destroy())
+    upstream.on('close', () => isMonitor || client.destroy())
+  }).listen(0, '127.0.0.1')
+  await once(relay, 'listening')
+  sub.teardown(() => relay.close())
+  const { port } = relay.address() as AddressInfo
+  const app = await createApp(sub, {
+    primary: primary.url,
+    replicas: [replica.url.replace(`:${replica.port}/`, `:${port}/`)],
+    monitor: { interval: '1h', timeout: 3_000 },
+    maxWait: '10s',
+    maxLag: '1h',
+    tokenTtl: '4h',
+    pool: { idleTimeout: 1 }
+  })
+  await app.db.write.query('insert into writes values (1)')
+  const read = async (): Promise<unknown> => (await app.db.read.query(COUNT)).rows[0]
+  sub.strictSame(await read(), { n: 1, replica: true })
+  await until(() => app.db.status().servers[1]!.connections.total === 0, { message: 'the monitor is alone' })
+  await crashBackToCheckpoint(replica)
+  sub.strictSame(await read(), { n: 1, replica: false })
+})
 
 t.test('the promoted server goes away: the one it replaced does not get the writes back', async (sub) => {
   const postgres = await startPostgres({ replicas: 1 })

@@ -1,4 +1,4 @@
-import { startPgBouncer, startPostgres, until } from '@flotilla/testbed'
+import { startPgBouncer, startPostgres, startProxy, until } from '@flotilla/testbed'
 import { randomUUID } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { codeOf, createApp } from './fixtures/app-in-process.js'
@@ -102,6 +102,69 @@ async function promotionUnderLoad(sub: Test, pgbouncer: boolean): Promise<void> 
     { timeout: 20_000, message: 'a replica of the new timeline answers for a token of the old' }
   )
 }
+
+t.test('a token tells an instance of a promotion it has not seen: the read waits for that', async (sub) => {
+  const postgres = await startPostgres({ replicas: 1 })
+  sub.teardown(() => postgres.stop())
+  const { primary: old, replicas } = postgres
+  const promoted = replicas[0]!
+  await old.query('create table writes (id int)')
+  await postgres.waitForCatchUp()
+  const options = { primary: [old.url, promoted.url], carrier: false, consistency: true } as const
+  const writer = await createApp(sub, { ...options, monitor })
+  // These look once, at start, and then at what they are told; what the promoted one says takes its time.
+  const proxy = await startProxy(promoted)
+  sub.teardown(() => proxy.stop())
+  const unaware = {
+    ...options,
+    primary: [old.url, proxy.through(promoted.url)],
+    monitor: { interval: '1h', timeout: 3_000 },
+    tokenTtl: '3h'
+  } as const
+  const readers = [
+    await createApp(sub, unaware),
+    await createApp(sub, unaware),
+    await createApp(sub, unaware)
+  ] as const
+  for (const { db } of readers) await db.write.query('select 1')
+  proxy.delay(100)
+  await promoted.promote()
+  await until(() => writer.db.status().servers[0]!.state === 'fenced', { message: 'the writer has seen it' })
+  await writer.db.write.query('insert into writes values (1)')
+  const token = writer.db.token()
+  const text = 'select count(*)::int as n from writes'
+  sub.equal((await readers[0].db.read.after(token).query(text)).rows[0]!['n'], 1, 'a statement')
+  const client = await readers[1].db.read.after(token).pool.connect()
+  sub.equal((await client.query(text)).rows[0].n, 1, 'a connection')
+  client.release()
+  const job = readers[2].db.session({ token })
+  const transaction = job.transaction(async (tx) => tx.query(text), { readOnly: true })
+  sub.equal((await transaction).rows[0]!['n'], 1, 'a transaction')
+  for (const { db } of readers) sub.equal(db.status().primary, `${proxy.address}/app`)
+})
+
+t.test('the same where one address leads to whichever takes writes', async (sub) => {
+  const postgres = await startPostgres({ replicas: 1 })
+  sub.teardown(() => postgres.stop())
+  const { primary: old, replicas } = postgres
+  const promoted = replicas[0]!
+  await old.query('create table writes (id int)')
+  await postgres.waitForCatchUp()
+  const proxy = await startProxy(old)
+  sub.teardown(() => proxy.stop())
+  const options = { monitor, carrier: false, consistency: true } as const
+  const reader = await createApp(sub, { ...options, primary: proxy.through(old.url) })
+  await reader.db.write.query('select 1')
+  await promoted.promote()
+  // What is open goes on leading to the old one, the monitor's connection too.
+  ;(proxy as { target: { host: string; port: number } }).target = promoted
+  const writer = await createApp(sub, { ...options, primary: promoted.url })
+  await writer.db.write.query('insert into writes values (1)')
+  const { rows } = await reader.db.read
+    .after(writer.db.token())
+    .query('select count(*)::int as n, inet_server_port() as port from writes')
+  sub.strictSame(rows, [{ n: 1, port: promoted.port }])
+})
 
 t.test('promotion under load: writes resume, the old primary is fenced, old tokens stay right', (sub) =>
   promotionUnderLoad(sub, false)
