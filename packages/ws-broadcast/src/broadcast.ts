@@ -56,6 +56,7 @@ export interface BroadcastParts {
   readonly gate: UpgradeGate
   readonly context: ConnectionContext
   readonly ping: number
+  readonly idempotencyTtl: number
   readonly log: FastifyBaseLogger
   /** Whether an option reads a connection's request after the upgrade. */
   readonly keepRequests: boolean
@@ -147,10 +148,10 @@ export class Broadcast {
 
   /** @internal A connection over any transport. */
   open(transport: Transport, request: FastifyRequest, identity: Identity): Connection {
-    const { connections, context, revocation, ping, keepRequests } = this.#parts
+    const { connections, context, revocation, ping, idempotencyTtl, keepRequests } = this.#parts
     const connection = new Connection(context, transport, keepRequests ? request : undefined, identity)
     connections.add(connection)
-    connection.send({ type: 'welcome', connection: connection.id, ping })
+    connection.send({ type: 'welcome', connection: connection.id, ping, idempotencyTtl })
     if (revocation.isRevoked(identity)) connection.close(CLOSE.UNAUTHORIZED, 'session ended')
     return connection
   }

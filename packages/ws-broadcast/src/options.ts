@@ -56,7 +56,7 @@ export interface BroadcastOptions {
   maxChannels?: number
   /** Connections of this instance. Default 20,000. */
   maxConnections?: number
-  /** Commands of one connection: per second, and at once. Default 50 and 200. */
+  /** Commands of one connection: per second, default 50, and at once: at least `maxChannels`, default 200 or twice `maxChannels`, the greater. */
   rate?: { perSecond?: number; burst?: number }
   /** A ping each `interval`; closed when nothing came back within `timeout` of it. Default `'25s'`, `'10s'`. */
   ping?: { interval?: Duration; timeout?: Duration }
@@ -104,6 +104,7 @@ export const NO_INFO = (): undefined => undefined
 /** @throws FLOTILLA_WS_ERR_OPTION naming the option, before anything is opened */
 export function readOptions(input: unknown): BroadcastConfig {
   const read = optionReader(PLUGIN, input, FLOTILLA_WS_ERR_OPTION)
+  const maxChannels = read.integer('maxChannels', { default: 100, min: 1 })
   const config: BroadcastConfig = {
     rules: readRules(read),
     path: readPath(read, 'path', '/ws'),
@@ -115,12 +116,9 @@ export function readOptions(input: unknown): BroadcastConfig {
     origins: readOrigins(read),
     maxPayload: read.size('maxPayload', { default: 65_536, min: 256, max: 16_777_216 }),
     highWaterMark: read.size('highWaterMark', { default: 262_144, min: 1024 }),
-    maxChannels: read.integer('maxChannels', { default: 100, min: 1 }),
+    maxChannels,
     maxConnections: read.integer('maxConnections', { default: 20_000, min: 1 }),
-    rate: read.group('rate', (rate) => ({
-      perSecond: rate.number('perSecond', { default: 50, min: 0.1 }),
-      burst: rate.integer('burst', { default: 200, min: 1 })
-    })) ?? { perSecond: 50, burst: 200 },
+    rate: readRate(read, maxChannels),
     ping: read.group('ping', (ping) => ({
       interval: ping.duration('interval', { default: 25_000, min: 100 }),
       timeout: ping.duration('timeout', { default: 10_000, min: 100 })
@@ -184,6 +182,23 @@ function readRule(pattern: string, read: OptionReader): ChannelRule {
     backpressure,
     durable
   }
+}
+
+/** A client that comes back subscribes to all its channels at once; with a smaller burst it would be sent away each time. */
+function readRate(read: OptionReader, maxChannels: number): BroadcastConfig['rate'] {
+  const defaults = { perSecond: 50, burst: Math.max(200, 2 * maxChannels) }
+  return (
+    read.group('rate', (rate) => {
+      const burst = rate.integer('burst', { default: defaults.burst, min: 1 })
+      if (burst < maxChannels) {
+        rate.fail(
+          'burst',
+          `at least 'maxChannels' (${maxChannels}): a client subscribes to its channels at once`
+        )
+      }
+      return { perSecond: rate.number('perSecond', { default: defaults.perSecond, min: 0.1 }), burst }
+    }) ?? defaults
+  )
 }
 
 function readPath(read: OptionReader, name: string, fallback: string | false): string | false {

@@ -64,6 +64,7 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
     revocation,
     gate,
     ping: config.ping.interval,
+    idempotencyTtl: config.idempotencyTtl,
     log,
     keepRequests:
       config.authorize !== undefined ||

@@ -60,7 +60,7 @@ export type ClientFrame =
 
 /** Frames of the server. */
 export type ServerFrame =
-  | { type: 'welcome'; connection: string; ping: number }
+  | { type: 'welcome'; connection: string; ping: number; idempotencyTtl: number }
   | ({ type: 'subscribed'; id?: number | string; channel: string; recovered: boolean } & Position)
   | { type: 'unsubscribed'; id?: number | string; channel: string }
   | { type: 'published'; id?: number | string; channel: string; offset?: string; epoch?: string }
@@ -69,7 +69,7 @@ export type ServerFrame =
       type: 'message'
       channel: string
       data: unknown
-      /** Of a publish with an idempotency key: the same key is the same message, whatever its offset. */
+      /** Of a publish with an idempotency key: for `idempotencyTtl` the same key is the same message, in whichever epoch. */
       key?: string
       token?: ConsistencyToken
       offset?: string

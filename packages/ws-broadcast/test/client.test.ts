@@ -61,7 +61,7 @@ async function startScript(
       peer.frames.push(frame)
       onFrame(peer, frame)
     })
-    peer.send({ type: 'welcome', connection: `c${peer.index}`, ping: 25_000 })
+    peer.send({ type: 'welcome', connection: `c${peer.index}`, ping: 25_000, idempotencyTtl: 300_000 })
     onOpen(peer)
   })
   await once(server, 'listening')
@@ -304,6 +304,90 @@ test('the client', async (parent) => {
     t.same([seen, errors], [[2], []])
   })
 
+  await parent.test('a key that is used again for another message hides none of them', async (t) => {
+    const forgetful = await startTestApp(t, redis.url, { idempotencyTtl: '1s' })
+    const client = open(t, forgetful.ws)
+    for (const channel of ['load:daily', 'plain:daily']) {
+      const seen: unknown[] = []
+      let last = 0
+      await client.subscribe(channel, ({ data }) => {
+        last = Date.now()
+        seen.push(data)
+      }).ready
+      for (const day of [1, 2, 3]) {
+        await until(
+          async () =>
+            Date.now() - last >= 1000 &&
+            !(await redis.command('EXISTS', `flotilla:ws:{${channel}}:once:daily`)),
+          { message: 'neither Redis nor the client remembers the key' }
+        )
+        const result = await forgetful.app.broadcast.publish(channel, day, { idempotencyKey: 'daily' })
+        t.equal(result.duplicate, false)
+        await until(() => seen.length === day)
+      }
+      t.same(seen, [1, 2, 3], channel)
+    }
+  })
+
+  await parent.test(
+    'a key that comes again in another epoch is the same message for as long as it is remembered',
+    async (t) => {
+      const script = await startScript(t, (peer, frame) => {
+        if (frame.type !== 'subscribe') return
+        const { channel } = frame
+        peer.send({ type: 'subscribed', id: frame.id!, channel, epoch: 'a', offset: '1-0', recovered: true })
+        for (const [epoch, offset] of [
+          ['a', '1000-0'],
+          ['b', '300999-0'],
+          ['c', '301000-0'],
+          ['c', '302000-0']
+        ] as const) {
+          peer.send({ type: 'message', channel, key: 'k', data: offset, epoch, offset })
+        }
+      })
+      const client = open(t, script.url)
+      const seen: unknown[] = []
+      client.subscribe('news', ({ data }) => seen.push(data))
+      await until(() => seen.includes('302000-0'))
+      t.same(seen, ['1000-0', '301000-0', '302000-0'])
+    }
+  )
+
+  await parent.test('comes back to as many channels as it may have', async (t) => {
+    const roomy = await startTestApp(t, redis.url, { maxChannels: 300 })
+    const client = open(t, roomy.ws)
+    const codes: unknown[] = []
+    client.on('state', ({ code }) => code !== undefined && codes.push(code))
+    let confirmed = 0
+    for (let n = 0; n < 300; n += 1) {
+      client.subscribe(`plain:${n}`).ready.then(
+        () => (confirmed += 1),
+        () => undefined
+      )
+    }
+    await until(() => confirmed === 300 || codes.length > 0)
+    t.same(codes, [])
+  })
+
+  await parent.test('comes back ever more slowly to a server that sends it away each time', async (t) => {
+    const noCommands = (): void => undefined
+    const script = await startScript(t, noCommands, (peer) => peer.close(4429))
+    const busy = await startScript(t, noCommands, (peer) => peer.close(4429))
+    open(t, script.url, { reconnect: { min: 1, max: 60_000 } })
+    open(t, busy.url, { reconnect: { min: 1, max: 1 } })
+    await until(() => busy.peers.length >= 100, { timeout: 30_000 })
+    t.ok(script.peers.length < 50, `${script.peers.length} connections`)
+
+    const good = await startScript(t, noCommands, (peer) => {
+      peer.send({ type: 'ping' })
+      peer.close(4430)
+    })
+    open(t, good.url, { reconnect: { min: 1, max: 60_000 } })
+    await until(() => good.peers.length >= 50, {
+      message: 'at once where the connection had lasted until a ping'
+    })
+  })
+
   await parent.test('a channel without history says that it may have missed something', async (t) => {
     const client = open(t, url)
     const gaps: string[] = []
@@ -371,8 +455,8 @@ test('the client', async (parent) => {
     'what is asked of a closed client is refused, and so is what can never be answered',
     async (t) => {
       const client = open(t, url)
-      const [known, pending] = [client.subscribe('news'), client.subscribe('load:never')]
-      await known.ready
+      await client.subscribe('news').ready
+      const pending = client.subscribe('load:never')
       pending.unsubscribe()
       await t.rejects(pending.ready, { code: 'unsubscribed' })
       client.close()

@@ -295,10 +295,15 @@ test('life of connections', async (parent) => {
       { channels: { a: {} }, path: 'ws' },
       { channels: { a: {} }, origins: ['https://x.example/path'] },
       { channels: { a: {} }, ping: { interval: '1' } },
+      { channels: { a: {} }, rate: { burst: 99 } },
+      { channels: { a: {} }, rate: { perSecond: 0 } },
       { channels: { a: {} }, unknown: 1 }
     ]) {
       await t.rejects(attempt(options), { code: 'FLOTILLA_WS_ERR_OPTION' }, JSON.stringify(options))
     }
+    await t.rejects(attempt({ channels: { a: {} }, maxChannels: 30, rate: { burst: 20 } }), {
+      message: /'rate\.burst' must be at least 'maxChannels' \(30\).*got 20/
+    })
     const server = await startTestApp(t, redis.url)
     const twice = Fastify()
     t.teardown(() => twice.close())

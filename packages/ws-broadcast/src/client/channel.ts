@@ -2,7 +2,7 @@ import { compareOffsets } from '../position.js'
 import type { Position, ServerFrame } from '../protocol.js'
 import type { MessageEvent } from './types.js'
 
-/** A publish is repeated within seconds, if at all. */
+/** Of the keys of one channel's messages the last are remembered. */
 const MAX_KEYS = 1000
 
 /** One channel as the client sees it: where it stands there, and what it has seen. */
@@ -15,8 +15,8 @@ export class Channel {
   readonly ready: Promise<void>
   refuse!: (error: Error) => void
   #confirm!: () => void
-  /** Of the last messages that had one. */
-  readonly #keys = new Set<string>()
+  /** Of the last messages that had one, with their epoch and time of publishing. */
+  readonly #keys = new Map<string, { epoch: string | undefined; at: number }>()
 
   constructor(public position: Position | undefined) {
     this.ready = new Promise<void>((resolve, reject) => {
@@ -34,8 +34,12 @@ export class Channel {
     this.#confirm()
   }
 
-  /** Moves on to a message; undefined where it has been seen. */
-  accept(frame: Extract<ServerFrame, { type: 'message' }>): MessageEvent | undefined {
+  /**
+   * Moves on to a message; undefined where it has been seen.
+   *
+   * @param idempotencyTtl how long the server remembers a key, in milliseconds
+   */
+  accept(frame: Extract<ServerFrame, { type: 'message' }>, idempotencyTtl: number): MessageEvent | undefined {
     const { epoch, offset, token, key } = frame
     const position = epoch !== undefined && offset !== undefined ? { epoch, offset } : undefined
     if (position) {
@@ -43,16 +47,27 @@ export class Channel {
       if (at?.epoch === epoch && compareOffsets(position.offset, at!.offset) <= 0) return undefined
       this.position = position
     }
-    if (key !== undefined) {
-      if (this.#keys.has(key)) return undefined
-      this.#keys.add(key)
-      if (this.#keys.size > MAX_KEYS) this.#keys.delete(this.#keys.values().next().value!)
-    }
+    if (key !== undefined && this.#repeats(key, position, idempotencyTtl)) return undefined
     return {
       channel: frame.channel,
       data: frame.data,
       ...(token !== undefined && { token }),
       ...(position && { position })
     }
+  }
+
+  /**
+   * Whether a message is one that a failover lost after it was delivered, published again under its key. Within an
+   * epoch the server lets none through twice, and one with a key it has forgotten is another message.
+   */
+  #repeats(key: string, position: Position | undefined, idempotencyTtl: number): boolean {
+    const epoch = position?.epoch
+    const at = position ? Number.parseInt(position.offset, 10) : Date.now()
+    const seen = this.#keys.get(key)
+    if (seen && at - seen.at < idempotencyTtl && (!position || epoch !== seen.epoch)) return true
+    this.#keys.delete(key)
+    this.#keys.set(key, { epoch, at })
+    if (this.#keys.size > MAX_KEYS) this.#keys.delete(this.#keys.keys().next().value!)
+    return false
   }
 }

@@ -40,6 +40,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
   let attempts = 0
   let advised: number | undefined
   let ping = 25_000
+  let idempotencyTtl = 0
   let reopen: ReturnType<typeof setTimeout> | undefined
   let watchdog: ReturnType<typeof setTimeout> | undefined
 
@@ -120,9 +121,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
   const receive = (frame: ServerFrame): void => {
     switch (frame.type) {
       case 'welcome':
-        connection = frame.connection
-        ping = frame.ping
-        attempts = 0
+        ;({ connection, ping, idempotencyTtl } = frame)
         heard()
         for (const [name, channel] of channels) ask(name, channel)
         calls.sendAll()
@@ -152,6 +151,8 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
         advised = frame.delay
         break
       case 'ping':
+        // The connection lasts; before that it may end as the one before did, by its subscribes or by what they bring.
+        attempts = 0
         send({ type: 'pong' })
         break
       case 'error':
@@ -165,7 +166,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
   const onMessage = (frame: Extract<ServerFrame, { type: 'message' }>): void => {
     const channel = channels.get(frame.channel)
     if (!channel?.live) return
-    const event = channel.accept(frame)
+    const event = channel.accept(frame, idempotencyTtl)
     if (!event) return
     channel.handler?.(event as MessageEvent<never>)
     emit('message', event)

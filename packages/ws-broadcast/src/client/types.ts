@@ -71,7 +71,10 @@ export type WebSocketConstructor = new (url: string, protocols?: string | string
 export interface ClientOptions {
   /** Default: the global one. Node 20 has none: pass that of `ws`. */
   WebSocket?: WebSocketConstructor
-  /** Delays between attempts in milliseconds: random between 0 and a bound that doubles from `min` to `max`. Default 500 and 20,000. */
+  /**
+   * Delays between attempts in milliseconds: random between 0 and a bound that doubles from `min` to `max`, and starts
+   * again at `min` once a connection has lasted until the server's first ping. Default 500 and 20,000.
+   */
   reconnect?: { min?: number; max?: number }
   /** How long an answer may take, in milliseconds, while connected. Default 10,000. */
   timeout?: number
