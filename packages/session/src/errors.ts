@@ -80,10 +80,10 @@ export const ERR_GONE = createError(
   409
 )
 
-/** `update` lost the race against other writers too often. */
+/** `update`, or `renew` of an encrypted session, lost the race against other writers too often. */
 export const ERR_CONFLICT = createError(
   'FLOTILLA_SESSION_ERR_CONFLICT',
-  "Session field '%s' changed %s times while it was being updated; try again",
+  '%s changed %s times while it was being written; try again',
   409
 )
 

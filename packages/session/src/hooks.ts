@@ -92,12 +92,11 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
     reply: FastifyReply,
     state: SessionState,
     changes: Changes | undefined,
-    renews: boolean,
     payload: unknown
   ): Promise<void> => {
     try {
       if (changes) await writer.commit(state, changes)
-      if (renews && state.phase === 'live') await identity.renew(state, settings.renew!.grace)
+      if (renewDue(state)) await identity.renew(state, settings.renew!.grace)
     } catch (error) {
       if (reader.drop(state, error)) return
       state.failed = true
@@ -106,9 +105,11 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
     }
     if (state.cookie !== 'keep') cookie.write(state, request, reply)
   }
-  const renewDue = ({ phase, found }: SessionState): boolean =>
+  // An id other than the one that was found is new already.
+  const renewDue = ({ phase, found, place }: SessionState): boolean =>
     settings.renew !== undefined &&
     phase === 'live' &&
+    place!.ticket === found!.ticket &&
     clock.now() - found!.meta.renewedAt >= settings.renew.every
 
   // Before the headers are sent: the browser must not be able to come back, through another instance, to
@@ -128,12 +129,11 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
       abandon(payload)
       return done(error as Error)
     }
-    const renews = renewDue(state)
-    if (!changes && !renews) {
+    if (!changes && !renewDue(state)) {
       if (state.cookie !== 'keep') cookie.write(state, request, reply)
       return done()
     }
-    return save(request, reply, state, changes, renews, payload)
+    return save(request, reply, state, changes, payload)
   })
 
   fastify.addHook('onResponse', (request: FastifyRequest, _reply: FastifyReply, done) => {

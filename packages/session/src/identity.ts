@@ -16,6 +16,7 @@ import {
   type Changes,
   type Found,
   type Place,
+  type Renewal,
   type SessionStore,
   type TakeResult
 } from './store.js'
@@ -29,8 +30,11 @@ export interface SessionIdentity {
   end(state: SessionState): Promise<void>
   /** Ends the session; a new one without a user begins, with the values of `keep` only. */
   regenerate(state: SessionState, keep: readonly string[]): Promise<void>
-  /** The same session under a new id. `false` where somebody else wrote meanwhile: try again later. */
-  renew(state: SessionState, grace: number): Promise<boolean>
+  /**
+   * The same session under a new id.
+   * @returns as {@link Renewal}: where it says `gone` or `busy`, nothing has changed
+   */
+  renew(state: SessionState, grace: number): Promise<Renewal>
   /** Waits for the replicas, where `durable` is on. @throws FLOTILLA_SESSION_ERR_NOT_DURABLE */
   settle(key: string): Promise<void>
 }
@@ -252,14 +256,17 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
     async renew(state, grace) {
       const place = state.place!
       const found = state.found!
-      const next = await outage.ask('renew', () => store.renew(found, place, grace))
-      if (!next) return false
-      local?.drop(found.meta.ref)
-      await announcer.changed(found.meta.ref)
-      state.place = { ticket: next, userHash: place.userHash }
+      const renewal = await outage.ask('renew', () => store.renew(found, place, grace))
+      if (typeof renewal === 'string') return renewal
+      const { ref } = found.meta
+      local?.drop(ref)
+      state.place = { ticket: renewal.ticket, userHash: place.userHash }
       state.cookie = 'set'
-      channels.renewed.publish({ ref: found.meta.ref })
-      return true
+      if (renewal.moved) {
+        channels.renewed.publish({ ref })
+        await announcer.changed(ref)
+      }
+      return renewal
     }
   }
 }

@@ -1,10 +1,11 @@
 import type { CookieSerializeOptions } from '@fastify/cookie'
 import { inspect } from 'node:util'
-import { ERR_GONE, ERR_NOT_LOADED, ERR_RESERVED } from './errors.js'
+import { ERR_CONFLICT, ERR_GONE, ERR_NOT_LOADED, ERR_RESERVED } from './errors.js'
 import type { SessionIdentity } from './identity.js'
 import type { Outage } from './outage.js'
 import type { SessionReader } from './reader.js'
 import type { SessionState } from './session-state.js'
+import { RENEW_TRIES } from './store.js'
 import type { Ticketing } from './ticket.js'
 import type { SessionWriter } from './writer.js'
 
@@ -195,15 +196,21 @@ export class Session<Data extends object = SessionData> {
     await asking(this, () => this[kParts].identity.regenerate(state, keep))
   }
 
-  /** The same session and user under a new id, for instance after a change of rights. The old id is dead at once. */
+  /**
+   * The same session and user under a new id, for instance after a change of rights. What was changed is saved. The
+   * old id is dead when this resolves.
+   *
+   * @throws FLOTILLA_SESSION_ERR_CONFLICT where it is encrypted and others wrote to it at each of a few tries;
+   *   FLOTILLA_SESSION_ERR_UNAVAILABLE
+   */
   async renew(): Promise<void> {
     await this.load()
     const state = writable(this)
     await this.save()
-    for (let attempt = 0; attempt < 5 && state.phase === 'live'; attempt++) {
-      if (await asking(this, () => this[kParts].identity.renew(state, 0))) return
-      await this.reload()
-    }
+    if (state.phase !== 'live') return
+    const renewal = await asking(this, () => this[kParts].identity.renew(state, 0))
+    if (renewal === 'busy') throw new ERR_CONFLICT('The session', RENEW_TRIES)
+    if (renewal === 'gone') await this.reload()
   }
 
   /** Reads the session where the route's config says `session: 'lazy'`; nothing otherwise. */

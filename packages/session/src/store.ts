@@ -5,7 +5,7 @@ import type { RedisClock } from './clock.js'
 import type { FieldCodec } from './field-codec.js'
 import type { Keys, Owner } from './keys.js'
 import { createAnonymous, createOwned } from './lua/create.js'
-import { renewAnonymous, renewOwned, type RenewReply } from './lua/renew.js'
+import { renewAnonymous, renewOwned } from './lua/renew.js'
 import { saveAnonymous, saveOwned } from './lua/save.js'
 import { takeAnonymous, takeOwned, type TakeReply } from './lua/take.js'
 import { updateAnonymous, updateOwned } from './lua/update.js'
@@ -49,6 +49,12 @@ export type UpdateResult = { readonly stored: string | undefined; readonly writt
 /** `undefined` where the session is gone. */
 export type TakeResult = { readonly found: Found; readonly taken: boolean } | undefined
 
+/**
+ * The id a session has now (`moved` is false where somebody else had just given it that), or why it has none new:
+ * `gone` is the session, `busy` are others who wrote to it at each try.
+ */
+export type Renewal = { readonly ticket: Ticket; readonly moved: boolean } | 'gone' | 'busy'
+
 /** Every Redis command on one session: one HGETALL to read, one script for anything that writes. */
 export interface SessionStore {
   /** `undefined` where there is none. @throws CorruptSession */
@@ -63,8 +69,13 @@ export interface SessionStore {
    * @param next the new text, as JSON
    */
   update(place: Place, field: string, expected: string | undefined, next: string): Promise<UpdateResult>
-  /** Moves the session to a new id; `undefined` where it is gone or was written to meanwhile. */
-  renew(found: Found, place: Place, grace: number): Promise<Ticket | undefined>
+  /**
+   * Moves the session to a new id.
+   * @param grace milliseconds for which the old id leads on. With 0 a renewal by somebody else is not enough: the id
+   *   that one made is ended as well
+   * @throws CorruptSession
+   */
+  renew(found: Found, place: Place, grace: number): Promise<Renewal>
   /** Ends it and returns what it held. @throws CorruptSession */
   take(place: Place): Promise<Found | undefined>
   /**
@@ -80,8 +91,11 @@ export interface SessionStore {
 /** What is stored under the key is not a session of ours, or cannot be read. */
 export class CorruptSession extends Error {}
 
-const HOPS = 3
+// Two renewals fit into a grace; there are more where instances differ in their options or clocks.
+const HOPS = 5
 const LATE_TRIES = 4
+/** How often a renewal is tried where others write to the session. */
+export const RENEW_TRIES = 5
 
 export interface StoreParts {
   readonly client: RedisClient
@@ -113,25 +127,40 @@ export function createStore(parts: StoreParts): SessionStore {
     }
   }
 
-  /** Repeats an operation on the id that an alias leads to. */
+  // Not corrupt, only not reached from this id: aliases go with their grace, and trying again may help.
+  const tooFar = (): Error => new Error('the id of this session was renewed more often than is followed')
+
+  /** Repeats an operation on the id that an alias leads to. The place moves only once the session is reached. */
   const following = async <Reply extends readonly [number, ...unknown[]]>(
     place: Place,
-    run: () => Promise<Reply | readonly [2, string]>
+    run: (at: Place) => Promise<Reply | readonly [2, string]>
   ): Promise<Reply> => {
+    let at = place
     for (let hop = 0; hop < HOPS; hop++) {
-      const reply = await run()
+      const reply = await run(at)
       if (reply[0] !== 2) {
         if (reply[0] === 1 && typeof reply[1] === 'number') clock.observe(reply[1])
+        place.ticket = at.ticket
         return reply as Reply
       }
-      place.ticket = follow(place.ticket, reply[1] as string)
+      at = { ticket: follow(at.ticket, reply[1] as string), userHash: place.userHash }
     }
-    throw new CorruptSession('aliases lead in a circle')
+    throw tooFar()
   }
 
   const encode = (ticket: Ticket, set: Changes['set']): string[] => {
     const flat: string[] = []
     for (const [field, text] of set) flat.push(field, codec.encode(ticket, field, text))
+    return flat
+  }
+
+  /** All fields but those that a write makes anew, sealed under another id. */
+  const reseal = ({ ticket, fields }: Found, next: Ticket): string[] => {
+    const flat: string[] = []
+    for (const [field, stored] of Object.entries(fields)) {
+      if (field === META || field === '@n') continue
+      flat.push(field, codec.encode(next, field, codec.decode(ticket, field, stored)))
+    }
     return flat
   }
 
@@ -156,8 +185,8 @@ export function createStore(parts: StoreParts): SessionStore {
     latest: number | '-'
   ): Promise<Exclude<TakeReply, readonly [2, string]>> => {
     const script = place.userHash === undefined ? takeAnonymous : takeOwned
-    return await following<Exclude<TakeReply, readonly [2, string]>>(place, () =>
-      script.run(client, keysOf(place), [revision, latest])
+    return await following<Exclude<TakeReply, readonly [2, string]>>(place, (at) =>
+      script.run(client, keysOf(at), [revision, latest])
     )
   }
 
@@ -176,7 +205,7 @@ export function createStore(parts: StoreParts): SessionStore {
         }
         at = follow(at, alias)
       }
-      throw new CorruptSession('aliases lead in a circle')
+      throw tooFar()
     },
 
     async create(ticket, { userId, owner, changes, device }) {
@@ -197,12 +226,12 @@ export function createStore(parts: StoreParts): SessionStore {
 
     async save(place, { set, remove } = NO_CHANGES) {
       const script = place.userHash === undefined ? saveAnonymous : saveOwned
-      const reply = await following(place, () =>
-        script.run(client, keysOf(place), [
+      const reply = await following(place, (at) =>
+        script.run(client, keysOf(at), [
           idleTimeout,
           version,
           set.length,
-          ...encode(place.ticket, set),
+          ...encode(at.ticket, set),
           ...remove
         ])
       )
@@ -213,10 +242,10 @@ export function createStore(parts: StoreParts): SessionStore {
       const script = place.userHash === undefined ? updateAnonymous : updateOwned
       const mark = randomBytes(6).toString('base64url')
       let stored = ''
-      const reply = await following(place, () => {
-        stored = codec.encode(place.ticket, field, next)
+      const reply = await following(place, (at) => {
+        stored = codec.encode(at.ticket, field, next)
         const known = expected === undefined ? '0' : '1'
-        return script.run(client, keysOf(place), [idleTimeout, field, mark, known, expected ?? '', stored])
+        return script.run(client, keysOf(at), [idleTimeout, field, mark, known, expected ?? '', stored])
       })
       if (reply[0] === 0) return undefined
       return reply[0] === 1 ? { stored, written: true } : { stored: reply[1], written: false }
@@ -224,31 +253,37 @@ export function createStore(parts: StoreParts): SessionStore {
 
     async renew(found, place, grace) {
       const next = ticketing.issue(place.ticket.tag)
-      const moved: string[] = []
-      if (codec.sealed) {
-        for (const [field, stored] of Object.entries(found.fields)) {
-          if (field === META || field === '@n') continue
-          moved.push(field, codec.encode(next, field, codec.decode(found.ticket, field, stored)))
-        }
-      }
-      const [session, ...index] = keysOf(place)
       const script = place.userHash === undefined ? renewAnonymous : renewOwned
-      const reply: RenewReply = await script.run(
-        client,
-        [session!, keyOf(next), ...index],
-        [
-          idleTimeout,
-          grace,
-          aliases.seal(place.ticket.id, keyOf(place.ticket), next.id),
-          next.hash,
-          codec.sealed ? found.meta.revision : '-',
-          ...moved
-        ]
-      )
-      if (reply[0] === 2) return follow(place.ticket, reply[1])
-      if (reply[0] !== 1) return undefined
-      clock.observe(reply[1])
-      return next
+      let at = place
+      // What was written in this request or by others since is not in `found`: then the script tells what there is.
+      let known = found
+      for (let attempt = 0; attempt < RENEW_TRIES; attempt++) {
+        const [session, ...index] = keysOf(at)
+        const reply = await script.run(
+          client,
+          [session!, keyOf(next), ...index],
+          [
+            idleTimeout,
+            grace,
+            aliases.seal(at.ticket.id, keyOf(at.ticket), next.id),
+            next.hash,
+            ...(codec.sealed ? [known.meta.revision, ...reseal(known, next)] : ['-'])
+          ]
+        )
+        if (reply[0] === 0) return 'gone'
+        if (reply[0] === 1) {
+          clock.observe(reply[1])
+          return { ticket: next, moved: true }
+        }
+        if (reply[0] === 3) {
+          known = readFlat(at.ticket, reply[1])
+          continue
+        }
+        const ticket = follow(at.ticket, reply[1])
+        if (grace > 0) return { ticket, moved: false }
+        at = { ticket, userHash: place.userHash }
+      }
+      return 'busy'
     },
 
     async take(place) {

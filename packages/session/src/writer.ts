@@ -134,7 +134,7 @@ export function createWriter(parts: WriterParts): SessionWriter {
         stored === undefined ? undefined : codec.decode(place.ticket, field, stored)
       )
     }
-    throw new ERR_CONFLICT(key, ATTEMPTS)
+    throw new ERR_CONFLICT(`Session field '${key}'`, ATTEMPTS)
   }
 
   const touchDue = (state: SessionState): boolean => {

@@ -1,7 +1,9 @@
-import { startRedis, until } from '@flotilla/testbed'
+import { listen, startRedis, until } from '@flotilla/testbed'
+import type { FastifyInstance } from 'fastify'
 import { after, before, test } from 'tap'
+import { renewAnonymous } from '../src/lua/renew.js'
 import type { Sessions } from '../src/sessions.js'
-import { buildApp } from './support/app.js'
+import { beforeScript, buildApp, type AppSettings } from './support/app.js'
 import { serve } from './support/serve.js'
 
 let redis: Awaited<ReturnType<typeof startRedis>>
@@ -9,6 +11,34 @@ before(async () => {
   redis = await startRedis()
 })
 after(() => redis.stop())
+
+/** As if the ids of these sessions had last been changed that many milliseconds earlier. */
+async function ageIds(prefix: string, ms: number): Promise<void> {
+  for (const key of (await redis.command('KEYS', `${prefix}s:*`)) as string[]) {
+    const meta = (await redis.command('HGET', key, '@')) as string | null
+    if (meta === null) continue
+    const parts = meta.split(' ')
+    parts[4] = String(Number(parts[4]) - ms)
+    await redis.command('HSET', key, '@', parts.join(' '))
+  }
+}
+
+const HOUR = 3_600_000
+const hourly = { renew: { every: '1h', grace: '10m' } } as const
+
+/** An app with a route whose handler writes one key, and returns when the test says so. */
+async function withSlowWrites(
+  settings: AppSettings
+): Promise<{ app: FastifyInstance; entered: () => number; release: (key: string) => void }> {
+  const app = await buildApp(settings)
+  const gates = new Map<string, () => void>()
+  app.post<{ Params: { key: string } }>('/slow/:key', async ({ session, params }) => {
+    session.set(params.key, 1)
+    await new Promise<void>((resolve) => gates.set(params.key, resolve))
+    return {}
+  })
+  return { app, entered: () => gates.size, release: (key) => gates.get(key)!() }
+}
 
 test('login changes the id, keeps the data, and the old id is dead: no fixation', async (t) => {
   const { browser } = await serve(t, { url: redis.url })
@@ -128,6 +158,151 @@ test('periodic renewal: the old id leads to the session for the grace, reads and
       message: 'the grace ends'
     })
     t.equal((await visitor.get('/me')).body['userId'], 'ada')
+  }
+})
+
+test('parallel writes while the id is due: it is renewed once, and all of them arrive', async (t) => {
+  for (const encrypt of [false, true]) {
+    const prefix = `due-${encrypt}:`
+    const { app, entered, release } = await withSlowWrites({
+      url: redis.url,
+      session: { ...hourly, encrypt, prefix }
+    })
+    const renewed = listen(t, 'flotilla:session:renewed')
+    const { browser } = await serve(t, app)
+    const visitor = browser()
+    await visitor.post('/login', { userId: 'ada' })
+    await ageIds(prefix, HOUR)
+    const keys = ['a', 'b', 'c', 'd', 'e']
+    const writes = keys.map((key) => visitor.clone().post(`/slow/${key}`))
+    await until(() => entered() === keys.length, { message: 'all have read the session' })
+    const cookies = new Set<string>()
+    for (const [n, key] of keys.entries()) {
+      release(key)
+      const { status, setCookie } = await writes[n]!
+      t.equal(status, 200)
+      cookies.add(setCookie[0]!)
+    }
+    t.equal(renewed.length, 1)
+    t.equal(cookies.size, 1, 'all are told the same id')
+    t.same((await visitor.get('/data')).body, { a: 1, b: 1, c: 1, d: 1, e: 1 })
+    t.equal((await visitor.get('/me')).body['userId'], 'ada')
+  }
+})
+
+test('an id that has been renewed more often than is followed ends nothing', async (t) => {
+  const prefix = 'often:'
+  const { app, entered, release } = await withSlowWrites({ url: redis.url, session: { ...hourly, prefix } })
+  const dropped = listen(t, 'flotilla:session:dropped')
+  const { browser } = await serve(t, app)
+  const visitor = browser()
+  await visitor.post('/login', { userId: 'ada' })
+  const old = visitor.clone()
+  const write = visitor.clone().post('/slow/a')
+  await until(() => entered() === 1, { message: 'the session is read' })
+  for (let n = 0; n < 10; n++) {
+    await ageIds(prefix, HOUR)
+    t.equal((await visitor.get('/data')).setCookie.length, 1)
+  }
+  release('a')
+  for (const { status, setCookie } of [await write, await old.get('/data')]) {
+    t.equal(status, 503, 'neither lost in silence nor answered as if there were no session')
+    t.equal(setCookie.length, 0)
+  }
+  t.same(dropped, [])
+  t.equal((await visitor.get('/me')).body['userId'], 'ada')
+})
+
+test('encrypted, the id of a session that every request writes to is renewed as well', async (t) => {
+  const prefix = 'busy:'
+  const { app, browser } = await serve(t, {
+    url: redis.url,
+    session: { ...hourly, encrypt: true, prefix }
+  })
+  const visitor = browser()
+  await visitor.post('/login', { userId: 'ada' })
+  await visitor.post('/set', { count: 1, other: 1 })
+  for (const [path, body] of [
+    ['/set', { count: 2, other: undefined }],
+    ['/update/count', {}]
+  ] as const) {
+    await ageIds(prefix, HOUR)
+    const before = visitor.cookie
+    t.equal((await visitor.post(path, body)).status, 200)
+    t.not(visitor.cookie, before, path)
+  }
+  t.same((await visitor.get('/data')).body, { count: 3, other: 1 })
+  t.equal(await app.sessions.count('ada'), 1)
+})
+
+test('renew, encrypted and written to meanwhile: the old id is dead, and what the handler holds is saved', async (t) => {
+  const prefix = 'held:'
+  const app = await buildApp({ url: redis.url, session: { encrypt: true, prefix } })
+  app.post('/hold', async ({ session }) => {
+    const cart = session.data.cart!
+    // Another request, with the same cookie.
+    await other.post('/set', { late: 1 })
+    await session.renew()
+    cart.items.push('pen')
+    return {}
+  })
+  const { browser } = await serve(t, app)
+  const visitor = browser()
+  await visitor.post('/set', { cart: { items: ['book'] } })
+  const other = visitor.clone()
+  t.equal((await visitor.post('/hold')).status, 200)
+  t.same((await visitor.get('/data')).body, { cart: { items: ['book', 'pen'] }, late: 1 })
+  t.same((await other.get('/data')).body, {}, 'the old id')
+})
+
+test('renew of an encrypted session that others never stop writing to tells that the id is the old one', async (t) => {
+  const prefix = 'restless:'
+  const app = await buildApp({ url: redis.url, session: { encrypt: true, prefix } })
+  const { browser } = await serve(t, app)
+  const visitor = browser()
+  await visitor.post('/set', { count: 1 })
+  const other = visitor.clone()
+  let armed = true
+  let tries = 0
+  beforeScript(app, [renewAnonymous.sha], async () => {
+    if (!armed) return
+    tries++
+    armed = false
+    await other.post('/update/count')
+    armed = true
+  })
+  const answer = await visitor.post('/renew')
+  t.equal(answer.status, 409)
+  t.equal(answer.body['code'], 'FLOTILLA_SESSION_ERR_CONFLICT')
+  t.equal(answer.setCookie.length, 0)
+  t.ok(tries > 1, 'it was tried again')
+  armed = false
+  t.same((await visitor.get('/data')).body, { count: 1 + tries })
+  t.equal((await visitor.post('/renew')).status, 200)
+  t.same((await other.get('/data')).body, {}, 'now it is dead')
+})
+
+test('renew while a periodic renewal is a moment faster: neither id before leads on', async (t) => {
+  for (const encrypt of [false, true]) {
+    const prefix = `faster-${encrypt}:`
+    const app = await buildApp({ url: redis.url, session: { ...hourly, encrypt, prefix } })
+    const { browser } = await serve(t, app)
+    const visitor = browser()
+    await visitor.post('/set', { count: 1 })
+    const first = visitor.clone()
+    const other = visitor.clone()
+    let armed = true
+    beforeScript(app, [renewAnonymous.sha], async () => {
+      if (!armed) return
+      armed = false
+      await ageIds(prefix, HOUR)
+      await other.get('/data')
+    })
+    t.equal((await visitor.post('/renew')).status, 200)
+    t.not(other.cookie, first.cookie)
+    t.same((await visitor.get('/data')).body, { count: 1 })
+    t.same((await other.get('/data')).body, {})
+    t.same((await first.get('/data')).body, {})
   }
 })
 

@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import { startRedis, until } from '@flotilla/testbed'
 import { after, before, test } from 'tap'
 import { takeAnonymous, takeOwned } from '../src/lua/take.js'
-import { buildApp, type AppSettings } from './support/app.js'
+import { beforeScript, buildApp, type AppSettings } from './support/app.js'
 import type { Browser } from './support/browser.js'
 import { serve } from './support/serve.js'
 
@@ -14,17 +14,13 @@ after(() => redis.stop())
 
 /** Runs `fault` when a login or a regeneration has opened the new session and is about to end the old one, each time until it says false. */
 function beforeEnding(app: FastifyInstance, fault: () => Promise<boolean> | boolean): void {
-  const client = app.redis as unknown as { evalsha(sha: string, ...rest: unknown[]): Promise<unknown> }
-  const evalsha = client.evalsha.bind(client)
   let armed = true
-  client.evalsha = async (sha, ...rest) => {
-    if (armed && (sha === takeAnonymous.sha || sha === takeOwned.sha)) {
-      // The fault itself may end sessions.
-      armed = false
-      armed = await fault()
-    }
-    return await evalsha(sha, ...rest)
-  }
+  beforeScript(app, [takeAnonymous.sha, takeOwned.sha], async () => {
+    if (!armed) return
+    // The fault itself may end sessions.
+    armed = false
+    armed = await fault()
+  })
 }
 
 async function served(

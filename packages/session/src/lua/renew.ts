@@ -7,13 +7,14 @@ import { CLOSE, NOW, OPEN } from './fragments.js'
  * KEYS  session, new session [, index, devices]
  * ARGV  idle ms, grace ms, alias text, new hash, expected revision or `-`, then field, value, … to replace
  *       all fields with (encrypted under the new id), or none to keep them
- * Reply {1, now} moved; {0} gone; {2, alias} somebody was faster; {3} written to meanwhile
+ * Reply {1, now} moved; {0} gone; {2, alias} somebody was faster; {3, [field, value, …]} written to meanwhile, and
+ *       left as it is
  */
 const LUA = `
 ${OPEN}
 ${NOW}
 ${CLOSE}
-if ARGV[5] ~= '-' and ARGV[5] ~= revision then return {3} end
+if ARGV[5] ~= '-' and ARGV[5] ~= revision then return {3, redis.call('HGETALL', KEYS[1])} end
 if #ARGV > 5 then
   redis.call('DEL', KEYS[1])
   for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
@@ -32,7 +33,7 @@ end
 return {1, now}
 `
 
-export type RenewReply = [1, number] | [0] | [2, string] | [3]
+export type RenewReply = [1, number] | [0] | [2, string] | [3, string[]]
 
 const script = { name: 'session-renew', lua: LUA } as const
 

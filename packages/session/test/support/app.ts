@@ -97,3 +97,17 @@ export function addRoutes(app: FastifyInstance): void {
     revoked: await app.sessions.revokeAll(session.userId!, body.all ? {} : { except: session.ref })
   }))
 }
+
+/** Runs `fault` whenever the app is about to send one of these scripts. */
+export function beforeScript(
+  app: FastifyInstance,
+  shas: readonly string[],
+  fault: () => Promise<void> | void
+): void {
+  const client = app.redis as unknown as { evalsha(sha: string, ...rest: unknown[]): Promise<unknown> }
+  const evalsha = client.evalsha.bind(client)
+  client.evalsha = async (sha, ...rest) => {
+    if (shas.includes(sha)) await fault()
+    return await evalsha(sha, ...rest)
+  }
+}
