@@ -19,6 +19,8 @@ export interface Cipher {
   seal(material: string, bound: string, text: string): string
   /** @throws where the text was sealed otherwise, or with a secret that is no longer listed */
   open(material: string, bound: string, sealed: string): string
+  /** Bytes of the text in it, which need not be opened for that. */
+  sizeOf(sealed: string): number
 }
 
 const IV = 12
@@ -64,6 +66,8 @@ export function createCipher(secret: Secret, purpose: string): Cipher {
         .setAAD(Buffer.from(bound))
         .setAuthTag(body.subarray(body.length - TAG))
       return decipher.update(body.subarray(IV, body.length - TAG), undefined, 'utf8') + decipher.final('utf8')
-    }
+    },
+    sizeOf: (sealed) =>
+      Math.max(0, Buffer.byteLength(sealed, 'base64') - Buffer.byteLength(newest.id, 'base64') - IV - TAG)
   }
 }

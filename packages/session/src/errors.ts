@@ -52,7 +52,7 @@ export const ERR_KEY = createError(
   500
 )
 
-/** A field holds what JSON cannot: the message names the field and why. */
+/** A field holds what JSON cannot, or what is never read back (`__proto__`): the message names the field and why. */
 export const ERR_UNSERIALISABLE = createError(
   'FLOTILLA_SESSION_ERR_UNSERIALISABLE',
   "Session field '%s' cannot be stored: %s",

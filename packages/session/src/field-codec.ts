@@ -9,12 +9,15 @@ export interface FieldCodec {
   encode(ticket: Ticket, field: string, text: string): string
   /** @throws where it was not written by `encode` for this session and field */
   decode(ticket: Ticket, field: string, stored: string): string
+  /** Bytes of the text that is stored so. */
+  sizeOf(stored: string): number
 }
 
 export const plainCodec: FieldCodec = {
   sealed: false,
   encode: (_ticket, _field, text) => text,
-  decode: (_ticket, _field, stored) => stored
+  decode: (_ticket, _field, stored) => stored,
+  sizeOf: (stored) => Buffer.byteLength(stored)
 }
 
 /** The id is the key's material and is stored nowhere: without the browser's cookie nobody can read a field. */
@@ -23,6 +26,7 @@ export function sealedCodec(cipher: Cipher, keys: Keys): FieldCodec {
   return {
     sealed: true,
     encode: (ticket, field, text) => cipher.seal(ticket.id, bound(ticket, field), text),
-    decode: (ticket, field, stored) => cipher.open(ticket.id, bound(ticket, field), stored)
+    decode: (ticket, field, stored) => cipher.open(ticket.id, bound(ticket, field), stored),
+    sizeOf: (stored) => cipher.sizeOf(stored)
   }
 }

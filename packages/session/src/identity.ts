@@ -91,8 +91,10 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
   ): Promise<Found> => {
     const device = user ? devices.write(user.owner, ticket, state.visitor, user.label) : ''
     const changes = { set, remove: [] }
+    // Data that a newer instance wrote is of its shape under a new id too.
+    const version = Math.max(settings.version, set.length > 0 ? (state.found?.meta.version ?? 0) : 0)
     const now = await outage.ask('create', () =>
-      store.create(ticket, { userId: user?.id, owner: user?.owner, changes, device })
+      store.create(ticket, { userId: user?.id, owner: user?.owner, changes, device, version })
     )
     return {
       ticket,
@@ -102,7 +104,7 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
         touchedAt: now,
         renewedAt: now,
         revision: 1,
-        version: settings.version,
+        version,
         ref: ticket.hash,
         userHash: user?.owner.userHash
       },
@@ -188,12 +190,12 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
     const before = pick(state.fields)
     const own = before.changes()
     const textsOf = (old: Found | undefined): Texts => {
-      const texts = new Map(old ? pick(reader.fieldsOf(old)).snapshot() : [])
+      const texts = old ? pick(reader.fieldsOf(old)).snapshot() : new Map<string, string>()
       for (const [field, text] of own?.set ?? []) texts.set(field, text)
       for (const field of own?.remove ?? []) texts.delete(field)
       return texts
     }
-    let texts: Texts = new Map(before.snapshot())
+    let texts: Texts = before.snapshot()
     const whole = new SessionFields(Object.fromEntries(texts))
     // After a regeneration the handler may still add what the schema wants.
     await assertStorable(whole, NO_CHANGES, user ? settings : { ...settings, schema: undefined })

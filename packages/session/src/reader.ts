@@ -51,7 +51,10 @@ export function createReader({
 
   const fieldsOf = (found: Found): SessionFields =>
     codec.sealed
-      ? new SessionFields(found.fields, (field, stored) => codec.decode(found.ticket, field, stored))
+      ? new SessionFields(found.fields, {
+          decode: (field, stored) => codec.decode(found.ticket, field, stored),
+          sizeOf: (stored) => codec.sizeOf(stored)
+        })
       : new SessionFields(found.fields)
 
   const giveUp = (state: SessionState, ticket: Ticket, error: CorruptSession): void => {
@@ -69,14 +72,19 @@ export function createReader({
     if (found.ticket.value !== state.presented?.value || found.ticket.renew) state.cookie = 'set'
   }
 
-  /** Brings old data up to date and validates; data of a newer version is left alone for newer instances. */
+  /**
+   * Brings old data up to date and validates. Data of a newer version is left to newer instances: as a whole where it
+   * is not understood here, else in the keys that the schema here does not know and leaves out.
+   */
   const settle = async (state: SessionState, found: Found): Promise<void> => {
     const stored = found.meta.version
     try {
       let { data } = state.fields
       if (migrate && stored < version) data = (await migrate({ ...data }, stored)) as Record<string, unknown>
       if (schema) data = await validate(schema, data)
-      if (data !== state.fields.data) state.fields.replace(data)
+      if (data === state.fields.data) return
+      if (stored > version) state.fields.merge(data)
+      else state.fields.replace(data)
     } catch (cause) {
       if (stored > version) {
         log.warn(

@@ -49,7 +49,7 @@ export async function assertStorable(
   { maxSize, schema }: { readonly maxSize: number; readonly schema: StandardSchema | undefined }
 ): Promise<void> {
   fields.assertSize(changes, maxSize)
-  if (schema) await validate(schema, structuredClone(fields.data))
+  if (schema) await validate(schema, fields.preview(changes))
 }
 
 function describe({ message, path }: SchemaIssue): string {

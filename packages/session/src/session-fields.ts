@@ -5,13 +5,21 @@ import { type Changes, CorruptSession } from './store.js'
 
 type Stored = Readonly<Record<string, string>>
 
+/** How to look into fields that are stored sealed. */
+export interface Sealed {
+  /** @throws where it cannot be opened */
+  decode(field: string, stored: string): string
+  /** Bytes of the text. */
+  sizeOf(stored: string): number
+}
+
 /**
  * The data of one session during one request. A field is parsed when it is first read. Fields are compared as text with what was loaded, so a
  * change deep inside an object is seen, and only what was handed out can have changed.
  */
 export class SessionFields {
   #stored: Stored
-  readonly #decode: (field: string, stored: string) => string
+  readonly #sealed: Sealed | undefined
   /** JSON of fields whose stored form is sealed. */
   #texts: Map<string, string> | undefined
   /** What has been parsed or set. An own `undefined` is a removal. */
@@ -21,10 +29,10 @@ export class SessionFields {
   /** `data` was handed out: any key may differ, and `#values` is complete. */
   #whole = false
 
-  constructor(stored: Stored, decode?: (field: string, stored: string) => string) {
+  constructor(stored: Stored, sealed?: Sealed) {
     this.#stored = stored
-    if (decode) this.#texts = new Map()
-    this.#decode = decode ?? ((_field, text) => text)
+    this.#sealed = sealed
+    if (sealed) this.#texts = new Map()
   }
 
   /** Data that has moved to another id: what `before` holds parsed and unchanged by others stays the same object. */
@@ -46,7 +54,8 @@ export class SessionFields {
       const field = fieldOf(key)
       if (Object.hasOwn(this.#stored, field)) stored[field] = this.#stored[field]!
     }
-    const picked = new SessionFields(stored, this.#texts && this.#decode)
+    const picked = new SessionFields(stored, this.#sealed)
+    if (this.#texts) picked.#texts = new Map()
     picked.#open = new Set()
     for (const key of keys) {
       const text = this.#texts?.get(fieldOf(key))
@@ -67,9 +76,7 @@ export class SessionFields {
 
   /** `undefined` removes the key. */
   set(key: string, value: unknown): void {
-    if (typeof key !== 'string' || key === '' || key === '__proto__') {
-      throw new ERR_KEY(typeof key === 'string' ? `'${key}'` : typeof key)
-    }
+    assertKey(key)
     if (value === undefined && this.#whole) delete this.#values[key]
     else this.#values[key] = value
     ;(this.#open ??= new Set()).add(key)
@@ -101,6 +108,11 @@ export class SessionFields {
   replace(data: Readonly<Record<string, unknown>>): void {
     const { data: present } = this
     for (const key of Object.keys(present)) delete present[key]
+    this.merge(data)
+  }
+
+  /** Puts other data over what there is. */
+  merge(data: Readonly<Record<string, unknown>>): void {
     for (const [key, value] of Object.entries(data)) this.set(key, value)
   }
 
@@ -124,19 +136,27 @@ export class SessionFields {
         continue
       }
       const text = serialise(key, value)
-      if (text !== before) (set ??= []).push([field, text])
+      if (text === before) continue
+      assertReadable(key, text)
+      ;(set ??= []).push([field, text])
     }
     return set || remove ? { set: set ?? [], remove: remove ?? [] } : undefined
   }
 
-  /** Everything as it would be stored anew, under another id. */
-  snapshot(): [field: string, text: string][] {
-    const changes = this.changes()
+  /** Everything as JSON texts by field name, once these changes are written. */
+  snapshot(changes = this.changes()): Map<string, string> {
     const texts = new Map<string, string>()
     for (const key of this.#storedKeys()) texts.set(fieldOf(key), this.#text(fieldOf(key))!)
     for (const [field, text] of changes?.set ?? []) texts.set(field, text)
     for (const field of changes?.remove ?? []) texts.delete(field)
-    return [...texts]
+    return texts
+  }
+
+  /** The data as it is read back once these changes are written. */
+  preview(changes: Changes): Record<string, unknown> {
+    const data: Record<string, unknown> = {}
+    for (const [field, text] of this.snapshot(changes)) data[keyOf(field)!] = deserialise(field, text)
+    return data
   }
 
   /**
@@ -147,7 +167,7 @@ export class SessionFields {
     const sizes = new Map<string, number>()
     for (const key of this.#storedKeys()) {
       const field = fieldOf(key)
-      sizes.set(field, Buffer.byteLength(field) + Buffer.byteLength(this.#stored[field]!))
+      sizes.set(field, Buffer.byteLength(field) + this.#sizeOf(field))
     }
     for (const [field, text] of changes.set)
       sizes.set(field, Buffer.byteLength(field) + Buffer.byteLength(text))
@@ -204,13 +224,14 @@ export class SessionFields {
 
   /** The text a compare-and-set expects, as stored. */
   storedText(key: string): string | undefined {
-    return this.#stored[fieldOf(key)]
+    const field = fieldOf(key)
+    return Object.hasOwn(this.#stored, field) ? this.#stored[field] : undefined
   }
 
   /** Whether this key was changed here and not written yet. */
   changed(key: string): boolean {
     if (!this.#whole && !this.#open?.has(key)) return false
-    const value = this.#values[key]
+    const value = Object.hasOwn(this.#values, key) ? this.#values[key] : undefined
     return (value === undefined ? undefined : serialise(key, value)) !== this.#text(fieldOf(key))
   }
 
@@ -229,13 +250,20 @@ export class SessionFields {
     let text = this.#texts.get(field)
     if (text === undefined) {
       try {
-        text = this.#decode(field, this.#stored[field]!)
+        text = this.#sealed!.decode(field, this.#stored[field]!)
       } catch (cause) {
         throw new CorruptSession(`field '${field}' cannot be decrypted`, { cause })
       }
       this.#texts.set(field, text)
     }
     return text
+  }
+
+  /** Bytes of the text of a field. */
+  #sizeOf(field: string): number {
+    const stored = this.#stored[field]!
+    const text = this.#texts ? this.#texts.get(field) : stored
+    return text === undefined ? this.#sealed!.sizeOf(stored) : Buffer.byteLength(text)
   }
 
   #parse(key: string): unknown {
@@ -252,6 +280,25 @@ function deserialise(field: string, text: string): unknown {
     return parse(text)
   } catch (cause) {
     throw new CorruptSession(`field '${field}' is not JSON that may be read`, { cause })
+  }
+}
+
+/** @throws FLOTILLA_SESSION_ERR_KEY */
+export function assertKey(key: unknown): void {
+  if (typeof key === 'string' && key !== '' && key !== '__proto__') return
+  throw new ERR_KEY(typeof key === 'string' ? `'${key}'` : typeof key)
+}
+
+/**
+ * Whoever reads a text refuses some names of properties, and the session with them: it must not be written.
+ * @throws FLOTILLA_SESSION_ERR_UNSERIALISABLE naming the field
+ */
+export function assertReadable(key: string, text: string): void {
+  if (!text.includes('__proto__') && !text.includes('constructor')) return
+  try {
+    parse(text)
+  } catch {
+    throw new ERR_UNSERIALISABLE(key, 'a property `__proto__` or `constructor.prototype` is never read back')
   }
 }
 

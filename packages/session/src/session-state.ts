@@ -36,6 +36,8 @@ export class SessionState {
   userId: string | undefined
   /** Redis's time of the last write of this request, or 0. */
   writtenAt = 0
+  /** A load on demand under way: whoever asks meanwhile waits for the same one, which is not over before the data is validated. */
+  loading: Promise<void> | undefined
   /** What the response is to do with the browser's cookie. */
   cookie: 'keep' | 'set' | 'clear' = 'keep'
   cookieOptions: CookieSerializeOptions | undefined

@@ -141,7 +141,8 @@ export class Session<Data extends object = SessionData> {
    * the response, nobody else can have its id).
    *
    * @returns the new value
-   * @throws FLOTILLA_SESSION_ERR_GONE, FLOTILLA_SESSION_ERR_CONFLICT, FLOTILLA_SESSION_ERR_UNAVAILABLE
+   * @throws FLOTILLA_SESSION_ERR_KEY, FLOTILLA_SESSION_ERR_GONE, FLOTILLA_SESSION_ERR_CONFLICT,
+   *   FLOTILLA_SESSION_ERR_UNAVAILABLE
    */
   async update<Key extends SessionKey<Data>>(
     key: Key,
@@ -200,7 +201,7 @@ export class Session<Data extends object = SessionData> {
    * The same session and user under a new id, for instance after a change of rights. What was changed is saved. The
    * old id is dead when this resolves.
    *
-   * @throws FLOTILLA_SESSION_ERR_CONFLICT where it is encrypted and others wrote to it at each of a few tries;
+   * @throws FLOTILLA_SESSION_ERR_CONFLICT where others renewed it or, encrypted, wrote to it at each of a few tries;
    *   FLOTILLA_SESSION_ERR_UNAVAILABLE
    */
   async renew(): Promise<void> {
@@ -216,7 +217,11 @@ export class Session<Data extends object = SessionData> {
   /** Reads the session where the route's config says `session: 'lazy'`; nothing otherwise. */
   async load(): Promise<this> {
     const state = this[kState]
-    if (state.phase === 'lazy') await asking(this, () => this[kParts].reader.open(state))
+    if (state.phase === 'lazy')
+      state.loading ??= asking(this, () => this[kParts].reader.open(state)).finally(() => {
+        state.loading = undefined
+      })
+    if (state.loading) await state.loading
     return this
   }
 

@@ -41,6 +41,8 @@ export interface CreateInput {
   readonly owner: Owner | undefined
   readonly changes: Changes
   readonly device: string
+  /** Of the shape of its data. */
+  readonly version: number
 }
 
 /** `stored` is the field's text as Redis now holds it: what was written, or what stood in the way. */
@@ -208,13 +210,13 @@ export function createStore(parts: StoreParts): SessionStore {
       throw tooFar()
     },
 
-    async create(ticket, { userId, owner, changes, device }) {
+    async create(ticket, { userId, owner, changes, device, version: shape }) {
       const set = userId === undefined ? changes.set : [...changes.set, [USER, userId] as const]
       const script = owner ? createOwned : createAnonymous
       const [, now] = await script.run(client, keysOf({ ticket, userHash: owner?.userHash }), [
         idleTimeout,
         absoluteTimeout,
-        version,
+        shape,
         ticket.hash,
         owner?.userHash ?? '-',
         device,

@@ -10,9 +10,9 @@ import { fieldOf } from './meta.js'
 import type { Settings } from './options.js'
 import type { Outage } from './outage.js'
 import { assertStorable, validate } from './schema.js'
-import { serialise } from './session-fields.js'
+import { assertKey, assertReadable, serialise } from './session-fields.js'
 import type { SessionState } from './session-state.js'
-import type { Changes, SessionStore } from './store.js'
+import { NO_CHANGES, type Changes, type SessionStore } from './store.js'
 
 /** Writes what a request changed. */
 export interface SessionWriter {
@@ -111,9 +111,14 @@ export function createWriter(parts: WriterParts): SessionWriter {
       const value = state.fields.fresh(key)
       const next = await change(value)
       const text = serialise(key, next)
-      state.fields.assertSize({ set: [[field, text]], remove: [] }, settings.maxSize)
-      if (settings.schema)
-        await validate(settings.schema, { ...structuredClone(state.fields.data), [key]: next })
+      assertReadable(key, text)
+      const entry = [field, text] as const
+      state.fields.assertSize({ set: [entry], remove: [] }, settings.maxSize)
+      if (settings.schema) {
+        // With what else this request has changed, such as by a migration.
+        const { set, remove } = state.fields.changes() ?? NO_CHANGES
+        await validate(settings.schema, state.fields.preview({ set: [...set, entry], remove }))
+      }
       const place = state.place!
       const started = performance.now()
       const result = await outage.ask('update', () => store.update(place, field, expected, text))
@@ -160,6 +165,7 @@ export function createWriter(parts: WriterParts): SessionWriter {
       if (!(await moveDeadline(state))) refused(state)
     },
     update(state, key, change) {
+      assertKey(key)
       const run = (): Promise<unknown> => update(state, key, change)
       // A session that is new is this request's alone: it must not wait for other visitors' new sessions.
       return state.place ? queue.run(`${state.place.ticket.hash}\n${key}`, run) : state.updates.run(key, run)

@@ -67,6 +67,8 @@ test('what JSON cannot hold fails the request, naming the field', async (t) => {
     symbol: Symbol('s'),
     map: new Map(),
     set: new Set(),
+    proto: JSON.parse('{"deep":{"__proto__":{"admin":true}}}') as unknown,
+    constructor: { constructor: { prototype: {} } },
     thrower: {
       toJSON() {
         throw new Error('no')
@@ -113,6 +115,47 @@ test('keys that could poison are refused; members of the session cannot be assig
   t.equal(reserved.body['code'], 'FLOTILLA_SESSION_ERR_RESERVED')
   t.match(reserved.body['message'], /login/)
   t.same(Object.keys((await browser().get('/data')).body), [])
+})
+
+test('an update takes the keys that set takes, and those that every object has are keys like others', async (t) => {
+  const app = await buildApp({ url: redis.url })
+  let runs = 0
+  app.post<{ Body: { key: string; whole: boolean } }>('/update', async ({ session, body }) => {
+    if (body.whole) void session.data
+    return {
+      value: await session.update(body.key, (n) => {
+        runs++
+        return ((n as number | undefined) ?? 0) + 1
+      })
+    }
+  })
+  const { browser } = await serve(t, app)
+  for (const known of [false, true]) {
+    const visitor = browser()
+    if (known) await visitor.post('/set', { count: 1 })
+    for (const key of ['', '__proto__']) {
+      t.equal((await visitor.post('/update', { key })).body['code'], 'FLOTILLA_SESSION_ERR_KEY')
+    }
+    t.equal(runs, 0)
+    for (const [n, whole] of [
+      [1, false],
+      [2, true]
+    ]) {
+      for (const key of ['constructor', 'toString', 'hasOwnProperty']) {
+        t.same((await visitor.post('/update', { key, whole })).body, { value: n }, key)
+      }
+    }
+    t.equal(runs, 6)
+    runs = 0
+    const { body } = await visitor.get('/data')
+    t.same(Object.keys(body).sort(), [
+      'constructor',
+      ...(known ? ['count'] : []),
+      'hasOwnProperty',
+      'toString'
+    ])
+    t.same(Object.values(body).sort(), [...(known ? [1] : []), 2, 2, 2])
+  }
 })
 
 test('data is also there as properties, for plugins that look there', async (t) => {

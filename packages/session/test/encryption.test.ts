@@ -122,3 +122,16 @@ test('fifty parallel writes survive encryption too, and updates count', async (t
   t.equal(Object.keys(body).length, 51)
   t.equal(body['count'], 50)
 })
+
+test('maxSize counts the data, not what encryption adds, also of fields that were saved before', async (t) => {
+  const { app } = await serve(t, { url: redis.url, session: { encrypt: true, maxSize: '1kb' } })
+  const text = 'x'.repeat(200)
+  // With its key and the quotes one of them has 203 bytes.
+  const session = await app.sessions.create(undefined, { a: text })
+  const same = (await app.sessions.get(session.id!))!
+  for (const one of [session, same]) {
+    for (const key of ['b', 'c', 'd', 'e']) await one.set(key, text).save()
+    one.set('f', text)
+    await t.rejects(one.save(), { code: 'FLOTILLA_SESSION_ERR_TOO_LARGE', message: /1218 of 1024 bytes/ })
+  }
+})

@@ -134,6 +134,25 @@ test('a touch that was asked for tells when it could not be made, and when there
   }
 })
 
+test('a load on demand that failed may be asked for again', async (t) => {
+  const own = await startRedis()
+  t.teardown(() => own.stop())
+  const app = await buildApp({ url: own.url, redis: { commandTimeout: '500ms' } })
+  app.get('/lazy/again', { config: { session: 'lazy' } }, async ({ session }) => {
+    own.pause()
+    const failed = await Promise.allSettled([session.load(), session.load()])
+    own.resume()
+    await until(async () => (await own.command('PING')) === 'PONG', { message: 'Redis is back' })
+    await session.load()
+    return { failed: failed.map(({ status }) => status), data: session.data }
+  })
+  const { browser } = await serve(t, app)
+  const visitor = browser()
+  await visitor.post('/set', { count: 1 })
+  const { body } = await visitor.get('/lazy/again')
+  t.same(body, { failed: ['rejected', 'rejected'], data: { count: 1 } })
+})
+
 test('durable without enough replicas: the caller is told, no cookie is set', async (t) => {
   const { app, browser } = await serve(t, {
     url: redis.url,

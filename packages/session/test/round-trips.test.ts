@@ -60,6 +60,34 @@ test('a route that loads on demand: none until it asks', async (t) => {
   t.equal(unloaded.body['code'], 'FLOTILLA_SESSION_ERR_NOT_LOADED')
 })
 
+test('loaded on demand by several at once: one HGETALL, and the writes of all are saved', async (t) => {
+  const app = await buildApp({ url: redis.url })
+  app.post('/lazy/parallel', { config: { session: 'lazy' } }, async ({ session }) => {
+    const write = async (key: string): Promise<void> => {
+      await session.load()
+      session.set(key, 1)
+    }
+    await Promise.all([write('a'), write('b'), session.update('count', (n = 0) => n + 1)])
+    return {}
+  })
+  const { browser } = await serve(t, app)
+  const visitor = browser()
+  await visitor.post('/set', { count: 1 })
+  const client = app.redis as unknown as { hgetall(key: string): Promise<unknown> }
+  const hgetall = client.hgetall.bind(client)
+  let loads = 0
+  client.hgetall = async (key) => {
+    const later = loads++ > 0
+    const fields = await hgetall(key)
+    // What was written once the first had answered would be gone.
+    if (later) await new Promise((resolve) => setImmediate(resolve))
+    return fields
+  }
+  const commands = await commandsOf(() => visitor.post('/lazy/parallel'))
+  t.equal(commands.filter((name) => name === 'HGETALL').length, 1)
+  t.same((await visitor.get('/data')).body, { count: 2, a: 1, b: 1 })
+})
+
 test('load: one HGETALL; nothing changed: nothing more; changed: one script', async (t) => {
   const { browser } = await serve(t, { url: redis.url })
   for (const user of [undefined, 'ada']) {

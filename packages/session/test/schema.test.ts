@@ -30,6 +30,21 @@ const schemaOf = (asynchronous: boolean): StandardSchema<unknown, Shape> => ({
   }
 })
 
+/** Known keys, which must have a value; what else there is goes, as with zod. */
+const stripping = (...known: string[]): StandardSchema<unknown, object> => ({
+  '~standard': {
+    version: 1,
+    vendor: 'test',
+    validate(value) {
+      const data = value as Record<string, unknown>
+      const missing = known.find((key) => data[key] === undefined)
+      return missing === undefined
+        ? { value: Object.fromEntries(known.map((key) => [key, data[key]])) }
+        : { issues: [{ message: 'missing', path: [missing] }] }
+    }
+  }
+})
+
 test('data that does not satisfy the schema is neither written nor read', async (t) => {
   for (const asynchronous of [false, true]) {
     const { browser } = await serve(t, { url: redis.url, session: { schema: schemaOf(asynchronous) } })
@@ -116,4 +131,64 @@ test('an older version is migrated and saved; a newer one is left alone', async 
   t.equal(answer.body['readOnly'], true)
   t.equal(answer.setCookie.length, 0)
   t.same((await same.get('/data')).body, { count: 42 }, 'not dropped')
+})
+
+test('an old instance keeps what only a newer version knows: in a read, a write and a login', async (t) => {
+  const next = await serve(t, { url: redis.url, session: { schema: stripping('a', 'b'), version: 2 } })
+  const visitor = next.browser()
+  await visitor.post('/set', { a: 1, b: 2 })
+  const old = await serve(t, { url: redis.url, session: { schema: stripping('a') } })
+  const stranger = old.browser()
+  stranger.cookie = visitor.cookie
+  t.equal((await stranger.get('/data')).status, 200)
+  t.same((await visitor.get('/data')).body, { a: 1, b: 2 })
+  t.equal((await stranger.post('/set', { a: 3 })).status, 200)
+  t.same((await visitor.get('/data')).body, { a: 3, b: 2 })
+  await stranger.post('/login', { userId: 'ada' })
+  visitor.cookie = stranger.cookie
+  t.same((await visitor.get('/data')).body, { a: 3, b: 2 })
+  const [key] = (await redis.command(
+    'KEYS',
+    `*${String((await visitor.get('/me')).body['ref'])}`
+  )) as string[]
+  t.equal(String(await redis.command('HGET', key!, '@')).split(' ')[6], '2', 'still of the newer version')
+})
+
+test('what is validated is what is stored, not what JSON makes of it afterwards', async (t) => {
+  const schema: StandardSchema<unknown, object> = {
+    '~standard': {
+      version: 1,
+      vendor: 'test',
+      validate(value) {
+        const { at } = value as { at?: unknown }
+        return at === undefined || at instanceof Date
+          ? { value: value as object }
+          : { issues: [{ message: 'must be a Date', path: ['at'] }] }
+      }
+    }
+  }
+  const app = await buildApp({ url: redis.url, session: { schema } })
+  app.post<{ Params: { how: string } }>('/date/:how', async ({ session, params }) => {
+    if (params.how === 'set') session.set('at', new Date(0))
+    if (params.how === 'update') await session.update('at', () => new Date(0))
+    if (params.how === 'login') await session.set('at', new Date(0)).login('ada')
+    return {}
+  })
+  app.post<{ Params: { how: string } }>('/method/:how', async ({ session, params }) => {
+    const value = { n: 1, method: () => 2 }
+    if (params.how === 'set') session.set('value', value)
+    if (params.how === 'update') await session.update('value', () => value)
+    if (params.how === 'login') await session.set('value', value).login('ada')
+    return {}
+  })
+  const { browser } = await serve(t, app)
+  for (const how of ['set', 'update', 'login']) {
+    const visitor = browser()
+    await visitor.post('/set', { count: 1 })
+    const { status, body } = await visitor.post(`/date/${how}`)
+    t.same([status, body['code']], [500, 'FLOTILLA_SESSION_ERR_INVALID_DATA'], how)
+    t.same((await visitor.get('/data')).body, { count: 1 })
+    t.equal((await visitor.post(`/method/${how}`)).status, 200, how)
+    t.same((await visitor.get('/data')).body, { count: 1, value: { n: 1 } })
+  }
 })
