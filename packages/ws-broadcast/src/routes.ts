@@ -3,6 +3,7 @@ import type { Broadcast } from './broadcast.js'
 import { isChannelName, type ChannelRules } from './channel-rules.js'
 import type { BroadcastConfig } from './options.js'
 import { decodePositions, SseTransport } from './sse.js'
+import { hasGone } from './transport.js'
 import type { UpgradeGate } from './upgrade.js'
 
 /** The WebSocket endpoint. A plain GET of it answers 404. */
@@ -14,7 +15,7 @@ export function addWebSocketRoute(
 ): void {
   fastify.get(
     path,
-    { websocket: true, preValidation: gate.admit, preHandler: gate.authenticate, onResponse: gate.answered },
+    { websocket: true, preValidation: gate.admit, preHandler: gate.authenticate },
     (socket, request) => {
       // This one holds on to the request and the reply; attach listens in its place.
       socket.removeAllListeners('error')
@@ -39,7 +40,6 @@ export function addSseRoute(
     {
       preValidation: gate.admit,
       preHandler: gate.authenticate,
-      onResponse: gate.answered,
       // A HEAD would wait for an end that does not come.
       exposeHeadRoute: false
     },
@@ -60,7 +60,7 @@ export function addSseRoute(
         }
       }
       // The reader may have gone, or the drain begun, while this was found out.
-      if (reply.raw.destroyed) return reply.hijack()
+      if (hasGone(reply.raw)) return reply.hijack()
       gate.assertOpen()
       const seen = request.headers['last-event-id'] ?? since
       const positions = decodePositions(typeof seen === 'string' ? seen.slice(0, 16_384) : '')

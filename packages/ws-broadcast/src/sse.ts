@@ -2,7 +2,7 @@ import type { ServerResponse } from 'node:http'
 import type { Batch } from './outbox.js'
 import { isPosition } from './position.js'
 import type { Position } from './protocol.js'
-import { onceFlushed, type Transport } from './transport.js'
+import { hasGone, onceFlushed, type Transport } from './transport.js'
 
 /**
  * The same frames as server-sent events (WHATWG HTML §9.2), for readers behind proxies that break WebSockets.
@@ -18,7 +18,7 @@ export class SseTransport implements Transport {
   ) {}
 
   get open(): boolean {
-    return !this.response.writableEnded && !this.response.destroyed
+    return !this.response.writableEnded && !hasGone(this.response)
   }
 
   get buffered(): number {

@@ -1,3 +1,5 @@
+import type { ServerResponse } from 'node:http'
+import type { Http2ServerResponse } from 'node:http2'
 import type { Writable } from 'node:stream'
 import type { Batch } from './outbox.js'
 
@@ -20,6 +22,11 @@ export interface Transport {
   close(code: number, reason: string): void
   /** Ends now. */
   terminate(): void
+}
+
+/** Whether nobody takes an answer any more. That of HTTP/2 does not tell it itself, and says `close` only once. */
+export function hasGone(response: ServerResponse | Http2ServerResponse): boolean {
+  return 'stream' in response ? response.stream.destroyed : response.destroyed
 }
 
 const NOTHING = Buffer.alloc(0)

@@ -1,4 +1,4 @@
-import type { FastifyRequest } from 'fastify'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Connections } from './connections.js'
 import type { Drain } from './drain.js'
 import {
@@ -10,12 +10,13 @@ import {
 import { sessionIdentity, type Identity } from './identity.js'
 import type { BroadcastConfig } from './options.js'
 import { isOriginAllowed } from './origin.js'
+import { hasGone } from './transport.js'
 
 /** Decides about a connection while it is still an HTTP request, so that a refusal is an HTTP status. */
 export class UpgradeGate {
   readonly #identities = new WeakMap<FastifyRequest, Identity>()
-  /** Let in and not among the connections yet, with what gives the place back should the client go before. */
-  readonly #entering = new Map<FastifyRequest, () => void>()
+  /** Let in and not among the connections yet. */
+  readonly #entering = new Set<FastifyRequest>()
 
   constructor(
     private readonly config: BroadcastConfig,
@@ -32,19 +33,18 @@ export class UpgradeGate {
   }
 
   /** preHandler: after every hook that reads a session. */
-  readonly authenticate = async (request: FastifyRequest): Promise<void> => {
+  readonly authenticate = async (request: FastifyRequest, { raw }: FastifyReply): Promise<void> => {
     const identity = await this.identify(request)
     if (identity === null) throw new FLOTILLA_WS_ERR_UNAUTHENTICATED()
     // Others may have come, or the drain begun, while this was found out.
     this.assertRoom()
-    const leave = (): void => this.leave(request)
-    this.#entering.set(request, leave)
-    request.raw.socket.once('close', leave)
     this.#identities.set(request, identity)
+    // Who has gone meanwhile would never give the place back.
+    if (hasGone(raw)) return
+    this.#entering.add(request)
+    // Also once a later hook of the app, or the route, has answered. (Over HTTP/2 the socket is many requests'.)
+    raw.once('close', () => this.#entering.delete(request))
   }
-
-  /** onResponse: one that a later hook of the app, or its route, has answered gives its place back. */
-  readonly answered = async (request: FastifyRequest): Promise<void> => this.leave(request)
 
   /** @throws FLOTILLA_WS_ERR_DRAINING */
   assertOpen(): void {
@@ -67,14 +67,7 @@ export class UpgradeGate {
 
   /** Whose the connection of this request is. It is added at once, so that its place is not kept any longer. */
   identityOf(request: FastifyRequest): Identity {
-    this.leave(request)
-    return this.#identities.get(request) ?? sessionIdentity(request)
-  }
-
-  leave(request: FastifyRequest): void {
-    const leave = this.#entering.get(request)
-    if (!leave) return
     this.#entering.delete(request)
-    request.raw.socket.off('close', leave)
+    return this.#identities.get(request) ?? sessionIdentity(request)
   }
 }

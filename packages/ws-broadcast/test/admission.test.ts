@@ -1,9 +1,18 @@
 import { once } from 'node:events'
+import {
+  connect as connectHttp2,
+  constants,
+  type ClientHttp2Stream,
+  type IncomingHttpHeaders
+} from 'node:http2'
 import { setTimeout as sleep } from 'node:timers/promises'
 import websocket from '@fastify/websocket'
+import { flotillaRedis } from '@flotilla/redis'
 import { startRedis, until } from '@flotilla/testbed'
+import Fastify from 'fastify'
 import { test } from 'tap'
 import { WebSocket } from 'ws'
+import { flotillaBroadcast } from '../src/index.js'
 import { RawClient, refusal, startTestApp } from './app.js'
 
 test('who may come in', async (parent) => {
@@ -189,6 +198,90 @@ test('who may come in', async (parent) => {
     await until(() => server.app.broadcast.stats().connections === 0, { message: 'nothing was opened' })
     t.equal(server.app.broadcast.stats().subscriptions, 0)
   })
+
+  await parent.test('who goes during the login takes no place', async (t) => {
+    let answer: (() => void) | undefined
+    let gone: Promise<unknown> | undefined
+    const server = await startTestApp(
+      t,
+      redis.url,
+      {
+        ssePath: '/events',
+        maxConnections: 1,
+        authenticate: async () => {
+          await new Promise<void>((resolve) => {
+            answer = resolve
+          })
+          return {}
+        }
+      },
+      (app) => {
+        app.addHook('onRequest', async (request) => {
+          gone ??= once(request.raw.socket, 'close')
+        })
+      }
+    )
+    const stop = new AbortController()
+    const events = fetch(`${server.url}/events?channels=news`, { signal: stop.signal }).catch(() => undefined)
+    await until(() => answer)
+    stop.abort()
+    await Promise.all([events, gone])
+    answer!()
+    answer = undefined
+    const next = refusal(server.ws)
+    await until(() => answer, { message: 'the next one is asked who it is' })
+    answer!()
+    t.equal(await next, 101)
+  })
+
+  for (const asked of ['authenticate', 'authorize']) {
+    await parent.test(`over HTTP/2, who goes during ${asked} leaves nothing behind`, async (t) => {
+      let answer: (() => void) | undefined
+      let gone: Promise<unknown> | undefined
+      const listeners = new Set<number>()
+      const app = Fastify({ http2: true })
+      t.teardown(() => app.close())
+      await app.register(flotillaRedis, { url: redis.url })
+      app.addHook('onRequest', async ({ raw: { stream } }) => {
+        gone = once(stream, 'close')
+        listeners.add(stream.session!.socket.listenerCount('close'))
+      })
+      await app.register(flotillaBroadcast, {
+        channels: { news: { history: {} } },
+        ssePath: '/events',
+        maxConnections: 1,
+        [asked]: async () => {
+          await new Promise<void>((resolve) => {
+            answer = resolve
+          })
+          return {}
+        }
+      })
+      const session = connectHttp2(await app.listen({ port: 0, host: '127.0.0.1' }))
+      t.teardown(() => session.destroy())
+      const ask = async (): Promise<ClientHttp2Stream> => {
+        answer = undefined
+        const stream = session.request({ ':path': '/events?channels=news' }).on('error', () => undefined)
+        await until(() => answer)
+        return stream
+      }
+      for (let turn = 0; turn < 3; turn += 1) {
+        const stream = await ask()
+        stream.close(constants.NGHTTP2_CANCEL)
+        await gone
+        answer!()
+      }
+      const stays = await ask()
+      answer!()
+      const [headers] = (await once(stays, 'response')) as [IncomingHttpHeaders]
+      t.equal(headers[':status'], 200, 'the only place is free')
+      await once(stays, 'data')
+      t.equal(app.broadcast.stats().connections, 1)
+      stays.close(constants.NGHTTP2_CANCEL)
+      await until(() => app.broadcast.stats().connections === 0)
+      t.equal(listeners.size, 1, 'nothing piles up on the connection that all share')
+    })
+  }
 
   await parent.test('a reason that is too long for a close frame is cut, on every instance', async (t) => {
     const [a, b] = await Promise.all([startTestApp(t, redis.url), startTestApp(t, redis.url)])
