@@ -120,7 +120,7 @@ function toPage(since: Position, [epoch, last, read, entries]: HistoryReply): Hi
   const page = (from: Position, gap?: GapReason): HistoryPage => ({ end, from, gap, messages, complete })
 
   // The position just before the first message that is left; with none left, the end.
-  const remaining = first ? { epoch: first.epoch, offset: first.previous } : end
+  const remaining = first?.before ?? end
   if (readFrom === '') return page(remaining, 'epoch')
   if (compareOffsets(remaining.offset, readFrom) > 0) return page(remaining, 'trimmed')
   if (since.epoch === end.epoch && compareOffsets(since.offset, end.offset) > 0) return page(end, 'ahead')

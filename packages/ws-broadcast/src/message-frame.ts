@@ -17,4 +17,9 @@ export class MessageFrame extends Frame implements Position {
     this.previous = envelope.previous
     this.conflateKey = envelope.conflateKey
   }
+
+  /** Where a reader stands to whom it is the next. */
+  get before(): Position {
+    return { epoch: this.epoch, offset: this.previous }
+  }
 }

@@ -2,7 +2,7 @@ import type { Connection } from './connection.js'
 import { gapChannel } from './diagnostics.js'
 import type { Frame } from './frame.js'
 import type { Hub } from './hub.js'
-import type { MessageFrame } from './message-frame.js'
+import { MessageFrame } from './message-frame.js'
 import { samePosition, START } from './position.js'
 import { CLOSE, type GapReason, type Position } from './protocol.js'
 
@@ -53,7 +53,9 @@ export class Subscription {
   drained(): void {
     if (this.#skipped) {
       this.#skipped = false
-      this.gap('slow', this.hub.position)
+      // What is held comes next: a gap after it would make the client drop it as old.
+      const [oldest] = this.#held?.values() ?? []
+      this.gap('slow', oldest instanceof MessageFrame ? oldest.before : this.hub.position)
     }
     for (const [key, frame] of this.#held ?? []) {
       if (this.connection.slow) return

@@ -1,17 +1,22 @@
 import { startRedis, until } from '@flotilla/testbed'
 import { test, type Test } from 'tap'
+import { WebSocket } from 'ws'
+import { connect } from '../src/client/index.js'
 import type { BackpressurePolicy } from '../src/channel-rules.js'
 import { RawClient, startTestApp, type TestApp } from './app.js'
 
 const HIGH = 65_536
 const MESSAGE = 'x'.repeat(8000)
 
-async function setUp(t: Test, backpressure: BackpressurePolicy): Promise<TestApp> {
+async function setUp(
+  t: Test,
+  backpressure: BackpressurePolicy,
+  kept = backpressure === 'resync'
+): Promise<TestApp> {
   const redis = await startRedis()
   t.teardown(() => redis.stop())
-  const history = backpressure === 'resync' ? { history: { size: 5000 } } : {}
   return startTestApp(t, redis.url, {
-    channels: { feed: { ...history, backpressure, presence: true } },
+    channels: { feed: { ...(kept && { history: { size: 5000 } }), backpressure, presence: true } },
     highWaterMark: HIGH
   })
 }
@@ -156,6 +161,44 @@ test('conflate: what is held for a stalled client stays within the high-water ma
     Array.from({ length: held.length }, (_none, index) => `key ${50 - held.length + index}`),
     'the latest'
   )
+})
+
+test('conflate with history: the client takes what was held, after a gap that lies before it', async (t) => {
+  const server = await setUp(t, 'conflate', true)
+  let socket!: WebSocket
+  class Known extends WebSocket {
+    constructor(url: string) {
+      super(url)
+      socket = this
+    }
+  }
+  const client = connect(server.ws, { WebSocket: Known })
+  t.teardown(() => client.close())
+  const events: unknown[] = []
+  client.on('gap', ({ reason }) => events.push(reason))
+  const subscription = client.subscribe<{ n: unknown }>('feed', ({ data }) => {
+    if (typeof data.n === 'string') events.push(data.n)
+  })
+  await subscription.ready
+  socket.pause()
+  await fill(server)
+  let last
+  for (let n = 0; n < 50; n += 1) {
+    const conflateKey = `key ${n}`
+    last = await server.app.broadcast.publish('feed', { n: conflateKey, text: MESSAGE }, { conflateKey })
+  }
+  socket.resume()
+  await until(() => subscription.position?.offset === last?.offset && events.includes('slow'))
+  const [gap, ...held] = events
+  t.equal(gap, 'slow')
+  t.ok(held.length >= 5, `${held.length} messages`)
+  t.same(
+    held,
+    Array.from({ length: held.length }, (_none, index) => `key ${50 - held.length + index}`),
+    'the latest'
+  )
+  await server.app.broadcast.publish('feed', { n: 'afterwards' })
+  await until(() => events.at(-1) === 'afterwards')
 })
 
 test('disconnect: a client that does not read is sent away, and its memory with it', async (t) => {
