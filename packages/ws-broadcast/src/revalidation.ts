@@ -5,8 +5,8 @@ import { CLOSE } from './protocol.js'
 import type { UpgradeGate } from './upgrade.js'
 
 /**
- * Asks `authenticate` again for every connection, after the bus may have missed a revocation. Without that
- * option there is nobody to ask: what was read from the session at the upgrade is all there is.
+ * Asks `authenticate` again for every connection that it has let in, after the bus may have missed a revocation.
+ * Without that option there is nobody to ask: what was read from the session at the upgrade is all there is.
  */
 export async function revalidate(
   connections: Connections,
@@ -16,8 +16,10 @@ export async function revalidate(
 ): Promise<void> {
   if (!authenticate) return
   for (const connection of connections) {
+    const request = connection.request!
+    if (!connection.open || !gate.hasLetIn(request)) continue
     try {
-      if (connection.open && (await gate.identify(connection.request!)) === null) {
+      if ((await gate.identify(request)) === null) {
         connection.close(CLOSE.UNAUTHORIZED, 'session ended')
       }
     } catch (err) {

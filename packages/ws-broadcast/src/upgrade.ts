@@ -59,6 +59,11 @@ export class UpgradeGate {
     }
   }
 
+  /** False where a route of the app's own has attached a socket: whom it lets in is its own to check. */
+  hasLetIn(request: FastifyRequest): boolean {
+    return this.#identities.has(request)
+  }
+
   /** Asks again, for a connection that is open already; null when it is no longer good. */
   async identify(request: FastifyRequest): Promise<Identity | null> {
     const { authenticate } = this.config

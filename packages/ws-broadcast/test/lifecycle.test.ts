@@ -119,12 +119,29 @@ test('life of connections', async (parent) => {
 
   await parent.test('identities are asked again when the bus may have missed a revocation', async (t) => {
     const good = new Set(['ann', 'bob'])
-    const server = await startTestApp(t, redis.url, {
-      authenticate: (request) => {
-        const { user = '' } = request.query as { user?: string }
-        return good.has(user) ? { userId: user } : null
+    const server = await startTestApp(
+      t,
+      redis.url,
+      {
+        authenticate: (request) => {
+          const { user = '' } = request.query as { user?: string }
+          return good.has(user) ? { userId: user } : null
+        }
+      },
+      async (app) => {
+        await app.register(websocket)
+        app.get('/own', { websocket: true }, (socket, request) => {
+          app.broadcast.attach(socket, request, { identity: { userId: 'own' } })
+        })
+        app.get('/nobody', { websocket: true }, (socket, request) => {
+          app.broadcast.attach(socket, request)
+        })
       }
-    })
+    )
+    // What an own route lets in is the route's to check.
+    const own = await Promise.all(
+      ['own', 'nobody'].map((path) => RawClient.open(t, server.ws.replace(/ws$/, path)))
+    )
     const [ann, bob] = [
       await RawClient.open(t, `${server.ws}?user=ann`),
       await RawClient.open(t, `${server.ws}?user=bob`)
@@ -134,7 +151,12 @@ test('life of connections', async (parent) => {
     await redis.command('CLIENT', 'KILL', 'TYPE', 'pubsub')
     await until(() => ann.closed)
     t.equal(ann.closed!.code, 4401)
-    t.equal(bob.closed, undefined)
+    // Asked in the order in which they came, and told in the order in which it was asked.
+    for (const client of [...own, bob]) {
+      client.send({ type: 'ping', id: 'still here' })
+      await until(() => client.closed ?? client.of('pong').length > 0)
+      t.equal(client.closed, undefined)
+    }
   })
 
   await parent.test('who does not answer a ping is ended; who does is not', async (t) => {
