@@ -21,6 +21,14 @@ export interface ConnectionContext {
   readonly onEnded: (connection: Connection) => void
 }
 
+/** Of a slow connection. */
+interface Backlog {
+  /** Bytes, since it became slow. */
+  written: number
+  /** Who waits for its end. */
+  readonly waiting: (() => void)[]
+}
+
 /** How long a connection that is being closed may take to say goodbye. */
 const CLOSE_GRACE = 2000
 
@@ -48,7 +56,7 @@ export class Connection implements Recipient {
   #bucket: TokenBucket | undefined
   /** Commands that came while the client did not take the answers to earlier ones. */
   #held: Buffer[] | undefined
-  #onceDrained: (() => void)[] | undefined
+  #backlog: Backlog | undefined
   #subscriptions: Map<string, Subscription> | undefined
   #closeTimer: NodeJS.Timeout | undefined
 
@@ -97,18 +105,22 @@ export class Connection implements Recipient {
     if (transport.write(batch)) return
     const { buffered } = transport
     if (buffered <= context.highWaterMark) return
-    if (!this.slow) {
-      this.slow = true
-      slowChannel.publish({ connection: this.id, bytes: buffered })
-      transport.onceDrained(() => {
-        this.slow = false
-        if (this.open) context.onDrained(this)
-        this.#releaseWaiting()
-      })
-    } else if (buffered > context.highWaterMark * 2) {
-      // Answers to what it had asked before pile up at a client that does not read.
-      this.close(CLOSE.SLOW, 'not reading')
+    if (this.#backlog) {
+      // However long the message was that made it slow: answers to what it had asked before pile up behind it.
+      this.#backlog.written += batch.size
+      if (this.#backlog.written > context.highWaterMark) this.close(CLOSE.SLOW, 'not reading')
+      return
     }
+    const backlog: Backlog = { written: 0, waiting: [] }
+    this.#backlog = backlog
+    this.slow = true
+    slowChannel.publish({ connection: this.id, bytes: buffered })
+    transport.onceDrained(() => {
+      this.#backlog = undefined
+      this.slow = false
+      if (this.open) context.onDrained(this)
+      for (const resolve of backlog.waiting) resolve()
+    })
   }
 
   get holdsTooMuch(): boolean {
@@ -143,17 +155,11 @@ export class Connection implements Recipient {
 
   /** Resolves when nothing waits for the socket, or it has ended. */
   async drained(): Promise<void> {
-    if (!this.slow || !this.open) return
+    const backlog = this.#backlog
+    if (!backlog || !this.open) return
     await new Promise<void>((resolve) => {
-      this.#onceDrained ??= []
-      this.#onceDrained.push(resolve)
+      backlog.waiting.push(resolve)
     })
-  }
-
-  #releaseWaiting(): void {
-    const waiting = this.#onceDrained
-    this.#onceDrained = undefined
-    for (const resolve of waiting ?? []) resolve()
   }
 
   takeToken(): boolean {
@@ -184,7 +190,7 @@ export class Connection implements Recipient {
     if (this.closeCode === 0) this.closeCode = code
     this.batch = undefined
     this.#held = undefined
-    this.#releaseWaiting()
+    for (const resolve of this.#backlog?.waiting ?? []) resolve()
     clearTimeout(this.#closeTimer)
     this.context.onEnded(this)
   }

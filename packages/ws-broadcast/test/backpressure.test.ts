@@ -1,8 +1,10 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import { startRedis, until } from '@flotilla/testbed'
 import { test, type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { connect } from '../src/client/index.js'
 import type { BackpressurePolicy } from '../src/channel-rules.js'
+import type { PublishResult } from '../src/index.js'
 import { RawClient, startTestApp, type TestApp } from './app.js'
 
 const HIGH = 65_536
@@ -182,7 +184,7 @@ test('conflate with history: the client takes what was held, after a gap that li
   await subscription.ready
   socket.pause()
   await fill(server)
-  let last
+  let last: PublishResult | undefined
   for (let n = 0; n < 50; n += 1) {
     const conflateKey = `key ${n}`
     last = await server.app.broadcast.publish('feed', { n: conflateKey, text: MESSAGE }, { conflateKey })
@@ -234,6 +236,55 @@ test('a client that sends and never reads is not listened to, and then sent away
     { timeout: 30_000, interval: 1 }
   )
   t.ok(worst < 3 * 16_384, `its answers are not kept: ${worst} bytes at most`)
+})
+
+test('what sends a client away is not how long a message waits for it but how many answers pile up behind', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const highWaterMark = 10_000
+  const LONG = 500_000
+  let refuse: (() => void)[] = []
+  const server = await startTestApp(t, redis.url, {
+    channels: { 'feed:*': { history: {}, publish: 'client' } },
+    highWaterMark,
+    maxPayload: '1mb',
+    authorize: (_request, _channel, action) =>
+      action === 'subscribe' || new Promise((resolve) => refuse.push(() => resolve(false)))
+  })
+  const { app } = server
+  for (const [answers, channel] of [
+    [1, 'feed:1'],
+    [100, 'feed:2']
+  ] as const) {
+    const client = await RawClient.open(t, server.ws)
+    await client.subscribe(channel)
+    for (let n = 0; n < answers; n += 1) client.send({ type: 'publish', id: n, channel, data: n })
+    await until(() => refuse.length === answers)
+    client.ws.pause()
+    await until(
+      async () => {
+        await app.broadcast.publish(channel, 'x'.repeat(LONG))
+        return app.broadcast.stats().slow === 1
+      },
+      { message: 'a long message waits', timeout: 30_000, interval: 1 }
+    )
+    for (const answer of refuse) answer()
+    refuse = []
+    await turn()
+    t.ok(app.broadcast.stats().bufferedBytes < LONG + 3 * highWaterMark, 'what waits is bounded')
+    client.ws.resume()
+    if (answers === 1) {
+      await until(() => client.closed ?? client.of('error').length === 1)
+      await app.broadcast.publish(channel, 'afterwards')
+      await until(() => client.closed ?? client.data().at(-1) === 'afterwards')
+      t.equal(client.closed, undefined)
+      client.ws.terminate()
+      await until(() => app.broadcast.stats().connections === 0)
+    } else {
+      await until(() => client.closed)
+      t.equal(client.closed!.code, 4430)
+    }
+  }
 })
 
 test('a client that asks much at once and reads is answered, however long the answers are', async (t) => {
