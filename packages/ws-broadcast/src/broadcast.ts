@@ -156,10 +156,11 @@ export class Broadcast {
     return connection
   }
 
-  /** @internal Subscribes on the server's behalf and tells the client when that fails. */
-  async subscribe(connection: Connection, channel: string, since?: Position): Promise<void> {
+  /** @internal Subscribes on the server's behalf; where that fails it tells the client and is false. */
+  async subscribe(connection: Connection, channel: string, since?: Position): Promise<boolean> {
     try {
       await this.#parts.commands.subscribe(connection, channel, since)
+      return true
     } catch (err) {
       this.#parts.log.warn({ err, channel }, 'a connection could not be subscribed')
       connection.send({
@@ -168,6 +169,7 @@ export class Broadcast {
         code: 'unavailable',
         message: 'This did not work just now; try again'
       })
+      return false
     }
   }
 }

@@ -2,6 +2,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Broadcast } from './broadcast.js'
 import { isChannelName, type ChannelRules } from './channel-rules.js'
 import type { BroadcastConfig } from './options.js'
+import { CLOSE } from './protocol.js'
 import { decodePositions, SseTransport } from './sse.js'
 import { hasGone } from './transport.js'
 import type { UpgradeGate } from './upgrade.js'
@@ -76,7 +77,10 @@ export function addSseRoute(
       const connection = broadcast.open(transport, request, gate.identityOf(request))
       raw.once('close', () => connection.ended(connection.closeCode || 1006))
       for (const channel of channels) {
-        await broadcast.subscribe(connection, channel, positions.get(channel))
+        if (await broadcast.subscribe(connection, channel, positions.get(channel))) continue
+        // It cannot ask again but by coming again, which it does by itself.
+        connection.close(CLOSE.RESTART, 'could not subscribe')
+        break
       }
       return reply
     }

@@ -17,6 +17,14 @@ export interface SubscriptionParts {
   readonly log: FastifyBaseLogger
 }
 
+/** How a connection enters a channel. */
+interface Entry {
+  readonly since: Position | undefined
+  readonly id: number | string | undefined
+  /** As the others are to see it; undefined where they do already, or never will. */
+  readonly member: Member | undefined
+}
+
 /** Puts connections into channels and takes them out. */
 export class Subscriptions {
   /** Subscribes under way, so that a slow one does not undo what its client did meanwhile. */
@@ -45,9 +53,12 @@ export class Subscriptions {
     joining.set(channel, turn)
     const current = (): boolean => connection.open && joining.get(channel) === turn
     try {
+      // Before anything is entered: where the app's function fails, so does the subscribe, and may be tried again.
+      const arrives = rule.presence && !connection.subscriptions.has(channel)
+      const member = arrives ? await describe(connection, rule.presence) : undefined
       const hub = await this.parts.hubs.join(channel, rule)
       try {
-        if (current()) await this.#enter(connection, hub, since, id, current)
+        if (current()) await this.#enter(connection, hub, { since, id, member }, current)
       } finally {
         hub.joining -= 1
         this.parts.hubs.left(hub)
@@ -74,8 +85,7 @@ export class Subscriptions {
   async #enter(
     connection: Connection,
     hub: Hub,
-    since: Position | undefined,
-    id: number | string | undefined,
+    { since, id, member }: Entry,
     current: () => boolean
   ): Promise<void> {
     const away = hub.rule.history && since && !samePosition(since, hub.position) ? since : undefined
@@ -105,21 +115,7 @@ export class Subscriptions {
     if (gap) subscription.gap(gap, from)
     if (away) subscription.resumeAt(from, recent ?? page?.messages ?? [])
     else subscription.state = 'live'
-    if (!previous) await this.#announce(connection, hub)
-  }
-
-  async #announce(connection: Connection, hub: Hub): Promise<void> {
-    const { presence } = hub.rule
-    if (!presence) return
-    const info = await presence(connection.request!)
-    const { userId } = connection.identity
-    const member: Member = {
-      id: connection.id,
-      ...(userId !== undefined && { userId }),
-      ...(info !== undefined && { info })
-    }
-    if (!connection.open || !connection.subscriptions.has(hub.channel)) return
-    await this.parts.presence.join(hub.channel, member)
+    if (member) await this.parts.presence.join(hub.channel, member)
   }
 
   #leave(subscription: Subscription): void {
@@ -141,5 +137,19 @@ export class Subscriptions {
       this.#joining.set(connection, joining)
     }
     return joining
+  }
+}
+
+/** A connection as the others in a channel see it. */
+async function describe(
+  connection: Connection,
+  presence: NonNullable<ChannelRule['presence']>
+): Promise<Member> {
+  const info = await presence(connection.request!)
+  const { userId } = connection.identity
+  return {
+    id: connection.id,
+    ...(userId !== undefined && { userId }),
+    ...(info !== undefined && { info })
   }
 }

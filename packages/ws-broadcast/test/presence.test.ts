@@ -2,7 +2,9 @@ import { flotillaRedis } from '@flotilla/redis'
 import { startApp, startProxy, startRedis, until } from '@flotilla/testbed'
 import Fastify from 'fastify'
 import { test } from 'tap'
+import { WebSocket } from 'ws'
 import { ChannelKeys } from '../src/channel-keys.js'
+import { connect } from '../src/client/index.js'
 import { Presence } from '../src/presence.js'
 import { RawClient, startTestApp } from './app.js'
 
@@ -93,6 +95,49 @@ test('members carry their user and what the rule tells of them; a closed app lea
     keys.filter((key) => key.includes(':in') || key.includes('instances')),
     []
   )
+})
+
+test('where the presence function fails, the subscribe is refused and may be tried again', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  let failures = 0
+  const server = await startTestApp(t, redis.url, {
+    ssePath: '/events',
+    channels: {
+      'room:*': {
+        presence: async () => {
+          if (failures === 0) return { name: 'ann' }
+          failures -= 1
+          throw new Error('no profile just now')
+        }
+      }
+    }
+  })
+  const names = async (channel: string): Promise<unknown[]> =>
+    (await server.app.broadcast.presence(channel)).map(({ info }) => info)
+
+  failures = 1
+  const raw = await RawClient.open(t, server.ws)
+  raw.send({ type: 'subscribe', id: 1, channel: 'room:1' })
+  t.match(await raw.next('error'), { id: 1, channel: 'room:1', code: 'unavailable' })
+  raw.send({ type: 'subscribe', id: 2, channel: 'room:1' })
+  await until(() => raw.of('join').length > 0)
+  t.same(
+    raw.of('subscribed').map(({ id }) => id),
+    [2],
+    'one answer for each'
+  )
+  t.same(await names('room:1'), [{ name: 'ann' }])
+
+  failures = 1
+  const client = connect(server.ws, { WebSocket, reconnect: { min: 20, max: 100 } })
+  t.teardown(() => client.close())
+  await client.subscribe('room:2').ready
+  await until(async () => (await names('room:2')).length === 1, { message: 'the client is a member' })
+
+  failures = 1
+  const reader = await fetch(`${server.url}/events?channels=room:3`)
+  t.match(await reader.text(), /"unavailable"/, 'a reader of events is sent away, so that it comes again')
 })
 
 test('who leaves while its arrival is still being written is not left behind', async (t) => {
