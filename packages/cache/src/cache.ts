@@ -294,12 +294,15 @@ export class Cache<V = unknown> {
     let taken = remote !== undefined
     let version = newVersion()
     let kept: unknown = value
-    const stamps = (): number[] => depends.map((mark) => mark.value)
     try {
       if (remote) {
         const unknown = depends.filter((mark) => !mark.known)
         await remote.learn(unknown).catch(() => undefined)
-        const coded = await reader.encode(this.#space, address.key, value, life, tags, stamps())
+      }
+      // Once, for Redis and memory: an invalidation from here on comes after this value.
+      const stamps = depends.map((mark) => mark.value)
+      if (remote) {
+        const coded = await reader.encode(this.#space, address.key, value, life, tags, stamps)
         ;({ version, value: kept, size } = coded)
         const ms = Math.max(life.freshUntil, life.staleUntil, life.graceUntil) - Date.now()
         await remote.set(address, coded.bytes, Math.max(1, ms)).catch(() => {
@@ -308,7 +311,7 @@ export class Cache<V = unknown> {
         })
       }
       tickets.spoil(address.id, ticket)
-      const entry = newEntry(this.#space, address, kept, version, life, depends, stamps(), tags, size)
+      const entry = newEntry(this.#space, address, kept, version, life, depends, stamps, tags, size)
       this.#core.admit(address, entry, ticket)
       return taken ? 'taken' : 'kept'
     } catch (error) {

@@ -284,7 +284,8 @@ export class Engine {
       // Redis has it no more, and its deletion may be what was missed.
       else if (grace && !reply.bytes && grace.epoch !== marks.epoch) grace = undefined
       if (reply.state === 'cool') {
-        if (!grace) return run()
+        // It may have been invalidated while another process computed.
+        if (!grace || isDead(grace)) return run()
         this.#backOff(grace, policy)
         if (!background) this.#hit(call, grace === known ? 'memory' : 'redis', Date.now() >= grace.freshUntil)
         return { value: grace.value, shared: !ticket.spoilt }
@@ -310,7 +311,7 @@ export class Engine {
     this.#hit(call, 'redis', stale)
     // The refresh begins once this flight, which holds its place, is over.
     if (stale) setImmediate(() => this.#refresh(call)).unref()
-    return { value: entry.value, shared: !ticket.spoilt }
+    return { value: entry.value, shared: !ticket.spoilt && !isDead(entry) }
   }
 
   #backOff(entry: Entry, policy: EntryPolicy): void {

@@ -9,7 +9,7 @@ import type { KeyNames } from './keys.js'
 import type { Mark, Marks } from './marks.js'
 import type { Memory } from './memory.js'
 import type { EntryPolicy } from './options.js'
-import { newEntry, type EntryReader, type Space } from './reader.js'
+import { isDead, newEntry, type EntryReader, type Space } from './reader.js'
 import type { Address, Remote } from './remote.js'
 import { channels, type FillOutcome } from './telemetry.js'
 import type { Ticket } from './tickets.js'
@@ -81,10 +81,10 @@ export class Fill {
       outcome = await this.#store(task, made, claims)
       return {
         value: claims.stored === undefined ? made.value : claims.stored.value,
-        shared: outcome !== 'refused' && !task.ticket.spoilt && !made.context.abandoned
+        shared: outcome !== 'refused' && !task.ticket.spoilt && !made.context.abandoned && claims.stand()
       }
     } catch (error) {
-      return await this.#failed(task, error)
+      return await this.#failed(task, error, claims)
     } finally {
       clearInterval(keepAlive)
       claims.release()
@@ -172,11 +172,12 @@ export class Fill {
     return 'stored'
   }
 
-  async #failed(task: FillTask, error: unknown): Promise<Outcome> {
+  async #failed(task: FillTask, error: unknown, claims: Claims): Promise<Outcome> {
     const { grace, policy } = task
-    const usable = grace !== undefined && Date.now() < grace.graceUntil && !task.ticket.spoilt
-    await this.#release(task, usable ? policy.backoff : 0)
-    if (!usable) throw error
+    const usable = (entry: Entry): boolean =>
+      Date.now() < entry.graceUntil && !task.ticket.spoilt && !isDead(entry)
+    await this.#release(task, grace && usable(grace) ? policy.backoff : 0)
+    if (!grace || !usable(grace)) throw error
     grace.backoffUntil = Date.now() + policy.backoff
     const { memory } = this.#parts
     if (memory && memory.peek(task.address) !== grace && grace.marks.every((mark) => mark.refs > 0)) {
@@ -184,7 +185,7 @@ export class Fill {
       memory.put(task.address, grace)
     }
     this.#parts.log.warn({ err: error, key: task.address.key }, 'the factory failed; the old value is served')
-    return { value: grace.value, shared: true }
+    return { value: grace.value, shared: claims.stand() }
   }
 
   async #release(task: FillTask, coolMs = 0): Promise<void> {
@@ -257,7 +258,7 @@ class Claims {
       return false
     }
     for (let i = 0; i < this.stamps.length; i++) {
-      if (this.stamps[i]! >= 0) continue
+      if (this.#stamped(i)) continue
       const { value } = this.marks[i]!
       if (value > this.#began) return false
       this.stamps[i] = value
@@ -267,7 +268,7 @@ class Claims {
 
   /** Whether no mark has moved since, as far as this process knows. */
   stand(): boolean {
-    return this.marks.every((mark, i) => mark.value <= this.stamps[i]!)
+    return this.marks.every((mark, i) => mark.value <= (this.#stamped(i) ? this.stamps[i]! : this.#began))
   }
 
   after(context: Context): ConsistencyToken | undefined {
@@ -291,6 +292,11 @@ class Claims {
 
   release(): void {
     if (!this.#taken) for (const mark of this.#own) this.#parts.marks.release(mark)
+  }
+
+  /** Not yet where the factory named the tag: then it is compared with when that began. */
+  #stamped(i: number): boolean {
+    return this.stamps[i]! >= 0
   }
 
   #demanding(): Mark[] {

@@ -62,6 +62,37 @@ t.test(
   }
 )
 
+t.test('an old value is not served once it is invalidated, however that is heard', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const app = await startApp(t, redis.url)
+  const client = redis.client()
+  const waiting = count(t, 'flotilla:cache:wait')
+  const options = { ttl: 30, grace: '1m', tags: ['t'] }
+  await app.cache.getOrSet('k', () => 'old', options)
+  await until(async () => (await app.cache.get('k')) === undefined, { message: 'no longer fresh' })
+  // As another process leaves things that computes, hears of no invalidation, fails, and falls back on its grace.
+  await client.set('flotilla:l:{k}', 'another', 'PX', 60_000)
+  const asking = app.cache.getOrSet('k', () => 'new', options)
+  await until(async () => (await client.get('flotilla:l:{k}')) === 'another!', { message: 'it waits' })
+  await client.set('flotilla:t:{t}', String((Date.now() + 1000) * 1000))
+  await client.set('flotilla:l:{k}', '-', 'PX', 60_000)
+  t.equal(await asking, 'new')
+  t.equal(waiting.n, 1)
+
+  const large = { ttl: '1m', tags: ['large'] }
+  const old = 'x'.repeat(30_000_000)
+  const reading = await startApp(t, redis.url)
+  await app.cache.set('large', old, large)
+  await reading.cache.set('other', 1, large)
+  // Decompressing it takes a while.
+  const first = reading.cache.getOrSet('large', () => 'new', large)
+  await reading.cache.invalidateTags(['large'])
+  const later = await reading.cache.getOrSet('large', () => 'new', large)
+  t.ok(old === (await first), 'it was asked for before')
+  t.ok(later === 'new', 'a later caller does not get it')
+})
+
 t.test('killed and restarted Redis', async (t) => {
   const redis = await startRedis({ durable: true })
   t.teardown(() => redis.stop())

@@ -296,6 +296,29 @@ t.test('stale-if-error', async (t) => {
   t.equal((await none.get()).statusCode, 500, 'without a stored one it is an error')
 })
 
+t.test('what a PUT has made old is not served in place of an error', async (t) => {
+  const go = gate()
+  let broken = false
+  const { app, calls, get } = await serve(t, { ttl: 20, grace: '1m' }, async () => {
+    if (!broken) return 'old'
+    await go.passed
+    throw new Error('down')
+  })
+  await get()
+  broken = true
+  const asking = until(async () => {
+    const response = await get()
+    return response.headers['cache-status']?.includes('fwd-status=500') && response
+  })
+  await until(() => calls() > 1, { message: 'no longer fresh' })
+  await app.inject({ method: 'POST', url: '/x' })
+  const later = get()
+  await new Promise((resolve) => setImmediate(resolve))
+  go.open()
+  t.equal((await asking).body, 'old', 'it was asked for before')
+  t.equal((await later).statusCode, 500)
+})
+
 t.test('the handler is asked with the stored validators; 304 updates the stored headers', async (t) => {
   let n = 0
   const { calls, get } = await serve(t, { ttl: 20 }, (request, reply) => {

@@ -1,7 +1,7 @@
 import { until } from '@flotilla/testbed'
 import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
-import type { CacheOptions } from '../../src/index.js'
+import type { CacheOptions, FactoryContext, GetOrSetOptions } from '../../src/index.js'
 import { gate } from './app.js'
 
 type Start = (t: Test, options?: CacheOptions) => Promise<FastifyInstance>
@@ -244,6 +244,84 @@ export async function contract(t: Test, start: Start, fleet: boolean): Promise<v
       }
     }
   )
+
+  await t.test(
+    'a tag invalidated during a fill that stores nothing wins: later callers compute',
+    async (t) => {
+      const tags = ['not stored']
+      const cases: [string, (ctx: FactoryContext) => string | undefined, GetOrSetOptions][] = [
+        ['skip', (ctx) => (ctx.skip(), 'before'), { tags }],
+        ['skip, with a tag of the factory', (ctx) => (ctx.skip(), 'before'), {}],
+        ['ttl 0', () => 'before', { tags, ttl: 0 }],
+        ['undefined', () => undefined, { tags }]
+      ]
+      for (const [name, bring, options] of cases) {
+        const key = fresh()
+        const begun = gate()
+        const go = gate()
+        const filling = cache.getOrSet(
+          key,
+          async (ctx) => {
+            if (!options.tags) ctx.tags(tags)
+            begun.open()
+            await go.passed
+            return bring(ctx)
+          },
+          options
+        )
+        await begun.passed
+        const joined = cache.getOrSet(key, () => 'joined', options)
+        await cache.invalidateTags(tags)
+        const later = cache.getOrSet(key, () => 'after', options)
+        go.open()
+        t.equal(await filling, name === 'undefined' ? undefined : 'before', name)
+        t.not(await later, await filling, `${name}: a later caller does not get it`)
+        await joined
+      }
+    }
+  )
+
+  await t.test(
+    'an old value that is invalidated while the factory runs is not served in its grace',
+    async (t) => {
+      const key = fresh()
+      const options = { ttl: 30, grace: '1m', tags: ['graceless'] }
+      await cache.getOrSet(key, () => 'old', options)
+      await until(async () => (await cache.get(key)) === undefined, { message: 'no longer fresh' })
+      const begun = gate()
+      const go = gate()
+      const failing = async (): Promise<never> => {
+        begun.open()
+        await go.passed
+        throw new Error('down')
+      }
+      const filling = t.rejects(cache.getOrSet(key, failing, options), { message: 'down' })
+      await begun.passed
+      await cache.invalidateTags(options.tags)
+      const later = t.rejects(cache.getOrSet(key, failing, options), { message: 'down' })
+      go.open()
+      await filling
+      await later
+      t.equal(
+        await cache.getOrSet(key, () => 'new', { ...options, ttl: '1m' }),
+        'new',
+        'nor is it backed off'
+      )
+    }
+  )
+
+  await t.test('a tag invalidated while a value is being set wins, in memory too', async (t) => {
+    const key = fresh()
+    const tags = ['being set']
+    await cache.set(fresh(), 1, { tags })
+    // Large: compressing it takes a while.
+    const setting = cache.set(key, 'x'.repeat(1_000_000), { tags })
+    await cache.invalidateTags(tags)
+    await setting
+    t.equal(cache.peek(key), undefined)
+    t.equal(await cache.get(key), undefined)
+    t.equal(await other.cache.get(key), undefined)
+  })
 
   await t.test('stale while revalidate', async (t) => {
     const key = fresh()
