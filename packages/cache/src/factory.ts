@@ -37,6 +37,8 @@ export type Factory<T> = (context: FactoryContext<T>) => T | Promise<T>
 export class Context implements FactoryContext {
   readonly key: string
   readonly stale: unknown
+  /** Tags of the entry that holds `stale`. */
+  readonly staleTags: readonly string[]
   readonly background: boolean
   skipped = false
   /** Whoever computed it gave up: those who wait do not share that, one of them begins anew. */
@@ -53,6 +55,7 @@ export class Context implements FactoryContext {
   constructor(parts: {
     key: string
     stale: unknown
+    staleTags: readonly string[]
     background: boolean
     abort: () => AbortController
     addTags: (tags: readonly string[]) => void
@@ -60,6 +63,7 @@ export class Context implements FactoryContext {
   }) {
     this.key = parts.key
     this.stale = parts.stale
+    this.staleTags = parts.staleTags
     this.background = parts.background
     this.#abort = parts.abort
     this.#addTags = parts.addTags

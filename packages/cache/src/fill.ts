@@ -106,6 +106,7 @@ export class Fill {
     const context = new Context({
       key: task.address.key,
       stale: task.grace?.value,
+      staleTags: task.grace?.tags ?? [],
       background: task.background,
       abort,
       addTags: (tags) => claims.add(tags),

@@ -18,7 +18,7 @@ import { json } from 'node:stream/consumers'
 import t, { type Test } from 'tap'
 import { flotillaCache } from '../src/index.js'
 import { gate } from './support/app.js'
-import { serve } from './support/http.js'
+import { nextTurn, serve } from './support/http.js'
 
 const status = (response: LightMyRequestResponse): string => String(response.headers['cache-status'])
 const HIT = /^flotilla; hit/
@@ -313,7 +313,7 @@ t.test('what a PUT has made old is not served in place of an error', async (t) =
   await until(() => calls() > 1, { message: 'no longer fresh' })
   await app.inject({ method: 'POST', url: '/x' })
   const later = get()
-  await new Promise((resolve) => setImmediate(resolve))
+  await nextTurn()
   go.open()
   t.equal((await asking).body, 'old', 'it was asked for before')
   t.equal((await later).statusCode, 500)
@@ -321,18 +321,26 @@ t.test('what a PUT has made old is not served in place of an error', async (t) =
 
 t.test('the handler is asked with the stored validators; 304 updates the stored headers', async (t) => {
   let n = 0
-  const { calls, get } = await serve(t, { ttl: 20 }, (request, reply) => {
+  // Stale from the start.
+  const { calls, get } = await serve(t, { ttl: '1m', grace: '1h' }, (request, reply) => {
     void reply.header('etag', '"v1"').header('x-count', String(++n))
     if (request.headers['if-none-match'] === '"v1"') return reply.code(304).send()
+    void reply.header('age', '100')
     return { body: true }
   })
   const first = await get()
-  await until(async () => (await get()).headers['x-count'] === '2', { message: 'validated' })
+  await nextTurn()
+  const validated = await get()
+  t.match(status(validated), /fwd=stale; fwd-status=304; ttl=60; stored/)
   const again = await get()
-  t.equal(again.statusCode, 200)
-  t.equal(again.body, first.body)
-  t.ok(calls() >= 2)
+  t.match(status(again), HIT)
+  for (const response of [validated, again]) {
+    t.equal(response.statusCode, 200)
+    t.equal(response.body, first.body)
+    t.equal(response.headers['x-count'], '2')
+  }
   t.equal((await get({ 'if-none-match': '"v1"' })).statusCode, 304)
+  t.equal(calls(), 2)
   const since = await serve(t, { ttl: '1m' }, (_request, reply) => {
     void reply.header('last-modified', 'Tue, 01 Jan 2030 00:00:00 GMT')
     return 'x'
@@ -423,13 +431,12 @@ t.test('it sits behind every hook, those that a plugin adds to routes later too'
 t.test(
   'handlers of every kind answer as without the cache, and are run once for what is stored',
   async (t) => {
-    const after = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
     const handlers: Record<string, RouteHandlerMethod> = {
       'a value': () => 'x',
-      'a promise': async () => (await after(), 'x'),
+      'a promise': async () => (await nextTurn(), 'x'),
       'a promise of nothing, sent before': async (_request, reply) => void reply.send('x'),
       'the reply': (_request, reply) => reply.send('x'),
-      'a promise of the reply': async (_request, reply) => (await after(), reply.send('x')),
+      'a promise of the reply': async (_request, reply) => (await nextTurn(), reply.send('x')),
       'nothing, sent at once': (_request, reply) => void reply.send('x'),
       'nothing, sent later': (_request, reply) => void setImmediate(() => void reply.send('x')),
       'its instance': function () {
@@ -441,7 +448,7 @@ t.test(
         throw new Error('x')
       },
       'a promise of an error': async () => {
-        await after()
+        await nextTurn()
         throw new Error('x')
       },
       'an error, sent': (_request, reply) => void reply.send(new Error('x'))
@@ -460,7 +467,7 @@ t.test(
             return await handler.call(this, request, reply)
           }
         })
-        app.addHook('onSend', async (_request, _reply, payload) => (await after(), payload))
+        app.addHook('onSend', async (_request, _reply, payload) => (await nextTurn(), payload))
       }
       const urls = new Map<string, string>()
       for (const [name, handler] of Object.entries({ ...handlers, ...failures })) {
@@ -528,6 +535,30 @@ t.test("a request's own hooks win over stored headers", async (t) => {
   t.equal((await get({ 'x-id': 'b' })).headers['x-id'], 'b')
 })
 
+t.test('a hook that names Vary does not hide what the handler named', async (t) => {
+  const vary = ['origin', 'accept-language']
+  const routes = (app: FastifyInstance): void => {
+    app.addHook('onRequest', async (_request, reply) => void reply.header('vary', 'Origin'))
+  }
+  const { calls, get } = await serve(
+    t,
+    { ttl: '1m', grace: '1h', vary },
+    (request, reply) => {
+      void reply.header('etag', '"v1"')
+      if (request.headers['if-none-match']) return reply.code(304).send()
+      void reply.header('vary', `${String(reply.getHeader('vary'))}, Accept-Language`)
+      return reply.header('age', '100').send('x')
+    },
+    {},
+    { routes }
+  )
+  for (const name of ['stored', 'confirmed', 'hit']) {
+    await nextTurn()
+    t.equal((await get()).headers.vary, 'Origin, Accept-Language', name)
+  }
+  t.equal(calls(), 2)
+})
+
 t.test('a client that goes away does not send those who wait to the handler together', async (t) => {
   const go = gate()
   const { app, calls, get } = await serve(t, { ttl: '1m' }, async () => {
@@ -540,7 +571,7 @@ t.test('a client that goes away does not send those who wait to the handler toge
   leader.on('error', () => undefined).end()
   await until(() => calls() === 1, { message: 'it runs' })
   const all = Array.from({ length: 10 }, () => get())
-  await new Promise((resolve) => setImmediate(resolve))
+  await nextTurn()
   leader.destroy()
   await until(() => calls() === 2, { message: 'one of them takes over' })
   go.open()

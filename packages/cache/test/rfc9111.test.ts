@@ -5,7 +5,7 @@ import { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
 import { parseHttpDate } from '../src/http/http-date.js'
 import type { RouteCacheOptions } from '../src/index.js'
-import { serve, type Handler, type Served } from './support/http.js'
+import { nextTurn, serve, type Handler, type Served } from './support/http.js'
 
 type Headers = Record<string, string | string[]>
 
@@ -496,6 +496,45 @@ const clauses: [clause: string, what: string, check: (t: Test) => Promise<void>]
         t.equal((await get()).body, 'v1', `${own} ${theirs}`)
         t.equal((await get()).body, confirmed ? 'v1' : 'v3', `${own} ${theirs}`)
         t.equal(calls(), confirmed ? 2 : 3)
+      }
+    }
+  ],
+  [
+    '§4.3.4',
+    'a 304 that says nothing of freshness: what gave the response its lifetime and its tags still does',
+    async (t) => {
+      const etag = '"v1"'
+      const once: [string, RouteCacheOptions, Headers][] = [
+        ['the route', { ttl: '1m', grace: '1h' }, {}],
+        ['the handler', { grace: '1h' }, {}],
+        ['the response', {}, { 'cache-control': 'max-age=60, stale-if-error=6000' }],
+        ['the response, to us alone', {}, { 'flotilla-cache-control': 'max-age=60, stale-if-error=6000' }]
+      ]
+      for (const [who, route, headers] of once) {
+        const { app, calls, get } = await serve(t, route, (request, reply) => {
+          if (request.headers['if-none-match'] === etag) {
+            return reply.code(304).headers({ etag, 'cache-tag': 'named-later' }).send()
+          }
+          request.cacheFill?.tags('named-by-handler')
+          if (who === 'the handler') request.cacheFill?.ttl('1m')
+          return reply.headers({ etag, age: '100', 'cache-tag': 'named', ...headers }).send('v1')
+        })
+        const answered = async (): Promise<unknown> => {
+          await nextTurn()
+          const { statusCode, body, headers: sent } = await get()
+          return [statusCode, body, sent['cache-control'], sent['flotilla-cache-control'], sent['cache-tag']]
+        }
+        const control = headers['cache-control'] ?? 'public, max-age=0, must-revalidate'
+        const expected = [200, 'v1', control, undefined, undefined]
+        for (const [i, tag] of ['named', 'named-by-handler', 'named-later'].entries()) {
+          t.same(await answered(), expected, `${who}: stale from the start`)
+          t.same(await answered(), expected, `${who}: confirmed`)
+          t.same(await answered(), expected, `${who}: fresh`)
+          t.equal(calls(), 2 * (i + 1), who)
+          await app.cache.invalidateTags([tag])
+        }
+        await answered()
+        t.equal(calls(), 7, `${who}: invalidated`)
       }
     }
   ],

@@ -7,7 +7,7 @@ import { cacheStatus, joined, type CacheStatus } from './cache-status.js'
 import { notModified, weakMatch, type Conditions } from './conditional.js'
 import { judge, type Judgement, type Lifetimes } from './freshness.js'
 import type { RouteSettings } from './route.js'
-import { applyStored, part } from './serve.js'
+import { addVary, applyStored, controlBrowsers, part } from './serve.js'
 import {
   ageOf,
   DESCRIBES_BODY,
@@ -15,6 +15,7 @@ import {
   freshened,
   headerOf,
   storedHeaders,
+  type Said,
   type StoredResponse,
   type VaryPointer
 } from './stored-response.js'
@@ -48,6 +49,7 @@ export class Exchange {
   readonly #stale: StoredResponse | undefined
   readonly #authorized: boolean
   readonly #began = Date.now()
+  #said: Said = { control: undefined, ttl: undefined }
   #settled = false
   #resolve!: (stored: StoredResponse | VaryPointer | undefined) => void
   #reject!: (error: Error) => void
@@ -79,7 +81,7 @@ export class Exchange {
   /** Takes in the response on its way out; returns what is sent. */
   capture(request: FastifyRequest, reply: FastifyReply, payload: unknown): unknown {
     const now = Date.now()
-    const { context, route, conditions } = this.#parts
+    const { route, conditions } = this.#parts
     const { statusCode } = reply
     const stale = this.#stale
     if (stale && statusCode === 304) return this.#confirmed(request, reply, stale, now)
@@ -88,11 +90,9 @@ export class Exchange {
       for (const name of Object.keys(reply.getHeaders()))
         if (name.startsWith('content-')) reply.removeHeader(name)
       this.#say(reply, { hit: true, fwdStatus: statusCode, ttl: stale.fresh - ageOf(stale, now) })
-      return applyStored(reply, stale, conditions, now, true)
+      return applyStored(reply, stale, conditions, route, now, true)
     }
-    context.tags(tagsOf(reply))
     const judgement = this.#judge(request, reply, statusCode, now)
-    reply.removeHeader(`${route.http.name}-cache-control`).removeHeader('cache-tag')
     if (!judgement.storable) {
       // What hangs on who asks says nothing of what others will get.
       if (judgement.reason !== 'personal' && judgement.reason !== 'authorization') this.#parts.unshareable()
@@ -104,9 +104,6 @@ export class Exchange {
       this.#say(reply, { fwd: this.#parts.fwd, detail: 'varies' })
       return payload
     }
-    if (!reply.hasHeader('cache-control') && route.http.cacheControl !== undefined) {
-      reply.header('cache-control', route.http.cacheControl)
-    }
     if (isStream(payload)) return this.#tee(reply, payload, judgement, now)
     const body = bodyOf(payload)
     if (!body || body.length > route.maxBody) return this.#pass(reply, payload, 'body')
@@ -114,6 +111,7 @@ export class Exchange {
     if (!reply.hasHeader('etag') && statusCode === 200) reply.header('etag', etagOf(body))
     if (!reply.hasHeader('date')) reply.header('date', new Date(now).toUTCString())
     const stored = this.#keep(statusCode, reply.getHeaders(), body, judgement, validators, now)
+    controlBrowsers(reply, route)
     this.#say(reply, { fwd: this.#parts.fwd, ttl: stored.fresh - stored.age, stored: true })
     if (notModified(conditions, stored)) {
       reply.code(304).removeHeader('content-length').removeHeader('content-type')
@@ -132,17 +130,28 @@ export class Exchange {
     if (stale.modified !== undefined) raw.headers['if-modified-since'] = stale.modified
   }
 
+  /** Judges the response by all that the handler said of it; what it said to this cache alone is not passed on. */
   #judge(request: FastifyRequest, reply: FastifyReply, status: number, now: number): Judgement {
-    return judge({
+    const { context, route } = this.#parts
+    const own = ownControl(route)
+    context.tags(tagsOf(reply))
+    const judgement = judge({
       status,
       headers: reply.getHeaders(),
       authorized: this.#authorized,
       personal: isPersonal(request),
-      route: this.#parts.route,
-      said: this.#parts.context,
+      route,
+      said: context,
       began: this.#began,
       now
     })
+    const control = reply.getHeader(own)
+    this.#said = {
+      control: control === undefined ? undefined : [control].flat().join(', '),
+      ttl: context.ttlMs
+    }
+    reply.removeHeader(own).removeHeader('cache-tag')
+    return judgement
   }
 
   #confirmed(
@@ -151,28 +160,37 @@ export class Exchange {
     stale: StoredResponse,
     now: number
   ): Buffer | null {
+    const { conditions, context, route } = this.#parts
     if (!namesSame(reply, stale)) {
       // Of another response than the one it was asked about, which must not live on by it (RFC 9111 §4.3.4).
       this.#skip()
       this.#parts.drop()
       this.#say(reply, { fwd: 'stale', fwdStatus: 304, detail: 'validators' })
       reply.removeHeader('content-length')
-      return applyStored(reply, stale, this.#parts.conditions, now, true)
+      return applyStored(reply, stale, conditions, route, now, true)
     }
     for (const name of DESCRIBES_BODY) reply.removeHeader(name)
     if (!reply.hasHeader('date')) reply.header('date', new Date(now).toUTCString())
-    const fresh = storedHeaders(reply.getHeaders(), [])
+    const vary = headerOf(stale.headers, 'vary')
+    if (vary !== undefined) addVary(reply, vary)
+    const own = ownControl(route)
+    const fresh = storedHeaders(reply.getHeaders(), [own])
+    // What it does not say anew still holds.
     for (const [name, value] of stale.headers) if (!reply.hasHeader(name)) reply.header(name, value)
+    const { control, ttl } = stale.said
+    if (control !== undefined && !reply.hasHeader(own)) reply.header(own, control)
+    context.ttlMs ??= ttl
+    context.tags(context.staleTags)
     const judgement = this.#judge(request, reply, stale.status, now)
     if (!judgement.storable) {
       this.#skip()
       this.#say(reply, { fwd: 'stale', fwdStatus: 304, detail: judgement.reason })
-      return applyStored(reply, { ...stale, at: now, age: 0 }, this.#parts.conditions, now)
+      return applyStored(reply, { ...stale, at: now, age: 0 }, conditions, route, now)
     }
-    const updated = freshened(stale, fresh, judgement.life, now)
+    const updated = freshened(stale, fresh, judgement.life, this.#said, now)
     this.#settle(updated, judgement.life)
     this.#say(reply, { fwd: 'stale', fwdStatus: 304, ttl: updated.fresh - updated.age, stored: true })
-    return applyStored(reply, updated, this.#parts.conditions, now)
+    return applyStored(reply, updated, conditions, route, now)
   }
 
   #keep(
@@ -197,7 +215,8 @@ export class Exchange {
       strict: life.strict,
       etag: headerOf(kept, 'etag'),
       modified: headerOf(kept, 'last-modified'),
-      validators
+      validators,
+      said: this.#said
     }
     this.#settle(stored, life)
     return stored
@@ -215,6 +234,7 @@ export class Exchange {
     if (!reply.hasHeader('date')) reply.header('date', new Date(now).toUTCString())
     const { statusCode } = reply
     const headers = { ...reply.getHeaders() }
+    controlBrowsers(reply, this.#parts.route)
     const declared = headers['content-length']
     let chunks: Buffer[] = []
     let length = 0
@@ -284,6 +304,11 @@ function namesSame(reply: FastifyReply, { etag, modified }: StoredResponse): boo
     return named === etag || (String(named).startsWith('W/') && weakMatch(String(named), etag))
   const since = reply.getHeader('last-modified')
   return since === undefined || modified === undefined || since === modified
+}
+
+/** The targeted field (RFC 9213) that is for this cache alone. */
+function ownControl({ http }: RouteSettings): string {
+  return `${http.name}-cache-control`
 }
 
 function hasValidators(reply: FastifyReply): boolean {

@@ -261,7 +261,7 @@ export class ResponseCache {
       ttl: stored.fresh - ageOf(stored, now),
       collapsed
     })
-    const payload = applyStored(reply, stored, conditions, now)
+    const payload = applyStored(reply, stored, conditions, route, now)
     reply.header('cache-status', status)
     tell(request, status, true)
     reply.send(payload ?? undefined)

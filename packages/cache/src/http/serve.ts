@@ -1,5 +1,6 @@
 import type { FastifyReply } from 'fastify'
 import { notModified, rangeOf, type Conditions } from './conditional.js'
+import type { RouteSettings } from './route.js'
 import { ageOf, type StoredResponse } from './stored-response.js'
 
 /** What a 304 carries (RFC 9110 §15.4.5) is all but what describes a body. */
@@ -15,14 +16,19 @@ export function applyStored(
   reply: FastifyReply,
   stored: StoredResponse,
   conditions: Conditions,
+  route: RouteSettings,
   now: number,
   over = false
 ): Buffer | null {
   const unchanged = notModified(conditions, stored)
+  if (over) reply.removeHeader('cache-control')
   for (const [name, value] of stored.headers) {
     if (unchanged && BODY_HEADERS.has(name)) continue
-    if (over || !reply.hasHeader(name)) reply.header(name, value)
+    if (!reply.hasHeader(name)) reply.header(name, value)
+    else if (name === 'vary') addVary(reply, value)
+    else if (over) reply.header(name, value)
   }
+  controlBrowsers(reply, route)
   reply.header('age', Math.floor(ageOf(stored, now) / 1000))
   if (unchanged) {
     reply.code(304)
@@ -30,6 +36,22 @@ export function applyStored(
   }
   reply.code(stored.status)
   return part(reply, stored, conditions)
+}
+
+/** `Cache-Control` where the handler set none. It is not stored: a 304 would be judged by it as if the handler had said it. */
+export function controlBrowsers(reply: FastifyReply, { http }: RouteSettings): void {
+  if (http.cacheControl !== undefined && !reply.hasHeader('cache-control'))
+    reply.header('cache-control', http.cacheControl)
+}
+
+/** Says that the response varies by these as well: a hook has named its own, the handler others. */
+export function addVary(reply: FastifyReply, more: string | string[]): void {
+  const names = new Map<string, string>()
+  for (const name of [reply.getHeader('vary') ?? [], more].flat().join(',').split(',')) {
+    const key = name.trim().toLowerCase()
+    if (key !== '' && !names.has(key)) names.set(key, name.trim())
+  }
+  reply.header('vary', [...names.values()].join(', '))
 }
 
 /** The body or the range of it that was asked for, with the status and headers that say so. */

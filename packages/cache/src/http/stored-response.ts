@@ -1,6 +1,14 @@
 import { createHash } from 'node:crypto'
 import type { Lifetimes } from './freshness.js'
 
+/** What the handler said of freshness to this cache alone. A 304 that says nothing new leaves it standing. */
+export interface Said {
+  /** The value of `<name>-cache-control`. */
+  readonly control: string | undefined
+  /** `request.cacheFill.ttl()` in milliseconds. */
+  readonly ttl: number | undefined
+}
+
 /** A response as it is kept. Times in milliseconds; `at` is when it was stored, by the clock of whoever did. */
 export interface StoredResponse {
   readonly status: number
@@ -21,6 +29,7 @@ export interface StoredResponse {
   readonly modified: string | undefined
   /** The validators are the handler's own: it may be asked whether they still hold. */
   readonly validators: boolean
+  readonly said: Said
 }
 
 /** Stands for a URL whose responses vary by more than the route's options say. */
@@ -99,6 +108,7 @@ export function freshened(
   stored: StoredResponse,
   headers: readonly (readonly [string, string | string[]])[],
   life: Lifetimes,
+  said: Said,
   now: number
 ): StoredResponse {
   const updated = new Map(stored.headers)
@@ -112,6 +122,7 @@ export function freshened(
     swr: life.swr,
     sie: life.sie,
     shared: life.shared,
-    strict: life.strict
+    strict: life.strict,
+    said
   }
 }

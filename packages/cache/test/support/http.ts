@@ -54,3 +54,8 @@ export async function serve(
     get: (headers = {}, url = '/x') => app.inject({ method: 'GET', url, headers })
   }
 }
+
+/** Ends this turn of the event loop: within one the cache's clock stands still, and injected requests need not end it. */
+export function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve))
+}
