@@ -154,7 +154,7 @@ test('an update takes the keys that set takes, and those that every object has a
       'hasOwnProperty',
       'toString'
     ])
-    t.same(Object.values(body).sort(), [...(known ? [1] : []), 2, 2, 2])
+    for (const key of ['constructor', 'hasOwnProperty', 'toString']) t.equal(body[key], 2)
   }
 })
 

@@ -127,8 +127,8 @@ test('maxSize counts the data, not what encryption adds, also of fields that wer
   const { app } = await serve(t, { url: redis.url, session: { encrypt: true, maxSize: '1kb' } })
   const text = 'x'.repeat(200)
   // With its key and the quotes one of them has 203 bytes.
-  const session = await app.sessions.create(undefined, { a: text })
-  const same = (await app.sessions.get(session.id!))!
+  const session = await app.sessions.create<Record<string, string>>(undefined, { a: text })
+  const same = (await app.sessions.get<Record<string, string>>(session.id!))!
   for (const one of [session, same]) {
     for (const key of ['b', 'c', 'd', 'e']) await one.set(key, text).save()
     one.set('f', text)
