@@ -416,6 +416,27 @@ test('the client', async (parent) => {
     )
   })
 
+  await parent.test('a publish without an answer is repeated under its key, and sent once', async (t) => {
+    const gate = newGate()
+    const gated = await startTestApp(t, redis.url, {
+      authorize: async (_request, _channel, action) => {
+        if (action === 'publish') await gate.opened
+        return true
+      }
+    })
+    const [hasty, other] = [open(t, gated.ws, { timeout: 100 }), open(t, gated.ws)]
+    const seen: unknown[] = []
+    await other.subscribe('room:once', ({ data }) => seen.push(data)).ready
+    const options = { idempotencyKey: 'k' }
+    await t.rejects(hasty.publish('room:once', 'once', options), { code: 'timeout' })
+    gate.open()
+    const ack = await until(() => hasty.publish('room:once', 'once', options).catch(() => undefined))
+    await other.publish('room:once', 'last')
+    await until(() => seen.includes('last'))
+    t.same(seen, ['once', 'last'])
+    t.ok(ack.offset)
+  })
+
   await parent.test('presence, and its events', async (t) => {
     const [one, two] = [open(t, url), open(t, url)]
     const events: string[] = []

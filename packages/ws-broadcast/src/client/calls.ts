@@ -15,7 +15,7 @@ export class Calls {
   #lastId = 0
 
   /**
-   * @param timeout milliseconds that an answer may take
+   * @param timeout milliseconds that an answer may take, connected or not
    * @param send sends where there is a connection
    */
   constructor(

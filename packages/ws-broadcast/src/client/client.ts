@@ -240,8 +240,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
         }
       }
     },
-    async publish(channel, data): Promise<PublishAck> {
-      const key = `${Date.now().toString(36)}${Math.random().toString(36).slice(2)}`
+    async publish(channel, data, { idempotencyKey: key = randomKey() } = {}): Promise<PublishAck> {
       const { offset, epoch } = (await call({ type: 'publish', channel, data, key })) as PublishAck
       return { ...(offset !== undefined && { offset }), ...(epoch !== undefined && { epoch }) }
     },
@@ -266,4 +265,8 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
 
 function closedError(code?: number): BroadcastError {
   return new BroadcastError('closed', `The connection is closed${code === undefined ? '' : ` (${code})`}`)
+}
+
+function randomKey(): string {
+  return `${Date.now().toString(36)}${Math.random().toString(36).slice(2)}`
 }

@@ -8,6 +8,7 @@ export type {
   MessageEvent,
   PresenceEvent,
   PublishAck,
+  PublishOptions,
   SubscribeOptions,
   Subscription,
   WebSocketConstructor,

@@ -76,7 +76,7 @@ export interface ClientOptions {
    * again at `min` once a connection has lasted until the server's first ping. Default 500 and 20,000.
    */
   reconnect?: { min?: number; max?: number }
-  /** How long an answer may take, in milliseconds, while connected. Default 10,000. */
+  /** How long a call may wait for its answer, in milliseconds, connected or not. Default 10,000. */
   timeout?: number
 }
 
@@ -98,6 +98,16 @@ export interface Subscription {
   unsubscribe(): void
 }
 
+/** How one message is published. */
+export interface PublishOptions {
+  /**
+   * 1 to 128 characters. The same key of the same user, or of all who have no user id, publishes once within the server's
+   * `idempotencyTtl`: repeat a call that failed with `timeout`, `closed` or `unavailable` under the key it had. Default: a
+   * random one for each call.
+   */
+  idempotencyKey?: string
+}
+
 /** Where the message stands, on channels with history. */
 export type PublishAck = Partial<Position>
 
@@ -114,11 +124,12 @@ export interface BroadcastClient {
     options?: SubscribeOptions
   ): Subscription
   /**
-   * Sent once even if the connection breaks in between: it is repeated under the same key after a reconnect.
+   * Sent once even if the connection breaks in between: it is repeated under the same key after a reconnect that comes
+   * within `timeout`. Where it fails with `timeout`, `closed` or `unavailable` the message may have been published.
    *
    * @throws BroadcastError with the server's code, or `closed`, `timeout`, `unserialisable`
    */
-  publish(channel: string, data: unknown): Promise<PublishAck>
+  publish(channel: string, data: unknown, options?: PublishOptions): Promise<PublishAck>
   /** Who is in the channel now. Fails as `publish` does. */
   presence(channel: string): Promise<Member[]>
   /** Listens to one kind of event on all channels. Returns the function that ends it. */

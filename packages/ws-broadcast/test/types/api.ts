@@ -49,6 +49,9 @@ export function client(connection: BroadcastClient, frame: ServerFrame): void {
     yes<Same<typeof data, { n: number }>>()
     yes<Same<typeof position, { readonly epoch: string; readonly offset: string } | undefined>>()
   })
+  void connection.publish('news', 1, { idempotencyKey: 'k' })
+  // @ts-expect-error a key is a string
+  void connection.publish('news', 1, { idempotencyKey: 7 })
   connection.on('message', (message: MessageEvent) => message.channel)
   connection.on('state', ({ state }) => yes<Same<typeof state, 'connecting' | 'open' | 'closed'>>())
   // @ts-expect-error there is no such event
