@@ -1,5 +1,5 @@
 import { Cluster, type ChainableCommander, type ClusterOptions, type Command } from 'ioredis'
-import { Outage } from './outage.js'
+import { Admission } from './admission.js'
 
 type SendArguments = Parameters<Cluster['sendCommand']>
 type Results = [error: Error | null, result: unknown][]
@@ -9,7 +9,7 @@ type Results = [error: Error | null, result: unknown][]
  * pipelines break where the slot map changes under them.
  */
 export class BoundedCluster extends Cluster {
-  readonly #outage: Outage
+  readonly #admission: Admission
   readonly #limit: number
   readonly #redirected = new WeakSet<Command>()
   readonly #deadlines = new WeakMap<Command, number>()
@@ -17,25 +17,28 @@ export class BoundedCluster extends Cluster {
   constructor(nodes: { host: string; port: number }[], options: ClusterOptions, commandTimeout: number) {
     super(nodes, options as ClusterOptions & { redisOptions: { replyMapping: 'legacy' } })
     this.#limit = commandTimeout
-    this.#outage = new Outage(this)
+    this.#admission = new Admission(this, commandTimeout)
   }
 
   override sendCommand(...args: SendArguments): unknown {
     const [command, stream, node] = args
-    if (command.isSettled || this.#outage.refuse(command, this.#limit)) return command.promise
-    if (command.name !== 'cluster' && !this.#limitTime(command)) return command.promise
-    if (stream && node && !command.inTransaction) this.#followRedirection(command)
+    const left = this.#timeLeft(command)
+    if (!this.#admission.admits(command, stream, left)) return command.promise
+    // One that was settled goes along with its pipeline, and nothing more is done for it.
+    if (!command.isSettled) {
+      command.setTimeout(left)
+      if (stream && node && !command.inTransaction) this.#followRedirection(command)
+    }
     return super.sendCommand(...args)
   }
 
   /** One limit for all attempts: ioredis starts anew with each time that it repeats a pipeline. */
-  #limitTime(command: Command): boolean {
+  #timeLeft(command: Command): number {
     const now = performance.now()
-    const deadline = this.#deadlines.get(command) ?? now + this.#limit
-    this.#deadlines.set(command, deadline)
-    if (deadline <= now) command.reject(new Error('Command timed out'))
-    else command.setTimeout(deadline - now)
-    return deadline > now
+    const deadline = this.#deadlines.get(command)
+    if (deadline !== undefined) return deadline - now
+    this.#deadlines.set(command, now + this.#limit)
+    return this.#limit
   }
 
   /**

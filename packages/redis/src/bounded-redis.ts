@@ -1,5 +1,5 @@
 import { Redis, type RedisOptions } from 'ioredis'
-import { Outage } from './outage.js'
+import { Admission } from './admission.js'
 
 type SendArguments = Parameters<Redis['sendCommand']>
 /**
@@ -7,19 +7,17 @@ type SendArguments = Parameters<Redis['sendCommand']>
  * fast in a long outage.
  */
 export class BoundedRedis extends Redis {
-  readonly #outage: Outage
+  readonly #admission: Admission
   readonly #limit: number
 
   constructor(options: RedisOptions & { commandTimeout: number }) {
     super(options as RedisOptions & { replyMapping?: 'legacy' })
     this.#limit = options.commandTimeout
-    this.#outage = new Outage(this)
+    this.#admission = new Admission(this, options.commandTimeout)
   }
 
   override sendCommand(...args: SendArguments): unknown {
-    const [command] = args
-    // Timed out in the queue: its caller has been told.
-    if (command.isSettled || this.#outage.refuse(command, this.#limit)) return command.promise
-    return super.sendCommand(...args)
+    const [command, stream] = args
+    return this.#admission.admits(command, stream, this.#limit) ? super.sendCommand(...args) : command.promise
   }
 }
