@@ -13,7 +13,11 @@ import { runTransaction, type IsolationLevel, type Transaction } from './transac
 
 /** Statements that only read. */
 export interface Reader {
-  /** Runs on a replica that has this author's writes, or on the primary. */
+  /**
+   * Runs on a replica that has this author's writes, or on the primary, and can not write on either.
+   *
+   * @throws FLOTILLA_DB_ERR_NOT_A_READ where the statement writes or locks
+   */
   query: QueryFunction
   /**
    * A reader that also sees everything up to `token`, from wherever it came. Waits up to `maxWait` for a replica to catch
@@ -21,7 +25,10 @@ export interface Reader {
    * with FLOTILLA_DB_ERR_NO_PRIMARY.
    */
   after(token: ConsistencyToken | undefined): Reader
-  /** The same as a `pg.Pool`. */
+  /**
+   * The same as a `pg.Pool`. Its connections refuse writes too, but for those to the primary behind a transaction
+   * pooler, whose writes are followed.
+   */
   readonly pool: pg.Pool
 }
 

@@ -7,16 +7,18 @@ import {
   AbortedError,
   because,
   ClosedError,
+  NotAReadError,
   OutcomeUnknownError,
   PoolExhaustedError,
   TimeoutError,
   UnavailableError
 } from './errors.js'
+import type { Lsn } from './lsn.js'
 import { isLost, withoutName, type RouterClient, type Statement } from './router-client.js'
 import type { Server } from './server.js'
-import { isServerError } from './sqlstate.js'
+import { isReadOnly, isServerError } from './sqlstate.js'
 import type { Requirement, Topology } from './topology.js'
-import { sendVerified } from './verified-read.js'
+import { BEGIN_READ_ONLY, sendReadOnly, sendVerified } from './verified-read.js'
 
 /** One statement on one server. */
 export interface Task {
@@ -86,10 +88,11 @@ class Execution {
   }
 
   #send(client: RouterClient): void {
-    const { server, session, statement, timeout, sink } = this.#task
+    const { server, session, statement, kind, timeout, sink } = this.#task
     if (this.#over) return server.pool.release(client)
     this.#client = client
     client.limit(timeout)
+    client.restrict(kind === 'read')
     if (!sink) return this.#sendStatement(client, (error, result) => this.#done(client, error, result))
     let failed: Error | undefined
     let answer: pg.QueryResult | undefined
@@ -103,21 +106,17 @@ class Execution {
   }
 
   #sendStatement(client: RouterClient, answered: Settled): void {
-    const { server, requirement, topology } = this.#task
+    const { server, kind, requirement, topology } = this.#task
     const statement = withoutName(this.#task.statement, client)
     // Meanwhile, in line for the connection, the server may have turned out to be further back.
     const proven = !requirement || (server.identifies(client) && server.hasReached(requirement))
-    if (proven || requirement === 'primary') {
-      client.send(statement, answered)
+    if (!proven && requirement !== 'primary') {
+      const replayed = (lsn: Lsn): void => topology.replayedAtLeast(server, lsn)
+      sendVerified(client, server, statement, requirement, replayed, answered)
+    } else if (kind === 'read' && client.pooled && !server.observed?.recovery) {
+      sendReadOnly(client, BEGIN_READ_ONLY, nothing, statement, answered)
     } else {
-      sendVerified(
-        client,
-        server,
-        statement,
-        requirement,
-        (lsn) => topology.replayedAtLeast(server, lsn),
-        answered
-      )
+      client.send(statement, answered)
     }
   }
 
@@ -133,7 +132,10 @@ class Execution {
       return this.#finish(explainLoss(this.#task, error), undefined, 'failed')
     }
     pool.release(client)
-    this.#finish(error, undefined, isServerError(error) ? 'answered' : 'nothing')
+    // A read that is refused as read-only is the statement's fault: that says nothing about the server's role.
+    const refused = this.#task.kind === 'read' && isReadOnly(error)
+    const own = refused ? because(new NotAReadError(), error) : error
+    this.#finish(own, undefined, isServerError(error) ? 'answered' : 'nothing')
   }
 
   /** @param seen what it tells of the server */
@@ -167,6 +169,8 @@ class Execution {
     void cancelAndQuarantine(client, server.pool, answer)
   }
 }
+
+const nothing = (): undefined => undefined
 
 function explainLoss(task: Task, error: Error): Error {
   const Lost = task.kind === 'write' ? OutcomeUnknownError : UnavailableError

@@ -12,7 +12,7 @@ import { tokenize, type SqlToken } from './sql-tokens.js'
 /** Tells statements that provably only read from all others. */
 export interface RouteClassifier {
   isPureRead(text: string): boolean
-  /** Remembers that a replica refused a statement as a write. */
+  /** Remembers that a statement was refused as a read. */
   remember(text: string): void
 }
 
@@ -38,7 +38,7 @@ export function createRouteClassifier(): RouteClassifier {
 /**
  * Whether a statement is one SELECT (or VALUES, TABLE, WITH) that neither writes, nor locks, nor calls anything but what
  * is known to do neither. False for everything it is not sure of. What it can not see, a view over a writing
- * function, a replica refuses; then the statement goes to the primary and is remembered.
+ * function, is refused as a read; then the statement goes to the primary as a write and is remembered.
  */
 export function isPureRead(text: string): boolean {
   const tokens = tokenize(text)

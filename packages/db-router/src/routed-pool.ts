@@ -84,10 +84,13 @@ export class RoutedPool extends Pool {
       : router.acquireForRead({ session: this.#session }))
     server.inFlight++
     client.limit(this.#limits.timeout)
+    client.restrict(!writes)
+    // What the primary can not be told to refuse is followed.
+    const mayWrite = writes || (client.pooled && server === router.topology.primary)
     return lend(client, {
       server,
       session: this.#session,
-      sink: writes && router.captures ? router.topology : undefined,
+      sink: mayWrite && router.captures ? router.topology : undefined,
       explain: (error) => {
         // It may be the caller's own BEGIN READ ONLY: look before fencing.
         if (writes && isReadOnly(error)) void server.monitor.look()

@@ -29,6 +29,8 @@ export class RouterClient extends Client {
   positionStatement: PositionStatement = 'none'
   /** The `statement_timeout` set on this session, in milliseconds. */
   statementTimeout = 0
+  /** Whether this session was set to refuse writes; `undefined` where that is not known. */
+  readOnly: boolean | undefined = false
 
   constructor(config: ClientConfig) {
     super({ ...config, pipeline: true })
@@ -113,6 +115,19 @@ export class RouterClient extends Client {
     if (this.pooled || wanted === this.statementTimeout) return
     this.statementTimeout = wanted
     this.send({ text: `set statement_timeout = ${wanted}` }, () => {})
+  }
+
+  /** Has the server refuse writes, or no longer; sent along with what comes next. */
+  restrict(readOnly: boolean): void {
+    // Set once for all reads in a row, it costs less than a transaction around each. A pooled session is not ours to set.
+    if (this.pooled || readOnly === this.readOnly) return
+    this.readOnly = readOnly
+    // Back to what the role or the server is set to, which may be to refuse.
+    const text = readOnly ? 'set default_transaction_read_only = on' : 'reset default_transaction_read_only'
+    this.send({ text }, (error) => {
+      // As when a cancel meant for the statement behind it hit this one.
+      if (error) this.readOnly = undefined
+    })
   }
 
   /** Drops the connection at once; whatever it was doing fails with `error`. */

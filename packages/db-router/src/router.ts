@@ -3,14 +3,7 @@ import { untilAborted, type Caller } from './abortable.js'
 import type { PrimaryBudget } from './budget.js'
 import type { CausalSession } from './causal-session.js'
 import { gateChannel, retryChannel } from './channels.js'
-import {
-  because,
-  FencedError,
-  NotAReadError,
-  OverBudgetError,
-  retryAfter,
-  UnavailableError
-} from './errors.js'
+import { because, FencedError, OverBudgetError, retryAfter, UnavailableError } from './errors.js'
 import { execute, kUnsent, run, type Task } from './execute.js'
 import type { Gate } from './gate.js'
 import type { RouterClient, Statement } from './router-client.js'
@@ -179,7 +172,6 @@ export class Router {
 
   /** @throws the failure, where another server would not do better */
   #mayReadElsewhere({ server, error }: Failure, excluded: Set<Server>): void {
-    if (isReadOnly(error)) throw because(new NotAReadError(), error)
     const unsent = (error as { [kUnsent]?: boolean })[kUnsent] === true
     const lost = error instanceof UnavailableError || error instanceof NotFreshError
     if (!unsent && !lost && !isRetryableRead(error)) throw error

@@ -173,6 +173,7 @@ class Run {
       this.#begun = true
       this.#client.together(() => {
         this.#client.limit(this.#settings.statementTimeout)
+        if (!this.#settings.readOnly) this.#client.restrict(false)
         this.#ask({ text: this.#beginText() }, nothing, (error) => (this.#beginFailed = error))
         // Where BEGIN failed, what came after ran outside a transaction, if at all: BEGIN's error is the one to tell.
         this.#ask(

@@ -5,9 +5,16 @@ import type { Requirement } from './topology.js'
 
 // READ COMMITTED by name: each statement then sees at least what the one before it found replayed. A snapshot kept
 // for the whole transaction could be older than the position read in it.
-const OPEN =
-  'begin isolation level read committed read only; select pg_last_wal_replay_lsn()::text, ' +
-  'extract(epoch from pg_postmaster_start_time())::text, pg_is_in_recovery() /* flotilla: verify */'
+const OPEN: Statement = {
+  text:
+    'begin isolation level read committed read only; select pg_last_wal_replay_lsn()::text, ' +
+    'extract(epoch from pg_postmaster_start_time())::text, pg_is_in_recovery() /* flotilla: verify */',
+  rowMode: 'array'
+}
+
+/** For {@link sendReadOnly} where nothing else is to be known. */
+export const BEGIN_READ_ONLY: Statement = { text: 'begin read only' }
+const COMMIT: Statement = { text: 'commit' }
 
 /** Whoever answered had not replayed what the read must see, or is not known. */
 export class NotFreshError extends Error {}
@@ -27,27 +34,42 @@ export function sendVerified(
   replayed: (lsn: Lsn) => void,
   callback: StatementCallback
 ): void {
+  const check = (results: unknown): Error | undefined => {
+    const [, select] = results as { rows: [string | null, string, boolean][] }[]
+    const [text, identity, recovery] = select!.rows[0]!
+    const lsn = parseLsn(text)
+    const timeline = server.known.get(identity)
+    if (lsn !== undefined && recovery && identity === server.observed?.identity) replayed(lsn)
+    const fresh =
+      recovery && lsn !== undefined && lsn >= requirement.lsn && (timeline ?? 0) >= requirement.timeline
+    return fresh ? undefined : new NotFreshError(`${server.name} has not replayed what the read must see`)
+  }
+  sendReadOnly(client, OPEN, check, statement, callback)
+}
+
+/**
+ * A read in a transaction of its own that can not write, in one flight: for sessions that can not be set to refuse
+ * writes. A replica does so by itself.
+ *
+ * @param check gets what BEGIN was answered, and says why the read's own answer does not count
+ */
+export function sendReadOnly(
+  client: RouterClient,
+  begin: Statement,
+  check: (results: unknown) => Error | undefined,
+  statement: Statement,
+  callback: StatementCallback
+): void {
   let failure: Error | undefined
   let answer: Parameters<StatementCallback> | undefined
   client.together(() => {
-    client.send({ text: OPEN, rowMode: 'array' }, (error, results) => {
-      if (error) {
-        failure = error
-        return
-      }
-      const [, select] = results as unknown as { rows: [string | null, string, boolean][] }[]
-      const [text, identity, recovery] = select!.rows[0]!
-      const lsn = parseLsn(text)
-      const timeline = server.known.get(identity)
-      if (lsn !== undefined && recovery && identity === server.observed?.identity) replayed(lsn)
-      const fresh =
-        recovery && lsn !== undefined && lsn >= requirement.lsn && (timeline ?? 0) >= requirement.timeline
-      if (!fresh) failure = new NotFreshError(`${server.name} has not replayed what the read must see`)
+    client.send(begin, (error, results) => {
+      failure = error ?? check(results)
     })
     client.send(statement, (error, result) => {
       answer = [error, result]
     })
-    client.send({ text: 'commit' }, (error) => {
+    client.send(COMMIT, (error) => {
       const [failed, result] = answer!
       // The statement's own error counts only if the server was entitled to answer it.
       callback(failure ?? failed ?? error, result)

@@ -1,6 +1,7 @@
-import { startPostgres, until } from '@flotilla/testbed'
+import { listen, startPgBouncer, startPostgres, until } from '@flotilla/testbed'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import t from 'tap'
+import type { QueryMessage } from '../src/index.js'
 import { readOptions } from '../src/options.js'
 import { Server } from '../src/server.js'
 import { codeOf, createApp } from './fixtures/app-in-process.js'
@@ -55,6 +56,100 @@ t.test("route 'auto': reads to a replica, the rest to the primary", async (sub) 
     0,
     'an unlogged table, which replicas do not have'
   )
+})
+
+t.test('a read at the primary can not write either', async (sub) => {
+  const bouncer = await startPgBouncer({ target: primary })
+  sub.teardown(() => bouncer.stop())
+  const away = 'postgres://postgres@127.0.0.1:1/app'
+  const drawn = async (): Promise<unknown> =>
+    (await primary.query('select last_value::text, is_called from items_id_seq')).rows[0]
+  for (const [name, options] of Object.entries({
+    'without replicas': { primary: primary.url },
+    'no replica usable': { primary: primary.url, replicas: [away] },
+    'without replicas, through PgBouncer': { primary: bouncer.url },
+    'no replica usable, through PgBouncer': { primary: bouncer.url, replicas: [away] }
+  })) {
+    const app = await createApp(sub, {
+      ...options,
+      consistency: true,
+      carrier: false,
+      route: 'auto',
+      pool: { max: 1 }
+    })
+    const before = await drawn()
+    for (const text of [
+      "insert into items (name) values ('a read')",
+      'select sneaky()',
+      'select * from sneaky_view',
+      'select * from items for update'
+    ]) {
+      sub.equal(await codeOf(app.db.read.query(text)), 'FLOTILLA_DB_ERR_NOT_A_READ', `${name}: ${text}`)
+      const reading = app.db.transaction(async (tx) => tx.query(text), { readOnly: true })
+      sub.equal(await codeOf(reading), '25006', `${name}: ${text}, in a transaction`)
+    }
+    sub.strictSame(await drawn(), before, `${name}: nothing was written`)
+    sub.equal(app.db.status().primary, app.db.status().servers[0]!.name, 'that says nothing of the primary')
+
+    // Where the router found out, the statement is a write like any other: it is followed.
+    const job = app.db.session()
+    const queries = listen<QueryMessage>(sub, 'flotilla:db:query')
+    const { rows } = await job.query('select n from sneaky_view')
+    sub.ok(rows[0]!['n'], name)
+    sub.match(queries, [{ kind: 'read', error: { code: 'FLOTILLA_DB_ERR_NOT_A_READ' } }, { kind: 'write' }])
+    sub.ok(job.token(), `${name}: followed`)
+
+    // The one connection reads and writes in turn.
+    for (let n = 0; n < 3; n++) {
+      sub.equal((await app.db.read.query('select $1::int as n', [n])).rows[0]!['n'], n)
+      sub.equal(await codeOf(app.db.write.query('select sneaky()')), undefined)
+      sub.strictSame((await app.db.read.query({ text: 'select 1, 2', rowMode: 'array' })).rows, [[1, 2]])
+      sub.equal(await codeOf(app.db.transaction(async (tx) => tx.query('select sneaky()'))), undefined)
+      sub.equal(await codeOf(app.db.read.query('selec')), '42601')
+    }
+  }
+})
+
+t.test("what is written through the read pool's connections at the primary", async (sub) => {
+  const bouncer = await startPgBouncer({ target: primary })
+  sub.teardown(() => bouncer.stop())
+  const insert = "insert into items (name) values ('lent')"
+  const settings = { consistency: true, carrier: false, pool: { max: 1 } } as const
+  const direct = await createApp(sub, { primary: primary.url, ...settings })
+  const reader = await direct.db.read.pool.connect()
+  sub.equal(await codeOf(reader.query(insert)), '25006', 'is refused')
+  sub.equal((await reader.query('select 1 as one')).rows[0].one, 1)
+  reader.release()
+  const writer = await direct.db.write.pool.connect()
+  sub.equal(await codeOf(writer.query(insert)), undefined)
+  writer.release()
+
+  // A session that a pooler shares out can not be set to refuse.
+  const pooled = await createApp(sub, { primary: bouncer.url, ...settings })
+  const job = pooled.db.session()
+  const client = await job.read.pool.connect()
+  await client.query(insert)
+  client.release()
+  sub.ok(job.token(), 'is followed where it can not be refused')
+})
+
+t.test('a role that may only read stays so', async (sub) => {
+  await primary.query('create role reader login')
+  await primary.query('alter role reader set default_transaction_read_only = on')
+  await primary.query('grant all on all tables in schema public to reader')
+  const url = new URL(primary.url)
+  url.username = 'reader'
+  const app = await createApp(sub, { primary: url.href, pool: { max: 1 } })
+  for (let n = 0; n < 2; n++) {
+    sub.equal(await codeOf(app.db.read.query('select count(*) from items')), undefined)
+    await until(() => app.db.status().primary, { message: 'the primary is known' })
+    sub.match(
+      await codeOf(app.db.write.query('delete from items')),
+      /^(25006|FLOTILLA_DB_ERR_FENCED)$/,
+      'the setting is not undone'
+    )
+    await until(() => app.db.status().primary, { message: 'the primary is known' })
+  }
 })
 
 t.test('reads are spread, and away from a slow replica', async (sub) => {

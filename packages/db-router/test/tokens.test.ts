@@ -1,5 +1,5 @@
 import { createSigner } from '@flotilla/core'
-import { startPostgres, until } from '@flotilla/testbed'
+import { startPgBouncer, startPostgres, until } from '@flotilla/testbed'
 import { once } from 'node:events'
 import { connect, createServer, type AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
@@ -153,6 +153,26 @@ t.test('knowing the position of a write costs no round trip', async (sub) => {
       })
     sub.equal(await flightsOf(move), 3, 'BEGIN goes with the first statement, the question with COMMIT')
     sub.equal(app.db.token() !== undefined, consistency)
+  }
+})
+
+t.test('that a read at the primary can not write costs no round trip', async (sub) => {
+  const bouncer = await startPgBouncer({ target: primary })
+  sub.teardown(() => bouncer.stop())
+  for (const target of [primary, bouncer]) {
+    const relay = await startRelay(sub, target.port)
+    const app = await createApp(sub, {
+      primary: target.url.replace(`:${target.port}/`, `:${relay.port}/`),
+      pool: { max: 1 },
+      monitor: { interval: '1h' },
+      tokenTtl: '3h'
+    })
+    const write = (): Promise<unknown> => app.db.write.query('insert into marks values ($1)', [0])
+    const read = (): Promise<unknown> => app.db.read.query('select max(n) from marks where n > $1', [0])
+    await write()
+    const before = relay.flights()
+    for (let n = 0; n < 5; n++) for (const ask of [read, read, write, write]) await ask()
+    sub.equal(relay.flights() - before, 20)
   }
 })
 
