@@ -1,11 +1,11 @@
-import { parseDuration, type ConsistencyToken } from '@flotilla/core'
+import type { ConsistencyToken } from '@flotilla/core'
 import type pg from 'pg'
 import { CausalSession } from './causal-session.js'
 import { NotAReadError, OptionError } from './errors.js'
 import { RoutedPool } from './routed-pool.js'
 import type { Router, StatementOptions } from './router.js'
 import { isUnsupported } from './sqlstate.js'
-import { toStatement, type QueryFunction, type QueryOptions } from './statement.js'
+import { durationOf, limitsOf, toStatement, type QueryFunction, type QueryOptions } from './statement.js'
 import type { Settings } from './options.js'
 import { describe, type DatabaseStatus } from './status.js'
 import type { TokenCodec } from './token.js'
@@ -209,29 +209,6 @@ function requireToken(
   const position = parts.codec.decode(token)
   if (position) session.require(position)
   else session.pin()
-}
-
-function limitsOf(
-  input: string | object,
-  options: QueryOptions | undefined,
-  limits: StatementOptions
-): StatementOptions {
-  if (typeof input === 'string' && options === undefined) return limits
-  const { timeout, signal } =
-    typeof input === 'object' ? { ...(input as QueryOptions), ...options } : options!
-  if (timeout === undefined && signal === undefined) return limits
-  return { timeout: durationOf(timeout, limits.timeout), signal }
-}
-
-function durationOf(value: QueryOptions['timeout'], fallback: number): number {
-  if (value === undefined) return fallback
-  const ms = parseDuration(value)
-  if (ms === undefined || ms > 2_147_483_647) {
-    throw new OptionError(
-      `@flotilla/db-router: 'timeout' must be a duration such as '2s', got ${String(value)}`
-    )
-  }
-  return ms
 }
 
 const LEVELS: readonly (IsolationLevel | undefined)[] = [

@@ -77,7 +77,10 @@ export interface DbRouterOptions {
     /** Default 1 s. */
     timeout?: Duration
   }
-  /** A statement is cancelled after this. Default 30 s, 0 never. */
+  /**
+   * A statement is cancelled after this. Default 30 s, 0 never. In a transaction and on the pools' own connections the
+   * server ends it instead, a second later, with 57014; behind a transaction pooler nothing bounds those connections.
+   */
   timeout?: Duration
   /** Of transactions that say nothing else. */
   transaction?: {

@@ -99,7 +99,9 @@ async function store(
   while (session.settling) await session.settling
   // The author's next request must see the write should it have happened: any later position covers it.
   if (session.uncertain && parts.router.topology.primary) {
-    await parts.router.write(session, { text: 'select 1' }, { timeout: POSITION_TIMEOUT })
+    // The signal, for the wait for a primary has a bound of its own that may be far longer.
+    const limits = { ...parts.limits, signal: AbortSignal.timeout(POSITION_TIMEOUT) }
+    await parts.router.write(session, { text: 'select 1' }, limits)
   }
   if (!session.advanced || !session.position) return
   // Answers to one browser may overtake each other; the instance's newest position covers all it has answered.

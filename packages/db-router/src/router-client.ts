@@ -137,7 +137,7 @@ export class RouterClient extends Client {
 }
 
 /** The server's limit is the second line, for when this process can not cancel: a little later than its own. */
-const serverTimeout = (timeout: number): number => (timeout > 0 ? Math.ceil(timeout) + 1_000 : 0)
+export const serverTimeout = (timeout: number): number => (timeout > 0 ? Math.ceil(timeout) + 1_000 : 0)
 
 /** What a new session is set up with, where sessions are ours to set up. */
 export interface SessionSettings {

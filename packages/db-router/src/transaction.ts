@@ -1,4 +1,5 @@
 import type { QueryResult } from 'pg'
+import { untilAborted } from './abortable.js'
 import { cancelAndQuarantine } from './cancel.js'
 import { capturePosition } from './capture.js'
 import type { CausalSession } from './causal-session.js'
@@ -8,15 +9,16 @@ import {
   because,
   OutcomeUnknownError,
   RolledBackError,
+  TimeoutError,
   TransactionEndedError,
   TransactionTimeoutError,
   UnavailableError
 } from './errors.js'
-import { isLost, withoutName, type RouterClient, type Statement } from './router-client.js'
-import type { Place, Router } from './router.js'
+import { isLost, serverTimeout, withoutName, type RouterClient, type Statement } from './router-client.js'
+import type { Place, Router, StatementOptions } from './router.js'
 import type { Server } from './server.js'
 import { codeOf, isRetryableTransaction, isServerError } from './sqlstate.js'
-import { toStatement, type QueryFunction } from './statement.js'
+import { limitsOf, toStatement, type QueryFunction, type QueryOptions } from './statement.js'
 
 /** As in SQL; PostgreSQL has no weaker one. */
 export type IsolationLevel = 'read committed' | 'repeatable read' | 'serializable'
@@ -37,7 +39,13 @@ export interface TransactionSettings {
 
 /** What the callback of a transaction works with. */
 export interface Transaction {
-  /** Runs within the transaction, on its connection. */
+  /**
+   * Runs within the transaction, on its connection. One that is cancelled by a `timeout` or `signal` of its own ends the
+   * transaction with it: what ran is rolled back, and the transaction rejects with the same error.
+   *
+   * @throws FLOTILLA_DB_ERR_TIMEOUT, FLOTILLA_DB_ERR_ABORTED, FLOTILLA_DB_ERR_TRANSACTION_ENDED, FLOTILLA_DB_ERR_UNAVAILABLE,
+   * and what the server says
+   */
   query: QueryFunction
 }
 
@@ -155,8 +163,15 @@ class Run {
   }
 
   async #work<T>(work: (tx: Transaction) => Promise<T>): Promise<T> {
-    const query = ((text: string | Statement, values?: unknown[]) =>
-      this.#send(toStatement(text, values))) as QueryFunction
+    const { statementTimeout } = this.#settings
+    const defaults = { timeout: statementTimeout }
+    const query = ((input: string | object, values?: unknown[], options?: QueryOptions) => {
+      const statement = toStatement(input, values)
+      const limits = limitsOf(input, options, defaults)
+      return limits === defaults
+        ? this.#send(statement, statementTimeout)
+        : this.#sendWithin(limits, statement)
+    }) as QueryFunction
     const result = await work({ query })
     if (this.#ended) throw this.#endedError()
     if (this.#begun) await this.#commit()
@@ -164,37 +179,67 @@ class Run {
     return result
   }
 
+  /** A statement with limits of its own. Cancelling it ends the transaction, which could not go on after it anyway. */
+  #sendWithin({ timeout, signal }: StatementOptions, statement: Statement): Promise<QueryResult> {
+    const answer = untilAborted<QueryResult>(
+      { session: this.#session, signal },
+      (resolve, reject) => {
+        this.#send(statement, timeout).then(resolve, reject)
+        return nothing
+      },
+      timeout > 0 ? { ms: timeout, late: () => new TimeoutError(timeout) } : undefined
+    )
+    return answer.catch((error: unknown) => {
+      if (error instanceof TimeoutError || error instanceof AbortedError) this.#interrupt(error)
+      throw error
+    })
+  }
+
   /** Sends a statement; the first one takes BEGIN along in the same flight. */
-  #send(statement: Statement): Promise<QueryResult> {
+  #send(statement: Statement, timeout: number): Promise<QueryResult> {
     return new Promise((resolve, reject) => {
       if (this.#ended) return reject(this.#endedError())
       const own = withoutName(statement, this.#client)
-      if (this.#begun) return this.#ask(own, resolve, reject)
-      this.#begun = true
+      const limited = timeout !== this.#settings.statementTimeout
+      if (this.#begun && !limited) return this.#ask(own, resolve, reject)
       this.#client.together(() => {
-        this.#client.limit(this.#settings.statementTimeout)
-        if (!this.#settings.readOnly) this.#client.restrict(false)
-        this.#ask({ text: this.#beginText() }, nothing, (error) => (this.#beginFailed = error))
+        if (!this.#begun) this.#begin()
+        if (limited) this.#limit(timeout)
         // Where BEGIN failed, what came after ran outside a transaction, if at all: BEGIN's error is the one to tell.
         this.#ask(
           own,
           (result) => (this.#beginFailed ? reject(this.#beginFailed) : resolve(result)),
           (error) => reject(this.#beginFailed ?? error)
         )
+        if (limited) this.#limit(this.#settings.statementTimeout)
       })
     })
   }
 
+  #begin(): void {
+    const { statementTimeout, readOnly } = this.#settings
+    this.#begun = true
+    this.#client.limit(statementTimeout)
+    if (!readOnly) this.#client.restrict(false)
+    this.#ask({ text: this.#beginText() }, nothing, (error) => (this.#beginFailed = error))
+  }
+
   #beginText(): string {
-    const { isolation, readOnly, timeout } = this.#settings
+    const { isolation, readOnly, timeout, statementTimeout } = this.#settings
     const level = isolation ? ` isolation level ${isolation}` : ''
+    const parts = [`begin${level}${readOnly ? ' read only' : ''}`]
     // Should this process stall or die, the server gives up by itself. A session of our own is set up so already;
     // one that a pooler shares out may only be set for the transaction.
-    const guarded = timeout > 0 && this.#client.pooled
-    const guard = guarded
-      ? `; set local idle_in_transaction_session_timeout = ${Math.ceil(timeout) + 1000}`
-      : ''
-    return `begin${level}${readOnly ? ' read only' : ''}${guard}`
+    if (this.#client.pooled) {
+      if (timeout > 0) parts.push(setLocal('idle_in_transaction_session_timeout', timeout))
+      if (statementTimeout > 0) parts.push(setLocal('statement_timeout', statementTimeout))
+    }
+    return parts.join('; ')
+  }
+
+  /** What the server itself allows the statements to come. */
+  #limit(timeout: number): void {
+    this.#ask({ text: setLocal('statement_timeout', timeout) }, nothing, nothing)
   }
 
   #ask(
@@ -264,6 +309,8 @@ class Run {
     void cancelAndQuarantine(this.#client, pool, answered)
   }
 }
+
+const setLocal = (name: string, timeout: number): string => `set local ${name} = ${serverTimeout(timeout)}`
 
 const COMMIT: Statement = { text: 'commit' }
 

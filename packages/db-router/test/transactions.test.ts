@@ -1,4 +1,4 @@
-import { startPostgres, until } from '@flotilla/testbed'
+import { startPgBouncer, startPostgres, until } from '@flotilla/testbed'
 import t from 'tap'
 import type { Transaction } from '../src/index.js'
 import { codeOf, createApp } from './fixtures/app-in-process.js'
@@ -185,4 +185,78 @@ t.test('a connection lost at COMMIT leaves the outcome unknown, and says so', as
     await primary.query('select pg_terminate_backend($1)', [rows[0]!.pid])
   })
   sub.match(await codeOf(cut), /OUTCOME_UNKNOWN|UNAVAILABLE/)
+})
+
+t.test('a statement of a transaction has limits of its own', async (sub) => {
+  const bouncer = await startPgBouncer({ target: primary })
+  sub.teardown(() => bouncer.stop())
+  const running = async (): Promise<unknown> =>
+    (
+      await primary.query(
+        "select count(*)::int as n from pg_stat_activity where query like '%own limits%' and state = 'active' and pid <> pg_backend_pid()"
+      )
+    ).rows[0]!['n']
+  const slow = 'select pg_sleep(600) /* own limits */'
+  for (const url of [primary.url, bouncer.url]) {
+    const app = await createApp(sub, { primary: url, pool: { max: 1 } })
+    let controller = new AbortController()
+    const asks: [string, (tx: Transaction) => Promise<unknown>][] = [
+      ['FLOTILLA_DB_ERR_TIMEOUT', (tx) => tx.query(slow, [], { timeout: 200 })],
+      ['FLOTILLA_DB_ERR_TIMEOUT', (tx) => tx.query({ text: slow, timeout: '200ms' })],
+      ['FLOTILLA_DB_ERR_ABORTED', (tx) => tx.query(slow, [], { signal: controller.signal })]
+    ]
+    for (const first of [true, false]) {
+      for (const [code, ask] of asks) {
+        controller = new AbortController()
+        let caught: string | undefined
+        let afterwards: string | undefined
+        const whole = codeOf(
+          app.db.transaction(async (tx) => {
+            if (!first) await tx.query('select 1')
+            const asked = ask(tx)
+            if (code === 'FLOTILLA_DB_ERR_ABORTED') {
+              asked.catch(() => {})
+              await until(running, { message: 'it runs' })
+              controller.abort()
+            }
+            caught = await codeOf(asked)
+            afterwards = await codeOf(tx.query('select 1'))
+          })
+        )
+        sub.equal(await whole, code, 'it ends its transaction')
+        await until(() => afterwards, { message: 'the callback is over' })
+        sub.equal(caught, code)
+        sub.equal(afterwards, 'FLOTILLA_DB_ERR_TRANSACTION_ENDED')
+        sub.equal((await app.db.write.query('select 1 as one')).rows[0]!['one'], 1, 'the connection is back')
+        sub.equal(await running(), 0)
+      }
+    }
+    const bad = app.db.transaction(async (tx) => tx.query('select 1', [], { timeout: 'soon' as never }))
+    sub.equal(await codeOf(bad), 'FLOTILLA_DB_ERR_OPTION')
+  }
+})
+
+t.test('the server gives up on a statement of a transaction too', async (sub) => {
+  const bouncer = await startPgBouncer({ target: primary })
+  sub.teardown(() => bouncer.stop())
+  for (const url of [primary.url, bouncer.url]) {
+    const app = await createApp(sub, { primary: url, timeout: '5s', pool: { max: 1 } })
+    const limit = async (tx: Transaction, timeout?: number): Promise<unknown> => {
+      const options = timeout === undefined ? undefined : { timeout }
+      const { rows } = await tx.query("select current_setting('statement_timeout') as own", [], options)
+      return rows[0]!['own']
+    }
+    // Its own limit and a second more, for when this process can not cancel.
+    const seen = await app.db.transaction(async (tx) => [
+      await limit(tx),
+      await limit(tx, 60_000),
+      await limit(tx, 0),
+      await limit(tx)
+    ])
+    sub.strictSame(seen, ['6s', '61s', '0', '6s'])
+    sub.strictSame(await app.db.transaction(async (tx) => [await limit(tx, 60_000), await limit(tx)]), [
+      '61s',
+      '6s'
+    ])
+  }
 })

@@ -135,3 +135,34 @@ t.test('an abort, and a client that goes away, end the wait for a primary', asyn
   await primary.restart()
   sub.equal((await kept).rows[0]!['one'], 1, 'who waited on is served')
 })
+
+t.test(
+  'a response waits for the position of a write for a bounded time, whatever primaryWait is',
+  async (sub) => {
+    const app = await createApp(
+      sub,
+      // Nobody looks: the primary is taken for what it was.
+      { ...servers, monitor: { interval: '1h', timeout: 3_000 }, tokenTtl: '3h', primaryWait: '1h' },
+      (one) => {
+        one.post('/write', async (incoming) => ({
+          code: await codeOf(incoming.db.write.query('select pg_sleep(600) /* in doubt */'))
+        }))
+      }
+    )
+    const answer = app.inject({ method: 'POST', url: '/write' }).then((response) => response.json())
+    await until(
+      async () => {
+        const { rows } = await primary.query(
+          "select pid from pg_stat_activity where query like '%/* in doubt */%' and state = 'active' and pid <> pg_backend_pid()"
+        )
+        return rows.length > 0
+      },
+      { message: 'it runs' }
+    )
+    await primary.kill()
+    sub.strictSame(await Promise.race([answer, after(20_000, STILL_WAITING, { ref: false })]), {
+      code: 'FLOTILLA_DB_ERR_OUTCOME_UNKNOWN'
+    })
+    await primary.restart()
+  }
+)
