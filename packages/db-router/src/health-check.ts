@@ -1,13 +1,18 @@
 import { joinHealth } from '@flotilla/core'
 import type { FastifyInstance } from 'fastify'
+import type { Settings } from './options.js'
 import type { Topology } from './topology.js'
 
-/** Adds `db-primary` and `db-replicas` to `@flotilla/health`. They look at what the monitor saw and ask nothing. */
-export function addHealthChecks(fastify: FastifyInstance, topology: Topology, replicas: number): void {
+/** Adds `db`, `db-primary` and `db-replicas` to `@flotilla/health`. They look at what the monitor saw and ask nothing. */
+export function addHealthChecks(
+  fastify: FastifyInstance,
+  topology: Topology,
+  { name, replicas }: Pick<Settings, 'name' | 'replicas'>
+): void {
   joinHealth(fastify, (health) => {
     // Without a primary reads go on, so no instance should be taken out of rotation for it.
     health.addCheck(
-      'db-primary',
+      `${name}-primary`,
       () => {
         const { primary } = topology
         if (!primary) return { ok: false, message: 'no primary takes writes' }
@@ -18,7 +23,7 @@ export function addHealthChecks(fastify: FastifyInstance, topology: Topology, re
       { level: 'degraded', scope: 'shared' }
     )
     health.addCheck(
-      'db',
+      name,
       () => {
         const now = performance.now()
         const readable = topology.servers.some(
@@ -28,16 +33,16 @@ export function addHealthChecks(fastify: FastifyInstance, topology: Topology, re
       },
       { level: 'critical', scope: 'shared' }
     )
-    if (replicas === 0) return
+    if (replicas.length === 0) return
     health.addCheck(
-      'db-replicas',
+      `${name}-replicas`,
       () => {
         const now = performance.now()
         const able = topology.servers.filter((one) => topology.readable(one, now))
         const lag = Math.max(0, ...able.map((one) => one.lag))
         return {
           ok: able.length > 0,
-          details: { usable: able.length, listed: replicas, lag: Math.round(lag) }
+          details: { usable: able.length, listed: replicas.length, lag: Math.round(lag) }
         }
       },
       { level: 'degraded', scope: 'shared' }

@@ -19,6 +19,11 @@ export interface DbRouterOptions {
   primary: ServerOption | readonly ServerOption[]
   /** Streaming replicas that answer reads. Default none. */
   replicas?: readonly ServerOption[]
+  /**
+   * What the health checks, the cookie, the header, the entry in the session and the keys in Redis are called after: two
+   * databases of one app need two. Letters, digits, `_` and `-`. Default `'db'`.
+   */
+  name?: string
   /** Signs the tokens that clients carry, 32 bytes or more; several for rotation, the newest first. */
   secret?: Secret
   /**
@@ -28,7 +33,7 @@ export interface DbRouterOptions {
   carrier?: 'cookie' | 'header' | 'session' | 'redis' | false | Carrier
   /** Attributes of the cookie of `carrier: 'cookie'`. */
   cookie?: Partial<Omit<CookieSettings, 'maxAge'>>
-  /** Name of the header. Default `'x-db-token'`. */
+  /** Name of the header. Default `'x-<name>-token'`. */
   header?: string
   /** The Redis client of `carrier: 'redis'`. */
   redis?: string | RedisClient | false
@@ -95,6 +100,7 @@ export interface DbRouterOptions {
 
 /** The options as checked, in milliseconds. */
 export interface Settings {
+  name: string
   primaries: ServerAddress[]
   replicas: ServerAddress[]
   secret: Secret | undefined
@@ -132,6 +138,8 @@ export function readOptions(input: unknown): Settings {
     )
   }
 
+  const name = options.string('name', 'db')
+  if (!/^[\w-]+$/.test(name)) options.fail('name', 'letters, digits, _ and -')
   const consistency = options.boolean('consistency', replicas.length > 0)
   const carrier = readCarrier(options, consistency)
   const secret = options.has('secret') ? options.secret('secret', 32) : undefined
@@ -169,6 +177,7 @@ export function readOptions(input: unknown): Settings {
   const timeout = options.duration('timeout', { default: 30_000, max: 2_147_483_647 })
   const pool = readPool(options, timeout, transaction.timeout)
   const settings: Settings = {
+    name,
     primaries,
     replicas,
     secret,
@@ -180,8 +189,8 @@ export function readOptions(input: unknown): Settings {
     transaction,
     timeout,
     pool,
-    cookie: readCookie(options, tokenTtl),
-    header: options.string('header', 'x-db-token').toLowerCase(),
+    cookie: readCookie(options, `flotilla-${name}`, tokenTtl),
+    header: options.string('header', `x-${name}-token`).toLowerCase(),
     redis: options.raw('redis'),
     user: options.func('user', sessionUser),
     route: options.oneOf('route', ['explicit', 'auto'], 'explicit'),
@@ -216,9 +225,9 @@ function readCarrier(options: OptionReader, consistency: boolean): Settings['car
   return options.oneOf('carrier', ['cookie', 'header', 'session', 'redis', false], 'cookie')
 }
 
-function readCookie(options: OptionReader, maxAge: number): CookieSettings {
+function readCookie(options: OptionReader, name: string, maxAge: number): CookieSettings {
   const read = (group: OptionReader | undefined): CookieSettings => ({
-    name: group?.string('name', 'flotilla-db') ?? 'flotilla-db',
+    name: group?.string('name', name) ?? name,
     path: group?.string('path', '/') ?? '/',
     domain: group?.string('domain', undefined),
     sameSite: group?.oneOf('sameSite', ['lax', 'strict', 'none'], 'lax') ?? 'lax',

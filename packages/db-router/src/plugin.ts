@@ -52,7 +52,7 @@ async function register(fastify: FastifyInstance, options: DbRouterOptions): Pro
   const newest = (): string | undefined => topology.newest && codec.encode(topology.newest)
   fastify.decorate('db', createDatabase(parts, new CausalSession(settings.tokenTtl), newest))
   bindToRequests(fastify, parts, carrier)
-  addHealthChecks(fastify, topology, settings.replicas.length)
+  addHealthChecks(fastify, topology, settings)
 }
 
 function createTopology(settings: Settings, log: FastifyInstance['log']): Topology {
@@ -82,7 +82,7 @@ function createCarrier(fastify: FastifyInstance, settings: Settings, codec: Toke
   if (carrier === 'cookie') return cookieCarrier(settings.cookie, randomBytes(4).toString('hex'))
   if (carrier === 'header') return headerCarrier(settings.header)
   if (carrier === 'session') {
-    return sessionCarrier((a, b) => {
+    return sessionCarrier(`flotilla.${settings.name}`, (a, b) => {
       const [first, second] = [codec.decode(a), codec.decode(b)]
       return first && second && laterOf(first, second) === first ? a : b
     })
@@ -94,7 +94,7 @@ function createCarrier(fastify: FastifyInstance, settings: Settings, codec: Toke
   )
   return redisCarrier(client, codec, {
     user: settings.user,
-    keyPrefix: 'flotilla:db:',
+    keyPrefix: `flotilla:${settings.name}:`,
     ttl: settings.tokenTtl
   })
 }

@@ -40,7 +40,8 @@ t.test('a wrong option fails register before anything is opened, and is named', 
     [{ primary: url, maxLag: '2m', tokenTtl: '1m' }, /tokenTtl/],
     [{ primary: url, consistency: true, carrier: 'pigeon' }, /carrier/],
     [{ primary: url, route: 'guess' }, /route/],
-    [{ primary: url, timeout: -1 }, /timeout/]
+    [{ primary: url, timeout: -1 }, /timeout/],
+    [{ primary: url, name: 'a b' }, /'name'/]
   ]
   for (const [options, expected] of wrong) {
     const message = await registering(options)
@@ -207,4 +208,45 @@ t.test('health: checks that look at what was seen', async (sub) => {
   sub.match(checks.get('db')!(), { ok: true })
   sub.match(checks.get('db-primary')!(), { details: { inFlight: 0 } })
   sub.match(checks.get('db-replicas')!(), { ok: true, details: { usable: 1, listed: 1 } })
+})
+
+t.test('two databases in scopes beside each other do not meet', async (sub) => {
+  const names: string[] = []
+  const app = Fastify({ forceCloseConnections: true })
+  sub.teardown(() => app.close())
+  app.decorate('health', {
+    state: 'ready',
+    addCheck: (name: string) => {
+      if (names.includes(name)) throw new Error(`A check named '${name}' exists`)
+      names.push(name)
+    },
+    onDrain: () => {}
+  })
+  for (const options of [{}, { name: 'reports' }]) {
+    await app.register(async (scope) => {
+      scope.post(
+        `/${options.name ?? 'db'}`,
+        async (request) => (await request.db.write.query('select 1')).rows
+      )
+      await scope.register(flotillaDbRouter, {
+        primary: primary.url,
+        replicas: [replica.url],
+        ...fast,
+        ...options
+      })
+    })
+  }
+  await app.ready()
+  sub.strictSame(names.sort(), [
+    'db',
+    'db-primary',
+    'db-replicas',
+    'reports',
+    'reports-primary',
+    'reports-replicas'
+  ])
+  for (const name of ['db', 'reports']) {
+    const { headers } = await app.inject({ method: 'POST', url: `/${name}` })
+    sub.match(headers['set-cookie'], new RegExp(`^flotilla-${name}-`))
+  }
 })

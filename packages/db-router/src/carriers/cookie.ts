@@ -5,7 +5,7 @@ import type { Carrier } from './carrier.js'
 
 /** The cookie that carries an author's token; HttpOnly always. */
 export interface CookieSettings {
-  /** What its name begins with. Default `flotilla-db`. */
+  /** What its name begins with. Default `flotilla-<name>`. */
   name: string
   /** Default `/`. */
   path: string

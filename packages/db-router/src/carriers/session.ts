@@ -9,13 +9,13 @@ interface SessionLike {
   update?(key: string, change: (value: unknown) => unknown): Promise<unknown>
 }
 
-const KEY = 'flotilla.db'
-
 /**
  * In the user's session.
+ * @param key the entry's name
  * @param merge the later of two tokens
  */
 export function sessionCarrier(
+  key: string,
   merge: (a: ConsistencyToken, b: ConsistencyToken) => ConsistencyToken
 ): Carrier {
   const sessionOf = (request: FastifyRequest): SessionLike | undefined =>
@@ -24,13 +24,13 @@ export function sessionCarrier(
     typeof old === 'string' ? merge(old, token) : token
   return {
     load(request) {
-      const token = sessionOf(request)?.get?.(KEY)
+      const token = sessionOf(request)?.get?.(key)
       return typeof token === 'string' ? [token] : []
     },
     async store(request, _reply, token) {
       const session = sessionOf(request)
-      if (session?.update) await session.update(KEY, (old) => merged(old, token))
-      else session?.set?.(KEY, merged(session.get?.(KEY), token))
+      if (session?.update) await session.update(key, (old) => merged(old, token))
+      else session?.set?.(key, merged(session.get?.(key), token))
     }
   }
 }
