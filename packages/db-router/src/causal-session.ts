@@ -7,6 +7,8 @@ export interface CausalSessionOptions {
   load?: (() => Promise<Position | undefined>) | undefined
   /** Whether {@link CausalSession.abort} will ever be called: statements that nothing ends need not be kept track of. */
   abortable?: boolean
+  /** Aborts it. It may outlive many sessions, so it is listened to only while something is under way. */
+  signal?: AbortSignal | undefined
 }
 
 /** What one author has written and must therefore read: the writes of one request, job, or app. */
@@ -28,13 +30,18 @@ export class CausalSession {
   readonly #abortable: boolean
   #aborts: Set<() => void> | undefined
   #aborted = false
+  readonly #signal: AbortSignal | undefined
   #parent: CausalSession | undefined
 
   /** @param pinFor milliseconds after which a replica that is still in use has caught up in any case */
-  constructor(pinFor: number, { position, load, abortable = false }: CausalSessionOptions = {}) {
+  constructor(
+    pinFor: number,
+    { position, load, signal, abortable = signal !== undefined }: CausalSessionOptions = {}
+  ) {
     this.#pinFor = pinFor
     this.position = position
     this.#load = load
+    this.#signal = signal
     this.#abortable = abortable
   }
 
@@ -115,7 +122,7 @@ export class CausalSession {
   }
 
   get aborted(): boolean {
-    return this.#aborted || this.#parent?.aborted === true
+    return this.#aborted || this.#signal?.aborted === true || this.#parent?.aborted === true
   }
 
   /** Cancels what runs; what is asked for later fails at once. */
@@ -125,16 +132,24 @@ export class CausalSession {
     this.#aborts = undefined
   }
 
+  /** The signal's event. */
+  handleEvent(): void {
+    this.abort()
+  }
+
   /** Has `cancel` called when the session is aborted. */
   onAbort(cancel: () => void): void {
     if (!this.#abortable) return
-    if (this.#parent) this.#parent.onAbort(cancel)
-    else (this.#aborts ??= new Set()).add(cancel)
+    if (this.#parent) return this.#parent.onAbort(cancel)
+    this.#aborts ??= new Set()
+    if (this.#aborts.size === 0) this.#signal?.addEventListener('abort', this)
+    this.#aborts.add(cancel)
   }
 
   offAbort(cancel: () => void): void {
     if (!this.#abortable) return
-    if (this.#parent) this.#parent.offAbort(cancel)
-    else this.#aborts?.delete(cancel)
+    if (this.#parent) return this.#parent.offAbort(cancel)
+    this.#aborts?.delete(cancel)
+    if (!this.#aborts?.size) this.#signal?.removeEventListener('abort', this)
   }
 }

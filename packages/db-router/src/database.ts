@@ -153,10 +153,8 @@ class AuthorDatabase implements Database {
   }
 
   readonly session: Database['session'] = ({ token, signal } = {}) => {
-    const other = new CausalSession(this.#parts.settings.tokenTtl, { abortable: signal !== undefined })
+    const other = new CausalSession(this.#parts.settings.tokenTtl, { signal })
     requireToken(this.#parts, other, token)
-    if (signal?.aborted) other.abort()
-    else signal?.addEventListener('abort', () => other.abort(), { once: true })
     return createDatabase(this.#parts, other)
   }
 

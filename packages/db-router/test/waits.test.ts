@@ -1,5 +1,6 @@
 import { startPostgres, until } from '@flotilla/testbed'
 import type { FastifyInstance } from 'fastify'
+import { getEventListeners } from 'node:events'
 import { request } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as after } from 'node:timers/promises'
@@ -166,3 +167,28 @@ t.test(
     await primary.restart()
   }
 )
+
+t.test('a signal that outlives its jobs keeps nothing of them', async (sub) => {
+  const app = await createApp(sub, servers)
+  const shutdown = new AbortController()
+  const listeners = (): number => getEventListeners(shutdown.signal, 'abort').length
+  for (let n = 0; n < 3; n++) {
+    const job = app.db.session({ signal: shutdown.signal })
+    await Promise.all([job.write.query('select 1'), job.read.query('select 1')])
+    await job.read.after(job.token()).query('select 1')
+    await job.transaction(async (tx) => tx.query('select 1'))
+    await codeOf(job.write.query('selec'))
+  }
+  sub.equal(listeners(), 0)
+  const job = app.db.session({ signal: shutdown.signal })
+  const running = Array.from({ length: 3 }, () => soon(job.write.query('select pg_sleep(600)')))
+  running.push(soon(job.read.after(job.token()).query('select pg_sleep(600)')))
+  sub.equal(listeners(), 1, 'one for all that a job runs')
+  shutdown.abort()
+  for (const one of running) sub.equal(await one, 'FLOTILLA_DB_ERR_ABORTED')
+  sub.equal(listeners(), 0)
+  for (const late of [job, app.db.session({ signal: shutdown.signal })]) {
+    sub.equal(await codeOf(late.write.query('select 1')), 'FLOTILLA_DB_ERR_ABORTED')
+    sub.equal(await codeOf(late.read.after(late.token()).query('select 1')), 'FLOTILLA_DB_ERR_ABORTED')
+  }
+})
