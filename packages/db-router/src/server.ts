@@ -28,6 +28,8 @@ export class Server {
   /** It would take writes, but another server is the primary now. */
   fenced = false
   observed: Observation | undefined
+  /** When that was, as `performance.now()` tells it. */
+  seenAt = 0
   /** The timelines of the cluster's servers seen at this address, by identity: more than one behind a pooler or a VIP. */
   readonly known = new Map<string, number>()
   /**

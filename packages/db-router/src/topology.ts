@@ -5,7 +5,7 @@ import type { PositionSink } from './capture.js'
 import { endOfRecord, type Lsn, type WalLayout } from './lsn.js'
 import type { Observation } from './observation.js'
 import type { Server } from './server.js'
-import { codeOf, isMisconfigured, isServerError } from './sqlstate.js'
+import { codeOf, isRefusal, isServerError } from './sqlstate.js'
 import { laterOf, type Position } from './token.js'
 import { WalHistory } from './wal-history.js'
 
@@ -145,6 +145,7 @@ export class Topology implements PositionSink {
     const now = performance.now()
     const before = server.observed
     server.observed = observation
+    server.seenAt = now
     this.#failures.delete(server)
     server.breaker.reachable()
     if (before && before.identity !== observation.identity) this.#replaced(server, observation)
@@ -205,12 +206,13 @@ export class Topology implements PositionSink {
     this.#failures.set(server, failures)
     server.reason = error?.message ?? 'not reachable'
     server.error = error
-    if (server === this.#primary) {
-      // Open connections outlive a password change; and one late answer is not yet an outage.
-      if (isMisconfigured(error) || (codeOf(error) !== 'ECONNREFUSED' && failures < PRIMARY_FAILURES)) {
-        this.#log.warn({ server: server.name, err: error }, `${server.name}: ${server.reason}`)
-        return
-      }
+    // One late answer is not yet an outage; and what is connected goes on where no further connection is taken.
+    const once = codeOf(error) !== 'ECONNREFUSED' && failures < PRIMARY_FAILURES
+    const stays =
+      server === this.#primary ? once || isRefusal(error) : isRefusal(error) && this.#isInTime(server)
+    if (stays) {
+      this.#log.warn({ server: server.name, err: error }, `${server.name}: ${server.reason}`)
+      return
     }
     if (server.state === 'down') return
     server.state = 'down'
@@ -220,6 +222,12 @@ export class Topology implements PositionSink {
     if (!isServerError(error))
       server.pool.destroyAll(because(new Error(`${server.name} does not answer`), error))
     if (server === this.#primary) this.#elect()
+  }
+
+  /** Whether a replica with open connections is in use, and can not be further behind by now than one in use may be. */
+  #isInTime(server: Server): boolean {
+    const unseen = performance.now() - server.seenAt
+    return server.state === 'up' && server.pool.total > 0 && server.lag + unseen <= this.#settings.maxLag
   }
 
   #replaced(server: Server, observation: Observation): void {

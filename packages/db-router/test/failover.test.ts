@@ -1,10 +1,9 @@
 import { startPostgres, until, type PostgresReplica, type PostgresServer } from '@flotilla/testbed'
-import { once } from 'node:events'
-import { connect, createServer, type AddressInfo } from 'node:net'
 import { Client } from 'pg'
 import t, { type Test } from 'tap'
 import { createTokenCodec } from '../src/token.js'
 import { codeOf, createApp, secret } from './fixtures/app-in-process.js'
+import { startRelay } from './fixtures/relay.js'
 
 const monitor = { interval: 50, timeout: 3_000 }
 
@@ -95,18 +94,9 @@ t.test('the same, where its monitor is not told: the next connection shows it', 
   const { primary, replica } = await startPair(sub)
   // The end of the first connection, which is the monitor's, is lost on its way.
   let connections = 0
-  const relay = createServer((client) => {
-    const isMonitor = connections++ === 0
-    const upstream = connect(replica.port, replica.host)
-    client.on('data', (chunk) => upstream.write(chunk))
-    upstream.on('data', (chunk) => client.write(chunk))
-    for (const socket of [client, upstream]) socket.on('error', () => {})
-    client.on('close', () => upstream.destroy())
-    upstream.on('close', () => isMonitor || client.destroy())
-  }).listen(0, '127.0.0.1')
-  await once(relay, 'listening')
-  sub.teardown(() => relay.close())
-  const { port } = relay.address() as AddressInfo
+  const port = await startRelay(sub, replica, (_client, upstream) => {
+    if (connections++ === 0) upstream.removeAllListeners('close')
+  })
   const app = await createApp(sub, {
     primary: primary.url,
     replicas: [replica.url.replace(`:${replica.port}/`, `:${port}/`)],

@@ -1,11 +1,13 @@
-import { startPostgres, startProxy, until } from '@flotilla/testbed'
-import Fastify from 'fastify'
-import { createServer } from 'node:net'
+import { startPgBouncer, startPostgres, startProxy, until, type PostgresServer } from '@flotilla/testbed'
+import Fastify, { type FastifyInstance } from 'fastify'
 import { once } from 'node:events'
-import type { AddressInfo } from 'node:net'
+import { createServer, type AddressInfo, type Socket } from 'node:net'
+import { Client } from 'pg'
 import t from 'tap'
 import flotillaDbRouter, { flotillaDbRouter as named, type DbRouterOptions } from '../src/index.js'
+import { createTokenCodec } from '../src/token.js'
 import { codeOf, createApp, secret } from './fixtures/app-in-process.js'
+import { startRelay } from './fixtures/relay.js'
 
 const url = 'postgres://user:secret-password@127.0.0.1:1/app'
 
@@ -131,18 +133,145 @@ t.test('unreachable servers, and one that accepts and never answers', async (sub
   sub.equal(await codeOf(none.db.read.query('select 1')), 'FLOTILLA_DB_ERR_NO_PRIMARY')
 })
 
-t.test('credentials that stop working: what is connected goes on', async (sub) => {
-  await primary.query(
-    'create role clerk login password $$one$$; grant all on schema public to clerk'.replaceAll('$$', "'")
+/** Without looks of its own accord: none is then under way when its connection is ended. */
+const unaware = {
+  ...fast,
+  monitor: { interval: '1h', timeout: 2_000 },
+  tokenTtl: '4h',
+  carrier: false
+} as const
+
+/** Has an app look at its servers, as a token of a promotion that nobody has seen does. */
+async function lookNow({ db }: FastifyInstance): Promise<void> {
+  await db.write.query('select 1')
+  const codec = createTokenCodec(secret)
+  const known = codec.decode(db.token())!
+  const later = codec.encode({ ...known, timeline: known.timeline + 1 })
+  await codeOf(db.read.after(later).query('select 1'))
+}
+
+/** Ends what a monitor has connected as `role`. */
+async function endMonitor(server: PostgresServer, role: string): Promise<void> {
+  const { rowCount } = await server.query(
+    `select pg_terminate_backend(pid, 5000) from pg_stat_activity
+     where usename = $1 and query like 'select % /* flotilla: monitor */'`,
+    [role]
   )
+  if (rowCount !== 1) throw new Error(`${rowCount} monitors of ${role}`)
+}
+
+/** Ends what the monitors of an app have connected as `role`, and has them refused again and again. */
+async function refuseMonitors(app: FastifyInstance, role: string, refusal: string): Promise<void> {
+  for (const server of [primary, replica]) await endMonitor(server, role)
+  const refusedBy = (server: PostgresServer): number => server.output().split(refusal).length - 1
+  await until(
+    async () => {
+      await lookNow(app)
+      return refusedBy(primary) >= 3 && refusedBy(replica) >= 3
+    },
+    { timeout: 30_000, message: 'the monitors are refused again and again' }
+  )
+}
+
+const as = (role: string, url: string): string => {
+  const changed = new URL(url)
+  changed.username = role
+  changed.password = 'one'
+  return changed.href.replace('postgres:', 'postgresql:')
+}
+
+for (const [what, role, statement, refusal] of [
+  [
+    'credentials that stop working',
+    'clerk',
+    "password 'two'",
+    'password authentication failed for user "clerk"'
+  ],
+  ['no slot left for a monitor', 'tenant', 'connection limit 1', 'too many connections for role "tenant"']
+] as const) {
+  t.test(`${what}: what is connected goes on`, async (sub) => {
+    await primary.query(`create role ${role} login password 'one'`)
+    await postgres.waitForCatchUp()
+    const app = await createApp(sub, {
+      primary: as(role, primary.url),
+      replicas: [as(role, replica.url)],
+      ...unaware,
+      maxLag: '10m'
+    })
+    const { db } = app
+    await db.write.query('select 1')
+    await db.read.query('select 1')
+    await primary.query(`alter role ${role} ${statement}`)
+    await postgres.waitForCatchUp()
+    await refuseMonitors(app, role, refusal)
+    for (let n = 0; n < 10; n++) {
+      sub.equal(await codeOf(db.write.query('select 1')), undefined)
+      sub.strictSame((await db.session().read.query('select pg_is_in_recovery() as r')).rows, [{ r: true }])
+    }
+    sub.strictSame(
+      db.status().servers.map(({ role: seen, state }) => [seen, state]),
+      [
+        ['primary', 'up'],
+        ['replica', 'up']
+      ]
+    )
+    await primary.query(`alter role ${role} password 'one' connection limit -1`)
+    await until(
+      async () => {
+        await lookNow(app)
+        return db.status().servers.every(({ reason }) => reason === undefined)
+      },
+      { message: 'they are looked at again' }
+    )
+  })
+}
+
+t.test('a replica that nobody could look at for as long as it may lag is left alone', async (sub) => {
+  await primary.query("create role guest login password 'one'")
   await postgres.waitForCatchUp()
-  const asClerk = new URL(primary.url)
-  asClerk.username = 'clerk'
-  asClerk.password = 'one'
-  const app = await createApp(sub, { primary: asClerk.href, ...fast })
-  await app.db.write.query('select 1')
-  await primary.query("alter role clerk password 'two'")
-  for (let n = 0; n < 10; n++) sub.equal(await codeOf(app.db.write.query('select 1')), undefined)
+  const app = await createApp(sub, {
+    primary: primary.url,
+    replicas: [as('guest', replica.url)],
+    ...unaware,
+    maxLag: 300
+  })
+  const read = async (): Promise<unknown> =>
+    (await app.db.session().read.query('select pg_is_in_recovery() as replica')).rows[0]
+  sub.strictSame(await read(), { replica: true })
+  await primary.query('alter role guest connection limit 1')
+  await postgres.waitForCatchUp()
+  await endMonitor(replica, 'guest')
+  await until(
+    async () => {
+      await lookNow(app)
+      return app.db.status().servers[1]!.state === 'down'
+    },
+    { message: 'it is left alone' }
+  )
+  sub.match(app.db.status().servers[1], { reason: /too many connections/ })
+  sub.strictSame(await read(), { replica: false })
+})
+
+t.test('no place left for a monitor at PgBouncer: what is connected goes on', async (sub) => {
+  const bouncer = await startPgBouncer({ target: primary })
+  sub.teardown(() => bouncer.stop())
+  const console = new Client({ connectionString: bouncer.urlOf('pgbouncer') })
+  console.on('error', () => {})
+  await console.connect()
+  sub.teardown(() => console.end())
+  const ends: Socket[] = []
+  const port = await startRelay(sub, bouncer, (client) => void ends.push(client))
+  const { db } = await createApp(sub, {
+    primary: bouncer.url.replace(`:${bouncer.port}/`, `:${port}/`),
+    ...fast
+  })
+  await db.write.query('select 1')
+  // The console's, and the one that the app has besides its monitor's.
+  await console.query('set max_client_conn = 2')
+  ends[0]!.destroy()
+  const refused = (): number => bouncer.output().split('no more connections allowed').length - 1
+  await until(() => refused() >= 3, { message: 'the monitor is refused again and again' })
+  for (let n = 0; n < 10; n++) sub.equal(await codeOf(db.write.query('select 1')), undefined)
 })
 
 t.test(
@@ -150,9 +279,11 @@ t.test(
   async (sub) => {
     await primary.query("create role porter login password 'one'")
     await postgres.waitForCatchUp()
-    const as = (url: string): string =>
-      url.replace('postgres:', 'postgresql:').replace(/\/\/[^@]*@/, '//porter:one@')
-    const app = await createApp(sub, { primary: as(primary.url), replicas: [as(replica.url)], ...fast })
+    const app = await createApp(sub, {
+      primary: as('porter', primary.url),
+      replicas: [as('porter', replica.url)],
+      ...fast
+    })
     await app.db.write.query('select 1')
     await app.db.read.query('select 1')
     await primary.query("alter role porter password 'two'")

@@ -1,12 +1,11 @@
 import { createSigner } from '@flotilla/core'
 import { startPgBouncer, startPostgres, until } from '@flotilla/testbed'
-import { once } from 'node:events'
-import { connect, createServer, type AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import { createTokenCodec, covers, laterOf } from '../src/token.js'
 import { endOfRecord, formatLsn, parseLsn } from '../src/lsn.js'
 import { WalHistory } from '../src/wal-history.js'
 import { codeOf, createApp, secret } from './fixtures/app-in-process.js'
+import { startRelay } from './fixtures/relay.js'
 
 const layout = { blockSize: 8192, segmentSize: 16 * 1024 * 1024 }
 
@@ -98,37 +97,26 @@ t.test('a page start: what is captured there is what a replica comes to report',
   sub.comment(`${headers} positions at a page start`)
 })
 
-/** Passes bytes on, and counts the flights: how often the client spoke after the server had. */
-async function startRelay(sub: Test, port: number): Promise<{ port: number; flights: () => number }> {
+/** A relay to a server that counts the flights: how often the client spoke after the server had. */
+async function countFlights(
+  sub: Test,
+  target: { host: string; port: number }
+): Promise<{ port: number; flights: () => number }> {
   let flights = 0
-  const relay = createServer((client) => {
-    const upstream = connect(port, '127.0.0.1')
+  const port = await startRelay(sub, target, (client, upstream) => {
     let clientsTurn = true
-    client.on('data', (chunk) => {
+    client.on('data', () => {
       if (clientsTurn) flights++
       clientsTurn = false
-      upstream.write(chunk)
     })
-    upstream.on('data', (chunk) => {
-      clientsTurn = true
-      client.write(chunk)
-    })
-    for (const [from, to] of [
-      [client, upstream],
-      [upstream, client]
-    ] as const) {
-      from.on('error', () => {})
-      from.on('close', () => to.destroy())
-    }
-  }).listen(0, '127.0.0.1')
-  await once(relay, 'listening')
-  sub.teardown(() => relay.close())
-  return { port: (relay.address() as AddressInfo).port, flights: () => flights }
+    upstream.on('data', () => (clientsTurn = true))
+  })
+  return { port, flights: () => flights }
 }
 
 t.test('knowing the position of a write costs no round trip', async (sub) => {
   for (const consistency of [false, true]) {
-    const relay = await startRelay(sub, primary.port)
+    const relay = await countFlights(sub, primary)
     const app = await createApp(sub, {
       primary: primary.url.replace(`:${primary.port}/`, `:${relay.port}/`),
       replicas: servers.replicas,
@@ -160,7 +148,7 @@ t.test('that a read at the primary can not write costs no round trip', async (su
   const bouncer = await startPgBouncer({ target: primary })
   sub.teardown(() => bouncer.stop())
   for (const target of [primary, bouncer]) {
-    const relay = await startRelay(sub, target.port)
+    const relay = await countFlights(sub, target)
     const app = await createApp(sub, {
       primary: target.url.replace(`:${target.port}/`, `:${relay.port}/`),
       pool: { max: 1 },
