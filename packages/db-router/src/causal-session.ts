@@ -1,10 +1,15 @@
 import { laterOf, type Position } from './token.js'
 
+/** Where what an earlier request of the same author wrote is kept. */
+export interface Origin {
+  /** Whether nothing is known to be there as yet: asked at each read, until something is. */
+  isEmpty(): boolean
+  /** Fetches it. Rejecting means that it is unknown. */
+  load(): Promise<Position | undefined>
+}
+
 export interface CausalSessionOptions {
-  /** What reads must see from the start. */
-  position?: Position | undefined
-  /** Fetches what an earlier request of the same author wrote. */
-  load?: (() => Promise<Position | undefined>) | undefined
+  origin?: Origin | undefined
   /** Whether {@link CausalSession.abort} will ever be called: statements that nothing ends need not be kept track of. */
   abortable?: boolean
   /** Aborts it. It may outlive many sessions, so it is listened to only while something is under way. */
@@ -13,8 +18,7 @@ export interface CausalSessionOptions {
 
 /** What one author has written and must therefore read: the writes of one request, job, or app. */
 export class CausalSession {
-  /** Reads must see everything up to here. */
-  position: Position | undefined
+  #position: Position | undefined
   /** Whether a write of this session moved `position`, so that its carrier has something to store. */
   advanced = false
   /** Whether a write's position was not learnt and none after it was either. */
@@ -24,8 +28,8 @@ export class CausalSession {
   readonly #pinFor: number
   /** Writes whose position is still on its way. */
   settling: Promise<unknown> | undefined
-  /** Fetches what an earlier request wrote; run before the first read, once. */
-  #load: (() => Promise<Position | undefined>) | undefined
+  /** Loaded before the first read that finds something there, once. */
+  #origin: Origin | undefined
   #loading: Promise<void> | undefined
   readonly #abortable: boolean
   #aborts: Set<() => void> | undefined
@@ -36,49 +40,60 @@ export class CausalSession {
   /** @param pinFor milliseconds after which a replica that is still in use has caught up in any case */
   constructor(
     pinFor: number,
-    { position, load, signal, abortable = signal !== undefined }: CausalSessionOptions = {}
+    { origin, signal, abortable = signal !== undefined }: CausalSessionOptions = {}
   ) {
     this.#pinFor = pinFor
-    this.position = position
-    this.#load = load
+    this.#origin = origin
     this.#signal = signal
     this.#abortable = abortable
   }
 
+  /** Reads must see everything up to here. */
+  get position(): Position | undefined {
+    const inherited = this.#parent?.position
+    return inherited && this.#position ? laterOf(inherited, this.#position) : (this.#position ?? inherited)
+  }
+
   /** Whether a read can be placed without waiting for anything. */
   get ready(): boolean {
-    return this.#load === undefined && this.settling === undefined
+    return !this.#mayLoad() && this.settling === undefined && this.#parent?.ready !== false
   }
 
   async prepare(): Promise<void> {
-    if (this.#load) {
-      this.#loading ??= this.#fetch(this.#load)
+    await this.#parent?.prepare()
+    if (this.#mayLoad()) {
+      this.#loading ??= this.#load(this.#origin!)
       await this.#loading
     }
     while (this.settling) await this.settling
   }
 
-  async #fetch(load: () => Promise<Position | undefined>): Promise<void> {
+  #mayLoad(): boolean {
+    return this.#origin !== undefined && (this.#loading !== undefined || !this.#origin.isEmpty())
+  }
+
+  async #load(origin: Origin): Promise<void> {
     try {
-      const position = await load()
+      const position = await origin.load()
       if (position) this.require(position)
     } catch {
       // What the author wrote before is unknown: the primary has it in any case.
       this.pin()
     }
-    this.#load = undefined
+    this.#origin = undefined
   }
 
   /** A write of this session ended at `position`. */
   wrote(position: Position): void {
-    this.position = laterOf(this.position, position)
+    this.#position = laterOf(this.#position, position)
     this.advanced = true
     this.uncertain = false
     this.#pinnedUntil = 0
   }
 
   get pinned(): boolean {
-    return this.#pinnedUntil !== 0 && performance.now() < this.#pinnedUntil
+    const own = this.#pinnedUntil !== 0 && performance.now() < this.#pinnedUntil
+    return own || this.#parent?.pinned === true
   }
 
   pin(): void {
@@ -93,7 +108,7 @@ export class CausalSession {
 
   /** Something at `position` was seen or announced: reads must not be older. */
   require(position: Position): void {
-    this.position = laterOf(this.position, position)
+    this.#position = laterOf(this.#position, position)
   }
 
   /** Reads wait until `work`, which learns a write's position, is over. */
@@ -104,19 +119,9 @@ export class CausalSession {
     this.settling = all
   }
 
-  /** A session that must see what this one must, and more; it ends with this one. */
+  /** A session for reads that must see what this one must by then, and more; it ends with this one. */
   derive(): CausalSession {
-    const derived = new CausalSession(this.#pinFor, {
-      position: this.position,
-      load: async () => {
-        await this.prepare()
-        if (this.pinned) derived.pin()
-        return this.position
-      },
-      abortable: this.#abortable
-    })
-    if (this.ready) derived.#load = undefined
-    if (this.pinned) derived.pin()
+    const derived = new CausalSession(this.#pinFor, { abortable: this.#abortable })
     derived.#parent = this
     return derived
   }

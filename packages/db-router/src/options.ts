@@ -24,7 +24,10 @@ export interface DbRouterOptions {
    * databases of one app need two. Letters, digits, `_` and `-`. Default `'db'`.
    */
   name?: string
-  /** Signs the tokens that clients carry, 32 bytes or more; several for rotation, the newest first. */
+  /**
+   * Signs the tokens that clients carry, 32 bytes or more. Of several the first signs and all verify: for rotation the new
+   * one goes last on every instance before it goes first on any.
+   */
   secret?: Secret
   /**
    * How an author's token gets to the author's next request. Default `'cookie'` where there are replicas. `'redis'`

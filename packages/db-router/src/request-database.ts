@@ -1,6 +1,6 @@
 import type { ConsistencyToken } from '@flotilla/core'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { CausalSession } from './causal-session.js'
+import { CausalSession, type Origin } from './causal-session.js'
 import type { Carrier } from './carriers/carrier.js'
 import { createDatabase, type Database, type DatabaseParts } from './database.js'
 import { laterOf, type Position } from './token.js'
@@ -10,11 +10,6 @@ const kAuthor = Symbol('flotilla.db.author')
 
 /** How long a response waits for the position of a write whose outcome is unknown, in milliseconds. */
 const POSITION_TIMEOUT = 1_000
-
-interface Author {
-  readonly session: CausalSession
-  readonly database: Database
-}
 
 type OurRequest = FastifyRequest & { [kReply]?: FastifyReply; [kAuthor]?: Author }
 
@@ -26,7 +21,7 @@ export function bindToRequests(
 ): void {
   fastify.decorateRequest('db', {
     getter(this: FastifyRequest): Database {
-      return ((this as OurRequest)[kAuthor] ??= createAuthor(this as OurRequest, parts, carrier)).database
+      return ((this as OurRequest)[kAuthor] ??= new Author(this as OurRequest, parts, carrier)).database
     }
   })
   fastify.addHook('onRequest', (request, reply, done) => {
@@ -61,32 +56,50 @@ async function keep(
   done()
 }
 
-function createAuthor(request: OurRequest, parts: DatabaseParts, carrier: Carrier | undefined): Author {
-  const load =
-    carrier && !carrier.isEmpty?.(request) ? () => loadPosition(request, parts, carrier) : undefined
-  const session = new CausalSession(parts.settings.tokenTtl, { load, abortable: true })
-  const response = request[kReply]?.raw
-  const closed = (): void => {
-    if (!response!.writableFinished) session.abort()
-  }
-  // The client may have gone before the handler first asked.
-  if (response?.destroyed) closed()
-  else response?.once('close', closed)
-  return { session, database: createDatabase(parts, session) }
-}
+/** Who a request comes from. */
+class Author implements Origin {
+  readonly session: CausalSession
+  readonly database: Database
+  readonly #request: OurRequest
+  readonly #parts: DatabaseParts
+  readonly #carrier: Carrier | undefined
 
-async function loadPosition(
-  request: FastifyRequest,
-  parts: DatabaseParts,
-  carrier: Carrier
-): Promise<Position | undefined> {
-  const tokens = await carrier.load(request)
-  let latest: Position | undefined
-  for (const token of tokens) {
-    const position = parts.codec.decode(token)
-    if (position) latest = laterOf(latest, position)
+  constructor(request: OurRequest, parts: DatabaseParts, carrier: Carrier | undefined) {
+    this.#request = request
+    this.#parts = parts
+    this.#carrier = carrier
+    this.session = new CausalSession(parts.settings.tokenTtl, {
+      origin: carrier && this,
+      abortable: true
+    })
+    this.database = createDatabase(parts, this.session)
+    const response = request[kReply]?.raw
+    const closed = (): void => {
+      if (!response!.writableFinished) this.session.abort()
+    }
+    // The client may have gone before the handler first asked.
+    if (response?.destroyed) closed()
+    else response?.once('close', closed)
   }
-  return latest
+
+  isEmpty(): boolean {
+    try {
+      return this.#carrier?.isEmpty?.(this.#request) === true
+    } catch {
+      // Such as of a session that is read on demand, and was not yet: then `load` fails too, and nothing is known.
+      return false
+    }
+  }
+
+  async load(): Promise<Position | undefined> {
+    const tokens = await this.#carrier!.load(this.#request)
+    let latest: Position | undefined
+    for (const token of tokens) {
+      const position = this.#parts.codec.decode(token)
+      if (position) latest = laterOf(latest, position)
+    }
+    return latest
+  }
 }
 
 async function store(

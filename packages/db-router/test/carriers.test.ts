@@ -45,6 +45,13 @@ const options = (more: Partial<DbRouterOptions>): DbRouterOptions => ({
   ...more
 })
 
+/** Tokens of a large fleet, for positions that any replica has long had. */
+function tokensOfOld(token: string): string[] {
+  const codec = createTokenCodec(secret)
+  const position = codec.decode(token)!
+  return Array.from({ length: 40 }, (_none, n) => codec.encode({ ...position, lsn: BigInt(n + 1) }))
+}
+
 /** Writes through one instance and reads through another, with whatever `carry` takes from the answer. */
 async function roundTrips(
   t: Test,
@@ -65,7 +72,8 @@ async function roundTrips(
 const pair = async (
   t: Test,
   more: Partial<DbRouterOptions>,
-  before?: (app: FastifyInstance) => unknown
+  before?: (app: FastifyInstance) => unknown,
+  after?: (app: FastifyInstance) => unknown
 ): Promise<[FastifyInstance, FastifyInstance]> => {
   const one = async (): Promise<FastifyInstance> => {
     const { default: Fastify } = await import('fastify')
@@ -74,6 +82,7 @@ const pair = async (
     t.teardown(() => app.close())
     await before?.(app)
     await app.register(plugin, options({ secret, ...more }))
+    await after?.(app)
     routes(app)
     await app.ready()
     return app
@@ -109,6 +118,14 @@ t.test('cookie', async (sub) => {
       inner.equal((await apps[0].inject({ url: '/overtaken', headers: { cookie } })).json().value, 2)
     }
   })
+  await sub.test('a large fleet: the token that came last counts, behind all the others', async (inner) => {
+    const wrote = await apps[0].inject({ method: 'POST', url: '/fleet/1' })
+    const cookie = [
+      ...tokensOfOld(wrote.json().token).map((token, n) => `flotilla-db-${10_000_000 + n}=${token}`),
+      String(wrote.headers['set-cookie']).split(';')[0]
+    ].join('; ')
+    inner.equal((await apps[1].inject({ url: '/fleet', headers: { cookie } })).json().value, 1)
+  })
   await sub.test('forged and broken cookies are ignored: no error, no load on the primary', async (inner) => {
     const codec = createTokenCodec('another secret, of thirty-two bytes!')
     const position = createTokenCodec(secret).decode(apps[0].db.token())!
@@ -140,6 +157,9 @@ t.test('header', async (sub) => {
   const both = [first, second].map((one) => one.headers['x-seen']).join(', ')
   sub.equal((await apps[0].inject({ url: '/listed', headers: { 'x-seen': both } })).json().value, 2)
   sub.equal((await apps[0].inject({ url: '/listed', headers: { 'x-seen': 'junk, ,,' } })).statusCode, 200)
+  const third = await apps[0].inject({ method: 'POST', url: '/listed/3' })
+  const all = [...tokensOfOld(third.json().token), third.headers['x-seen']].join(',')
+  sub.equal((await apps[1].inject({ url: '/listed', headers: { 'x-seen': all } })).json().value, 3)
 })
 
 t.test('session', async (sub) => {
@@ -160,6 +180,47 @@ t.test('session', async (sub) => {
     await roundTrips(sub, apps, 'session', () => ({}))
   }
   sub.equal(store.size, 1)
+
+  await sub.test('one that can not be read yet: what it holds is unknown', async (inner) => {
+    const unread = {
+      get: () => {
+        throw new Error('not read yet')
+      }
+    }
+    const [app] = await pair(inner, { carrier: 'session' }, (one) => {
+      one.decorateRequest('session', { getter: () => unread })
+    })
+    const read = await app.inject('/session')
+    inner.strictSame([read.statusCode, read.json().replica], [200, false])
+  })
+})
+
+t.test('who somebody is comes out in a hook that reads the database itself', async (sub) => {
+  interface Known {
+    session?: object | undefined
+    who?: string | undefined
+  }
+  const store = new Map<string, unknown>()
+  const session = {
+    get: (key: string) => store.get(key),
+    set: (key: string, value: unknown) => store.set(key, value)
+  }
+  const before = async (app: FastifyInstance): Promise<void> => {
+    await app.register(flotillaRedis, { url: redis.url })
+    app.decorateRequest('session')
+    app.decorateRequest('who')
+  }
+  const authenticate = (app: FastifyInstance): void => {
+    app.addHook('onRequest', async (request) => {
+      await request.db.read.query('select 1')
+      Object.assign(request as Known, { session, who: 'ann' })
+    })
+  }
+  const user: DbRouterOptions['user'] = (request) => (request as Known).who
+  for (const carrier of ['redis', 'session'] as const) {
+    const apps = await pair(sub, { carrier, ...(carrier === 'redis' && { user }) }, before, authenticate)
+    await roundTrips(sub, apps, `late-${carrier}`, () => ({}))
+  }
 })
 
 t.test('Redis, by user', async (sub) => {

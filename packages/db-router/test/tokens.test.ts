@@ -48,8 +48,11 @@ t.test('tokens', async (sub) => {
   ]) {
     sub.equal(signed.decode(bad), undefined)
   }
-  const rotated = createTokenCodec(['a newer secret of thirty-two bytes or so', secret])
+  const newer = 'a newer secret of thirty-two bytes or so'
+  const rotated = createTokenCodec([newer, secret])
   sub.strictSame(rotated.decode(token), position, 'an older secret still verifies')
+  const prepared = createTokenCodec([secret, newer])
+  sub.strictSame(prepared.decode(rotated.encode(position)), position, 'and a newer one already does')
   sub.ok(
     covers({ ...position, timeline: 4, lsn: 0n }, position),
     'a later timeline covers what survived of the earlier'
@@ -241,6 +244,7 @@ t.test('a write of unknown outcome is followed into the next request', async (su
 t.test('a session whose write could not be followed reads from the primary', async (sub) => {
   const app = await createApp(sub, servers)
   const job = app.db.session()
+  const kept = job.read.after(undefined)
   const writing = codeOf(job.write.query('select pg_sleep(5) /* unknown */'))
   await until(
     async () =>
@@ -253,5 +257,18 @@ t.test('a session whose write could not be followed reads from the primary', asy
   )
   await primary.terminateConnections()
   sub.equal(await writing, 'FLOTILLA_DB_ERR_OUTCOME_UNKNOWN')
-  sub.equal((await job.read.query('select pg_is_in_recovery() as r')).rows[0]!['r'], false)
+  for (const reader of [job.read, kept])
+    sub.equal((await reader.query('select pg_is_in_recovery() as r')).rows[0]!['r'], false)
+})
+
+t.test('a reader that is kept sees what its author writes later', async (sub) => {
+  const app = await createApp(sub, servers)
+  await app.db.write.query('insert into marks values (100)')
+  const kept = app.db.read.after(app.db.token())
+  const read = async (): Promise<unknown> => (await kept.query('select max(n) as n from marks')).rows[0]!['n']
+  sub.equal(await read(), 100)
+  await replicas[0]!.pauseReplay()
+  sub.teardown(() => replicas[0]!.resumeReplay())
+  await app.db.write.query('insert into marks values (101)')
+  sub.equal(await read(), 101)
 })

@@ -19,12 +19,10 @@ export interface CookieSettings {
   maxAge: number
 }
 
-/** More of ours than this in one request is not our doing. */
-const MAX_TOKENS = 16
-
 /**
  * A signed cookie. Each instance sets one of its own (`name-<instance>`): answers to parallel requests, through
- * two instances, would otherwise overwrite the newer token with the older, and a browser can not take the maximum.
+ * two instances, would otherwise overwrite the newer token with the older, and a browser can not take the maximum. All
+ * that come are read, however large the fleet: browsers send the newest last. Node's limit for headers bounds them.
  */
 export function cookieCarrier(settings: CookieSettings, instance: string): Carrier {
   const prefix = `${settings.name}-`
@@ -35,7 +33,7 @@ export function cookieCarrier(settings: CookieSettings, instance: string): Carri
       if (!mentions(request)) return []
       const tokens: ConsistencyToken[] = []
       for (const [name, value] of Object.entries(parseCookie(request.headers.cookie!))) {
-        if (name.startsWith(prefix) && value !== undefined && tokens.length < MAX_TOKENS) tokens.push(value)
+        if (name.startsWith(prefix) && value !== undefined) tokens.push(value)
       }
       return tokens
     },

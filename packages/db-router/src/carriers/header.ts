@@ -1,7 +1,5 @@
 import type { Carrier } from './carrier.js'
 
-const MAX_TOKENS = 16
-
 /**
  * A response header that the client sends back in its next requests: for clients without a cookie jar. Several
  * tokens, from parallel answers, go in one header, separated by commas.
@@ -14,7 +12,7 @@ export function headerCarrier(name: string): Carrier {
       if (value === undefined) return []
       const text = Array.isArray(value) ? value.join(',') : value
       return text
-        .split(',', MAX_TOKENS)
+        .split(',')
         .map((one) => one.trim())
         .filter((one) => one !== '')
     },

@@ -22,9 +22,11 @@ export function sessionCarrier(
     (request as unknown as { session?: SessionLike }).session
   const merged = (old: unknown, token: ConsistencyToken): ConsistencyToken =>
     typeof old === 'string' ? merge(old, token) : token
+  const tokenOf = (request: FastifyRequest): unknown => sessionOf(request)?.get?.(key)
   return {
+    isEmpty: (request) => typeof tokenOf(request) !== 'string',
     load(request) {
-      const token = sessionOf(request)?.get?.(key)
+      const token = tokenOf(request)
       return typeof token === 'string' ? [token] : []
     },
     async store(request, _reply, token) {
