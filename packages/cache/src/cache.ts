@@ -9,13 +9,26 @@ import { explain, type Explanation } from './explain.js'
 import type { Factory } from './factory.js'
 import { lifetime } from './fill.js'
 import type { Marks } from './marks.js'
-import { checkTags, entryPolicy, readCodec, type EntryOptions, type EntryPolicy } from './options.js'
+import {
+  checkNames,
+  checkTags,
+  entryPolicy,
+  readCodec,
+  type EntryOptions,
+  type EntryPolicy
+} from './options.js'
 import { newEntry, type Space } from './reader.js'
 import type { Address } from './remote.js'
 import { channels } from './telemetry.js'
 import { newVersion } from './wire.js'
 
 const hits = channels.hit
+
+/** The namespace of the response cache. */
+export const RESPONSES = 'http'
+
+/** What {@link SetEntry} has besides {@link EntryOptions}. */
+const SET_NAMES = ['key', 'value', 'tags'] as const satisfies readonly (keyof SetEntry)[]
 
 export interface SetOptions extends EntryOptions {
   /** Whoever invalidates one of these invalidates the entry. */
@@ -199,15 +212,29 @@ export class Cache<V = unknown> {
   }
 
   /**
-   * A part with its own keys and defaults. Names are joined by `/` when nested.
+   * A part with its own keys and defaults. Names are joined by `/` when nested. `http` is the response cache's own.
    * @throws FLOTILLA_CACHE_ERR_OPTIONS
    */
   namespace<T extends V = V>(name: string, defaults: NamespaceOptions = {}): Cache<T> {
     if (typeof name !== 'string' || name === '') {
       throw new OptionsError(`@flotilla/cache: a namespace needs a name`)
     }
-    const { codec, ...entry } = defaults
     const full = this.#space.name === '' ? name : `${this.#space.name}/${name}`
+    if (full === RESPONSES) {
+      throw new OptionsError(
+        `@flotilla/cache: namespace '${full}' is where responses of routes with config.cache are kept; choose another name`
+      )
+    }
+    return this.part<T>(full, defaults)
+  }
+
+  /**
+   * As {@link Cache.namespace}, also for what the response cache keeps.
+   * @internal
+   */
+  part<T extends V = V>(full: string, defaults: NamespaceOptions): Cache<T> {
+    const { codec, ...entry } = defaults
+    checkNames(`namespace '${full}'`, entry, ['codec'])
     const fail = (expected: string): never => {
       throw new OptionsError(`@flotilla/cache: 'codec' of namespace '${full}' must be ${expected}`)
     }
@@ -278,6 +305,7 @@ export class Cache<V = unknown> {
   async #write(address: Address, { value, tags: given, ...options }: SetEntry<V>): Promise<WriteEnd> {
     const { marks, memory, names, outbox, reader, remote, settings, tickets } = this.#core.parts
     if (value === undefined) throw new ValueError(address.key, 'undefined means "none"; use delete')
+    checkNames('set', options, SET_NAMES)
     const policy = entryPolicy(this.#policy, options)
     const tags = checkTags(given)
     const life = lifetime(policy, value, { ttlMs: undefined }, 0, settings.maxTtl)

@@ -6,7 +6,7 @@ import { Fill, type FillParts } from './fill.js'
 import { Flights, type Flight, type Outcome } from './flight.js'
 import type { Mark, Marks } from './marks.js'
 import type { Memory } from './memory.js'
-import { checkTags, entryPolicy, type EntryOptions, type EntryPolicy } from './options.js'
+import { checkNames, checkTags, entryPolicy, type EntryOptions, type EntryPolicy } from './options.js'
 import { discard, isDead, type EntryReader, type Space } from './reader.js'
 import type { Address, Remote } from './remote.js'
 import { channels } from './telemetry.js'
@@ -45,6 +45,9 @@ interface Call {
   readonly anew: boolean
 }
 
+/** What {@link GetOrSetOptions} has besides {@link EntryOptions}. */
+const CALL_NAMES = ['tags', 'refresh'] as const satisfies readonly (keyof GetOrSetOptions)[]
+
 /** How often a caller joins computations that turn out older than its call before it computes for itself. */
 const MAX_JOINS = 3
 const FIRST_POLL_MS = 50
@@ -75,6 +78,7 @@ export class Engine {
     base: EntryPolicy,
     options: GetOrSetOptions | undefined
   ): Promise<unknown> {
+    if (options !== undefined) checkNames('getOrSet', options, CALL_NAMES)
     const call: Call = {
       space,
       address,

@@ -176,6 +176,22 @@ const ENTRY_OPTIONS = [
   'timeout'
 ] as const satisfies readonly (keyof EntryOptions)[]
 
+const ENTRY_NAMES: ReadonlySet<string> = new Set(ENTRY_OPTIONS)
+
+/**
+ * Refuses a name that is no option: misspelt, it would do nothing.
+ *
+ * @param others besides those of {@link EntryOptions}
+ * @throws FLOTILLA_CACHE_ERR_OPTIONS
+ */
+export function checkNames(what: string, options: object, others: readonly string[]): void {
+  for (const name of Object.keys(options)) {
+    if (ENTRY_NAMES.has(name) || others.includes(name)) continue
+    const known = [...ENTRY_OPTIONS, ...others].join(', ')
+    throw new OptionsError(`${PLUGIN}: ${what}: unknown option '${name}'; known options: ${known}`)
+  }
+}
+
 /**
  * The policy of one call or namespace over that of what it belongs to.
  * @throws FLOTILLA_CACHE_ERR_TTL for a duration that is none, FLOTILLA_CACHE_ERR_OPTIONS for the rest

@@ -363,13 +363,15 @@ t.test('streams are stored up to a limit and always passed on', async (t) => {
   t.equal((await large.get()).body.length, 1200)
   t.equal((await large.get()).body.length, 1200)
   t.equal(large.calls(), 2)
-  const cut = await serve(t, { ttl: '1m' }, (_request, reply) =>
-    reply
-      .header('content-length', '3')
-      .type('text/plain')
-      .send(Readable.from(['a', 'b', 'c']))
-  )
-  t.equal((await cut.get()).body, 'abc')
+  const cut = await serve(t, { ttl: '1m' }, (_request, reply) => {
+    async function* half(): AsyncGenerator<string> {
+      yield 'a'
+      throw new Error('cut')
+    }
+    return reply.type('text/plain').send(Readable.from(half()))
+  })
+  for (let i = 0; i < 2; i++) await t.rejects(cut.get(), 'it breaks half way')
+  t.equal(cut.calls(), 2, 'and is not stored')
 })
 
 t.test('unsafe methods and tags purge', async (t) => {
@@ -579,7 +581,7 @@ t.test('a client that goes away does not send those who wait to the handler toge
   t.equal(calls(), 2)
 })
 
-t.test('tags of a route that throw fail its request alone', async (t) => {
+t.test('tags of a route that throw, or are none, fail its request alone', async (t) => {
   let broken = true
   const tags = (): string[] => {
     if (broken) throw new Error('no tags')
@@ -591,6 +593,12 @@ t.test('tags of a route that throw fail its request alone', async (t) => {
   t.match(failed.body, 'no tags')
   broken = false
   t.equal((await get()).body, 'x')
+  for (const wrong of [[''], 'posts', [7]]) {
+    const { get } = await serve(t, { ttl: '1m', tags: () => wrong as string[] }, () => 'x')
+    const response = await get()
+    t.equal(response.statusCode, 500, JSON.stringify(wrong))
+    t.equal(response.json().code, 'FLOTILLA_CACHE_ERR_TAGS')
+  }
 })
 
 t.test(

@@ -1,8 +1,9 @@
 import { isPersonal } from '@flotilla/core'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import type { Cache } from '../cache.js'
+import { RESPONSES, type Cache } from '../cache.js'
 import type { GetOrSetOptions } from '../engine.js'
 import type { Context, Factory, FactoryContext } from '../factory.js'
+import { checkTags } from '../options.js'
 import { tellRequest as tell } from '../telemetry.js'
 import { parseCacheControl, type Directives } from './cache-control.js'
 import { cacheStatus, type CacheStatus } from './cache-status.js'
@@ -54,7 +55,7 @@ export class ResponseCache {
   constructor(fastify: FastifyInstance, cache: Cache) {
     this.#fastify = fastify
     // XFetch would run handlers early for no one; routes have stale-while-revalidate for that.
-    this.#store = cache.namespace<Stored>('http', { codec: 'msgpack', early: 0, swr: 0, grace: 0, jitter: 0 })
+    this.#store = cache.part<Stored>(RESPONSES, { codec: 'msgpack', early: 0, swr: 0, grace: 0, jitter: 0 })
   }
 
   /** What the handler of a request that fills the cache may say and ask. */
@@ -162,7 +163,8 @@ export class ResponseCache {
       led(runAsync(visit))
       return exchange.outcome
     }
-    const own = typeof route.tags === 'function' ? route.tags(request) : route.tags
+    // Not ours to answer for: the route's own may throw or be no tags, which fails its request.
+    const own = checkTags(typeof route.tags === 'function' ? route.tags(request) : route.tags)
     const options: GetOrSetOptions = {
       tags: [...own, pathTag(request.host, request.raw.url ?? '/')],
       // What memory holds is not what the client wants: nor would be what Redis holds.

@@ -458,5 +458,18 @@ export async function contract(t: Test, start: Start, fleet: boolean): Promise<v
     await t.rejects(cache.getOrSet(fresh(), 'x' as never), { code: 'FLOTILLA_CACHE_ERR_FACTORY' })
     await t.rejects(cache.set('k', 1, { jitter: 2 }), { code: 'FLOTILLA_CACHE_ERR_OPTIONS' })
     t.throws(() => cache.namespace(''), { code: 'FLOTILLA_CACHE_ERR_OPTIONS' })
+    t.throws(() => cache.namespace('http'), {
+      code: 'FLOTILLA_CACHE_ERR_OPTIONS',
+      message: /'http'.*config.cache/
+    })
+    t.equal(cache.namespace('a').namespace('http').name, 'a/http')
+    const misspelt = { tll: '5m' } as object
+    const refused = { code: 'FLOTILLA_CACHE_ERR_OPTIONS', message: /unknown option 'tll'/ }
+    t.throws(() => cache.namespace('n', misspelt), refused)
+    await t.rejects(cache.set('k', 1, misspelt), refused)
+    await t.rejects(
+      cache.getOrSet(fresh(), () => 1, misspelt),
+      refused
+    )
   })
 }
