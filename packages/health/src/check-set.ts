@@ -39,8 +39,8 @@ export class CheckSet {
     return false
   }
 
-  *failing(): Generator<Check> {
-    for (const check of this.checks.values()) if (check.status === 'failing') yield check
+  *thatAre(status: CheckSnapshot['status']): Generator<Check> {
+    for (const check of this.checks.values()) if (check.status === status) yield check
   }
 
   snapshot(): Record<string, CheckSnapshot> {

@@ -1,10 +1,10 @@
 import type { Http2Server, ServerHttp2Session } from 'node:http2'
-import type { IncomingMessage, Server, ServerResponse } from 'node:http'
+import { Server as HttpServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import { Server as TlsServer } from 'node:tls'
+import { Server as TlsServer, type TLSSocket } from 'node:tls'
 
 /** Node keeps the response that a connection owes here; it is what every drain library reads. */
-type HttpSocket = Socket & { _httpMessage?: ServerResponse | null }
+type HttpSocket = Socket & { _httpMessage?: ServerResponse | null } & Partial<Pick<TLSSocket, 'alpnProtocol'>>
 
 interface Seen {
   bytesRead: number
@@ -24,12 +24,15 @@ export class Connections {
 
   constructor(private readonly server: Server | Http2Server) {
     const onConnection = (socket: HttpSocket): void => {
+      // Kept by its session, which knows of the streams on it.
+      if (socket.alpnProtocol === 'h2') return
       this.sockets.set(socket, { bytesRead: -1, idleSince: 0 })
       socket.once('close', () => this.sockets.delete(socket))
     }
-    server.on(server instanceof TlsServer ? 'secureConnection' : 'connection', onConnection)
+    if (server instanceof TlsServer) server.on('secureConnection', onConnection)
+    // Without TLS an HTTP/2 server speaks nothing else.
+    else if (server instanceof HttpServer) server.on('connection', onConnection)
     server.on('session', (session: ServerHttp2Session) => {
-      this.sockets.delete(session.socket)
       this.sessions.add(session)
       session.once('close', () => this.sessions.delete(session))
     })

@@ -62,7 +62,7 @@ export class Drain {
   /** For an app that is closed without a drain: readiness falls and idle connections do not hold it up. */
   enterClose(): void {
     if (this.running !== undefined) return
-    this.running = Promise.resolve(true)
+    this.running = this.closeWithin(this.settings.timeout)
     this.stopKeepingAlive()
     this.connections.sweep(POLL)
   }
@@ -149,18 +149,26 @@ export class Drain {
   }
 
   private async close(patience: number): Promise<boolean> {
+    // Sockets that were upgraded hold the server open until their plugin closes them.
+    const cut = setTimeout(() => this.cut(), patience / 2)
+    try {
+      return await this.closeWithin(patience)
+    } finally {
+      clearTimeout(cut)
+    }
+  }
+
+  /** Closes the app, or waits for a close that is under way. False where it failed or takes longer. */
+  private async closeWithin(patience: number): Promise<boolean> {
     const done = new AbortController()
     const late = sleep(patience, false, { signal: done.signal })
     late.catch(() => undefined)
-    // Sockets that were upgraded hold the server open until their plugin closes them.
-    const cut = setTimeout(() => this.cut(), patience / 2)
     try {
       return await Promise.race([this.fastify.close().then(() => true), late])
     } catch (error) {
       this.fastify.log.error({ err: error }, 'closing failed')
       return false
     } finally {
-      clearTimeout(cut)
       done.abort()
     }
   }

@@ -72,7 +72,8 @@ export class FleetRegistry {
     await this.beating
     try {
       const was = await this.bounded(leave.run(this.client, this.keys.slice(0, 3), [this.bus.instance]))
-      if (was === 1) await this.bounded(this.bus.publish('instance.left', { instance: this.bus.instance }))
+      if (Number(was) === 1)
+        await this.bounded(this.bus.publish('instance.left', { instance: this.bus.instance }))
     } catch (error) {
       this.log.warn({ err: error }, 'could not leave the fleet registry; the lease lapses by itself')
     }
@@ -105,7 +106,7 @@ export class FleetRegistry {
 
   private async read(): Promise<void> {
     const [now, ...flat] = await this.bounded(roster.run(this.client, this.keys.slice(0, 2), []))
-    this.remember(now, flat)
+    this.remember(Number(now), flat)
   }
 
   private async cycle(): Promise<void> {
@@ -124,12 +125,14 @@ export class FleetRegistry {
     let outcome: 'renewed' | 'fenced' | 'failed' = 'renewed'
     try {
       const args = [this.bus.instance, Math.round(this.settings.lease), JSON.stringify(this.report())]
-      const [held, now, left, ...flat] = await this.bounded(heartbeat.run(this.client, this.keys, args))
-      if (held === 0) outcome = 'fenced'
+      const [renewed, now, left, ...flat] = await this.bounded(heartbeat.run(this.client, this.keys, args))
+      // A client may have been made with stringNumbers.
+      const held = Number(renewed) === 1
+      if (!held) outcome = 'fenced'
       // Counted from when it was sent: the reply may have taken a while.
       this.renewedAt = began
-      this.remember(now, flat)
-      this.listener.onBeat(this.members, held === 1)
+      this.remember(Number(now), flat)
+      this.listener.onBeat(this.members, held)
       this.announce(left)
     } catch (error) {
       outcome = 'failed'

@@ -14,6 +14,8 @@ export interface InstanceReport {
   load: { delay: number; utilization: number; rss: number; connections: number }
   /** Shared checks that fail there. */
   failing: string[]
+  /** Shared checks that pass there. */
+  passing: string[]
 }
 
 /** One live instance of the fleet. `lost`: its lease lapsed and nobody has evicted it yet. */
@@ -54,7 +56,8 @@ export function readMembers(now: number, flat: readonly string[]): FleetMember[]
 /** What stands in Redis was written by another version of the app, or by somebody else. */
 function readReport(text: string): InstanceReport | undefined {
   try {
-    const { instance, version, state, uptime, load, failing } = JSON.parse(text) as Partial<InstanceReport>
+    const report = JSON.parse(text) as Partial<InstanceReport>
+    const { instance, version, state, uptime, load, failing, passing } = report
     if (typeof instance !== 'string' || typeof version !== 'string' || typeof state !== 'string')
       return undefined
     return {
@@ -68,11 +71,16 @@ function readReport(text: string): InstanceReport | undefined {
         rss: number(load?.rss),
         connections: number(load?.connections)
       },
-      failing: Array.isArray(failing) ? failing.filter((name) => typeof name === 'string') : []
+      failing: names(failing),
+      passing: names(passing)
     }
   } catch {
     return undefined
   }
+}
+
+function names(value: unknown): string[] {
+  return Array.isArray(value) ? value.filter((name) => typeof name === 'string') : []
 }
 
 function number(value: unknown): number {

@@ -25,6 +25,8 @@ export function joinFleet(fastify: FastifyInstance, parts: Parts): FleetRegistry
   }
   const onLapsed = (error: Error): void => {
     if (!board.has('lease-lapsed')) log.warn({ err: error }, 'no heartbeat was answered for a whole lease')
+    // Nobody can give the lease back, and nobody else knows better: as all the others, it serves.
+    board.flag('fenced', undefined)
     board.flag('lease-lapsed', 'the fleet registry does not answer')
   }
   const report = (): InstanceReport => reportOf(parts)
@@ -33,14 +35,16 @@ export function joinFleet(fastify: FastifyInstance, parts: Parts): FleetRegistry
 
 function reportOf({ identity, board, checks, monitor, connections }: Parts): InstanceReport {
   const { delay, utilization, rss } = monitor.load
-  const failing = [...checks.failing()].filter(({ scope }) => scope === 'shared').map(({ name }) => name)
+  const shared = (status: 'failing' | 'passing'): string[] =>
+    [...checks.thatAre(status)].filter(({ scope }) => scope === 'shared').map(({ name }) => name)
   return {
     instance: identity.instance,
     version: identity.version,
     state: board.state,
     uptime: Math.floor(process.uptime()),
     load: { delay, utilization, rss, connections: connections.open },
-    failing
+    failing: shared('failing'),
+    passing: shared('passing')
   }
 }
 

@@ -78,7 +78,7 @@ export class StatusBoard {
       if (OUT.has(flag)) out = true
       else limping = true
     }
-    for (const check of this.checks.failing()) {
+    for (const check of this.checks.thatAre('failing')) {
       if (check.level === 'info') continue
       if (check.level === 'critical' && (check.scope === 'local' || this.guard.alone(check))) {
         out = true

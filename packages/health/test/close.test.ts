@@ -1,11 +1,13 @@
 import { connect as connectHttp2 } from 'node:http2'
 import { once } from 'node:events'
 import { Agent, get, type IncomingMessage } from 'node:http'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { joinHealth } from '@flotilla/core'
-import Fastify from 'fastify'
+import Fastify, { type FastifyInstance } from 'fastify'
 import { test } from 'tap'
-import { startApp, startProxy, startRedis, until } from '@flotilla/testbed'
+import { createCertificate, startApp, startProxy, startRedis, until } from '@flotilla/testbed'
 import health from '../src/index.js'
 
 const noSignals = { signals: false as const }
@@ -72,27 +74,69 @@ test('a drain step that throws is logged and passed over', async (t) => {
   t.equal(lines.filter((line) => line.includes('drain step failed')).length, 2)
 })
 
-test('HTTP/2 sessions are told to go and finish what they have', async (t) => {
-  const app = Fastify({ http2: true })
-  await app.register(health as never, { drain: { ...noSignals, delay: 0 }, metrics: { public: true } })
+for (const secure of [false, true]) {
+  for (const end of ['drain', 'close'] as const) {
+    const title = `HTTP/2 ${secure ? 'over TLS ' : ''}sessions are told to go and finish what they have: ${end}`
+    test(title, async (t) => {
+      const folder = t.testdir()
+      const ca = secure ? await createCertificate(folder) : undefined
+      const http2 = ca
+        ? Fastify({ http2: true, https: { key: await readFile(join(folder, 'server.key')), cert: ca } })
+        : Fastify({ http2: true })
+      const app = http2 as unknown as FastifyInstance
+      await app.register(health, { drain: { ...noSignals, delay: 0 }, metrics: true })
+      let arrived = false
+      app.get('/slow', async () => {
+        arrived = true
+        // Longer than an idle connection is left open.
+        return sleep(1000, 'done')
+      })
+      const session = connectHttp2(await app.listen({ port: 0, host: '127.0.0.1' }), ca ? { ca } : {})
+      const stream = session.request({ ':path': '/slow' })
+      let body = ''
+      stream.on('data', (chunk) => (body += String(chunk)))
+      await until(() => arrived)
+      t.match(
+        await app.health.metrics?.metrics(),
+        /^flotilla_http_connections(\{.*\})? 1$/m,
+        'one connection'
+      )
+      const gone = once(session, 'close')
+      const ended = end === 'drain' ? app.health.drain() : app.close()
+      await once(stream, 'end')
+      t.equal(body, 'done')
+      await gone
+      t.not(await ended, false)
+    })
+  }
+}
+
+test('a drain that is asked for while the app closes ends with the close', async (t) => {
+  const app = Fastify()
+  await app.register(health, { drain: { ...noSignals, delay: 0 } })
   let arrived = false
-  app.get('/slow', async () => {
+  let release = (): void => undefined
+  app.get('/slow', () => {
     arrived = true
-    return sleep(300, 'done')
+    return new Promise<string>((resolve) => {
+      release = () => resolve('done')
+    })
   })
-  await app.ready()
+  let closed = false
+  app.addHook('onClose', async () => {
+    await sleep(50)
+    closed = true
+  })
   const url = await app.listen({ port: 0, host: '127.0.0.1' })
-  const session = connectHttp2(url)
-  const stream = session.request({ ':path': '/slow' })
-  let body = ''
-  stream.on('data', (chunk) => (body += String(chunk)))
+  const slow = ask(`${url}/slow`)
   await until(() => arrived)
-  const gone = once(session, 'close')
-  const drained = (app as unknown as { health: { drain(): Promise<boolean> } }).health.drain()
-  await once(stream, 'end')
-  t.equal(body, 'done')
-  await gone
-  t.equal(await drained, true)
+  const closing = app.close()
+  await until(() => app.health.state === 'draining')
+  const drained = app.health.drain().then((clean) => ({ clean, closed }))
+  release()
+  t.strictSame(await drained, { clean: true, closed: true })
+  t.match(await slow, { status: 200, body: 'done' })
+  await closing
 })
 
 test('after close nothing is left that keeps a process alive', async (t) => {

@@ -26,10 +26,10 @@ export async function startFleet(
   redis: RedisServer,
   instances: number,
   options: HealthOptions = {},
-  nodeArgs: string[] = []
+  { nodeArgs = [], env = {} }: { nodeArgs?: string[]; env?: Record<string, string> } = {}
 ): Promise<AppFleet> {
   const HEALTH = JSON.stringify({ fleet: { lease: LEASE }, drain: { delay: 0, timeout: 3000 }, ...options })
-  const fleet = await startApp({ script, instances, nodeArgs, env: { HEALTH, REDIS_URL: redis.url } })
+  const fleet = await startApp({ script, instances, nodeArgs, env: { HEALTH, REDIS_URL: redis.url, ...env } })
   t.teardown(() => fleet.stop())
   return fleet
 }

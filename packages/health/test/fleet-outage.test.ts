@@ -1,5 +1,9 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import flotillaRedis from '@flotilla/redis'
+import Fastify from 'fastify'
 import { test } from 'tap'
 import { until, type AppInstance } from '@flotilla/testbed'
+import health from '../src/index.js'
 import { fleetOf, LEASE, server, startFleet, stateOf, states } from './fleet-of.js'
 
 test('Redis away for everybody: no instance leaves rotation, all say degraded; back: healthy by themselves', async (t) => {
@@ -38,11 +42,14 @@ test('Redis away for everybody: no instance leaves rotation, all say degraded; b
 
 test('a dependency that one instance alone cannot reach takes that one out, and only that one', async (t) => {
   const redis = await server(t)
-  const fleet = await startFleet(t, redis, 3, { fleet: { lease: 600 }, checks: { failures: 1, timeout: 50 } })
+  const fleet = await startFleet(t, redis, 3, {
+    fleet: { lease: LEASE },
+    checks: { failures: 1, timeout: 50 }
+  })
   const [one, two, three] = fleet.instances as [AppInstance, AppInstance, AppInstance]
   await until(async () => states(await fleetOf(one)) === 'ready,ready,ready')
   await one.call({ do: 'breakCheck', with: 'shared' })
-  await until(async () => (await stateOf(one)).state === 'down', { message: 'alone: out' })
+  await until(async () => (await stateOf(one)).state === 'down', { timeout: 20_000, message: 'alone: out' })
   t.equal((await stateOf(two)).state, 'ready')
   await two.call({ do: 'breakCheck', with: 'shared' })
   await three.call({ do: 'breakCheck', with: 'shared' })
@@ -50,6 +57,55 @@ test('a dependency that one instance alone cannot reach takes that one out, and 
   for (const app of fleet.instances) t.equal((await stateOf(app)).state, 'degraded')
   for (const app of fleet.instances) await app.call({ do: 'mendCheck', with: 'shared' })
   await until(async () => states(await fleetOf(one)) === 'ready,ready,ready')
+})
+
+test('instances that do not have a check are no evidence that it works', async (t) => {
+  const redis = await server(t)
+  const options = { fleet: { lease: LEASE }, checks: { failures: 1, timeout: 50 } }
+  const web = await startFleet(t, redis, 2, options)
+  const mail = await startFleet(t, redis, 4, options, { env: { NO_CHECKS: '1' } })
+  const [one, two] = web.instances as [AppInstance, AppInstance]
+  await until(async () => (await fleetOf(mail.instances[0]!)).instances.length === 6)
+  for (const app of web.instances) await app.call({ do: 'breakCheck', with: 'shared' })
+  for (const app of web.instances) {
+    await until(async () => (await stateOf(app)).state === 'degraded')
+  }
+  // A third that has it, and where it works, is what takes the others out: by then they had all the evidence there is.
+  const third = await startFleet(t, redis, 1, options)
+  await until(async () => (await fleetOf(one)).instances.length === 7)
+  for (const app of web.instances)
+    t.equal((await stateOf(app)).state, 'degraded', 'it fails in most of three')
+  await one.call({ do: 'mendCheck', with: 'shared' })
+  await until(async () => (await stateOf(two)).state === 'down', {
+    timeout: 20_000,
+    message: 'alone among those that have it: out'
+  })
+  t.equal((await stateOf(one)).state, 'ready')
+  t.equal((await stateOf(third.instances[0]!)).state, 'ready')
+})
+
+test('an instance that was given up serves as all others when Redis goes before it is back', async (t) => {
+  const redis = await server(t)
+  const app = Fastify()
+  await app.register(flotillaRedis, { url: redis.url, commandTimeout: 200 })
+  await app.register(health, { drain: { signals: false }, fleet: { lease: LEASE } })
+  t.teardown(() => app.close())
+  await app.ready()
+  await until(async () => (await app.health.fleet()).instances.length === 1)
+  const onBeat = (message: unknown): void => {
+    if ((message as { outcome: string }).outcome === 'fenced') redis.pause()
+  }
+  subscribe('flotilla:health:heartbeat', onBeat)
+  t.teardown(() => {
+    unsubscribe('flotilla:health:heartbeat', onBeat)
+    redis.resume()
+  })
+  await app.redis.zadd('{flotilla:fleet:app}:evicted', Date.now(), app.health.id)
+  await until(() => app.health.state === 'down', { message: 'it learns that it was given up' })
+  await until(() => app.health.state === 'degraded', { message: 'and that nobody can give its lease back' })
+  t.match(app.health.reasons.join(), /registry does not answer/)
+  redis.resume()
+  await until(() => app.health.state === 'ready')
 })
 
 test('Redis away during shutdown does not hold it up', async (t) => {

@@ -2,7 +2,7 @@ import Fastify from 'fastify'
 import fastifyRedis from '@fastify/redis'
 import { flotillaRedis } from '@flotilla/redis'
 import { test } from 'tap'
-import { until, type AppInstance } from '@flotilla/testbed'
+import { listen, until, type AppInstance } from '@flotilla/testbed'
 import health from '../src/index.js'
 import { fleetOf, LEASE, server, startFleet, stateOf, states } from './fleet-of.js'
 
@@ -75,8 +75,8 @@ test('wall clocks that differ by minutes change nothing', async (t) => {
     `--import=data:text/javascript,const now=Date.now;Date.now=()=>now()+${minutes * 60_000}`
   ]
   const [ahead, behind] = await Promise.all([
-    startFleet(t, redis, 1, {}, clock(7)),
-    startFleet(t, redis, 1, {}, clock(-7))
+    startFleet(t, redis, 1, {}, { nodeArgs: clock(7) }),
+    startFleet(t, redis, 1, {}, { nodeArgs: clock(-7) })
   ])
   const [one, two] = [ahead.instances[0]!, behind.instances[0]!]
   await until(async () => states(await fleetOf(one)) === 'ready,ready')
@@ -107,6 +107,19 @@ test('a plain @fastify/redis serves as well, before or after', async (t) => {
     t.match(await app.health.fleet(), { fleet: order, self: app.health.id })
     await app.close()
   }
+})
+
+test('a client that gives numbers as text', async (t) => {
+  const redis = await server(t)
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(fastifyRedis, { url: redis.url, closeClient: true, stringNumbers: true })
+  await app.register(health, { drain: { signals: false }, fleet: { lease: LEASE } })
+  const outcomes = listen<{ outcome: string }>(t, 'flotilla:health:heartbeat')
+  await app.ready()
+  await until(() => outcomes.length >= 2)
+  t.strictSame(new Set(outcomes.map(({ outcome }) => outcome)), new Set(['renewed']))
+  t.equal(app.health.state, 'ready')
 })
 
 test('fleets of different names do not see each other; the id is that of the bus', async (t) => {
@@ -162,7 +175,15 @@ test('reports that nobody could have written are left out', async (t) => {
     await app.redis.zadd(key('leases'), Date.now() + 60_000, id)
     await app.redis.hset(key('reports'), id, report)
   }
-  const odd = { instance: 'odd', version: '1', state: 'ready', uptime: 'long', load: 7, failing: [1, 'db'] }
+  const odd = {
+    instance: 'odd',
+    version: '1',
+    state: 'ready',
+    uptime: 'long',
+    load: 7,
+    failing: [1, 'db'],
+    passing: 'no'
+  }
   await app.redis.zadd(key('leases'), Date.now() + 60_000, 'odd')
   await app.redis.hset(key('reports'), 'odd', JSON.stringify(odd))
   const view = await until(async () => {
@@ -171,6 +192,6 @@ test('reports that nobody could have written are left out', async (t) => {
   })
   t.match(
     view.instances.find(({ id }) => id === 'odd'),
-    { uptime: 0, load: { rss: 0 }, failing: ['db'] }
+    { uptime: 0, load: { rss: 0 }, failing: ['db'], passing: [] }
   )
 })

@@ -55,6 +55,17 @@ test('the delay ends early once it has been quiet', async (t) => {
   t.ok(took >= 700 && took < 20_000, `${Math.round(took)} ms`)
 })
 
+test('SIGTERM while the app closes itself waits for the close', async (t) => {
+  const app = await start(t, { drain: { delay: 0, timeout: '30s' } })
+  const slow = ask(`${app.url}/slow?ms=1000`)
+  await until(async () => /"url":"\/slow/.test(app.output()))
+  await app.call({ do: 'close' })
+  app.signal('SIGTERM')
+  t.equal((await ended(app)).code, 0)
+  t.match(await slow, { status: 200, body: '{"slept":1000}' })
+  t.match(app.output(), /onClose ran/)
+})
+
 test('SIGTERM during a drain that the app began joins it', async (t) => {
   const app = await start(t, { drain: { delay: '20s', quiet: 400, timeout: '30s' } })
   await app.call({ do: 'drain' })

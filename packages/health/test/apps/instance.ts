@@ -23,7 +23,7 @@ if (env['HANGING_START']) app.register(async () => new Promise<void>(() => undef
 /** What the checks of this instance answer; the parent changes it. */
 const broken: Record<string, boolean> = {}
 app.after(() => {
-  for (const scope of ['local', 'shared'] as const) {
+  for (const scope of env['NO_CHECKS'] ? [] : (['local', 'shared'] as const)) {
     const check = (): { ok: boolean } => ({ ok: broken[scope] !== true })
     app.health.addCheck(scope, check, { scope, interval: 50 })
   }
@@ -71,6 +71,7 @@ const commands: Record<string, (argument: never) => unknown> = {
   fleet: () => app.health.fleet(),
   ports: () => app.health.ports,
   drain: () => void app.health.drain(),
+  close: () => void app.close(),
   breakCheck: (name: string) => void (broken[name] = true),
   mendCheck: (name: string) => void (broken[name] = false)
 }
