@@ -76,6 +76,22 @@ await app.close()
   }
 }
 
+/** What a resolution that loses a type would break: errors by their codes, and options that another package adds to routes. */
+const USES = `
+import Fastify from 'fastify'
+import { FLOTILLA_WS_ERR_FULL } from '@flotilla/ws-broadcast'
+import { RedisClosedError } from '@flotilla/redis'
+const app = Fastify()
+app.get('/live', { websocket: true }, (socket, request) => {
+  app.broadcast.attach(socket, request)
+})
+const codes = (error: unknown): string[] => [
+  error instanceof FLOTILLA_WS_ERR_FULL ? error.code : '',
+  error instanceof RedisClosedError ? error.code : ''
+]
+void codes
+`
+
 const bin = (name) => join(root, 'node_modules', '.bin', name)
 const manifests = []
 for (const name of await readdir(join(root, 'packages'))) {
@@ -125,6 +141,37 @@ await check('an empty project installs the tarballs', () =>
     }
   )
 )
+for (const [module, resolution] of [
+  ['esnext', 'bundler'],
+  ['nodenext', 'nodenext']
+]) {
+  await check(`every declaration compiles as ${resolution} resolves it`, async () => {
+    const entries = manifests.flatMap(({ name, exports }) =>
+      Object.keys(exports)
+        .filter((one) => one !== './package.json')
+        .map((one) => name + one.slice(1))
+    )
+    const imports = entries.map((entry, index) => `import * as m${index} from '${entry}'\nvoid m${index}\n`)
+    await writeFile(join(project, 'declarations.ts'), `${imports.join('')}${USES}`)
+    const options = [
+      '--noEmit',
+      '--strict',
+      '--target',
+      'es2023',
+      '--types',
+      'node',
+      '--skipLibCheck',
+      'false'
+    ]
+    await run(
+      bin('tsc'),
+      [...options, '--module', module, '--moduleResolution', resolution, 'declarations.ts'],
+      {
+        cwd: project
+      }
+    )
+  })
+}
 for (const manifest of manifests) {
   for (const entry of Object.keys(manifest.exports).filter((one) => one !== './package.json')) {
     const specifier = manifest.name + entry.slice(1)

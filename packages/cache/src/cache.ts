@@ -95,7 +95,7 @@ export class Cache<V = unknown> {
    *   factory asks for its own key; FLOTILLA_CACHE_ERR_VALUE for a value that the codec cannot carry;
    *   FLOTILLA_CACHE_ERR_KEY, _TTL, _TAGS, _OPTIONS, _FACTORY for bad arguments. Never because Redis is away.
    */
-  getOrSet<T extends V = V>(key: string, factory: Factory<T>, options?: GetOrSetOptions): Promise<T> {
+  getOrSet<T extends V = V>(key: string, factory: Factory<T, V>, options?: GetOrSetOptions): Promise<T> {
     const entry = this.#index.get(key)
     if (
       entry !== undefined &&
@@ -110,7 +110,7 @@ export class Cache<V = unknown> {
     return this.#compute(key, factory, options)
   }
 
-  #compute<T>(key: string, factory: Factory<T>, options: GetOrSetOptions | undefined): Promise<T> {
+  #compute<T>(key: string, factory: Factory<T, V>, options: GetOrSetOptions | undefined): Promise<T> {
     if (typeof factory !== 'function') return Promise.reject(new FactoryTypeError(key))
     if (typeof key !== 'string' || key === '') return Promise.reject(notAKey(key))
     const made = this.#core.parts.engine.getOrSet(

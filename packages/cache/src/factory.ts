@@ -30,8 +30,13 @@ export interface FactoryContext<T = unknown> {
   consistentWith(token: ConsistencyToken | undefined): void
 }
 
-/** Computes a value. `undefined` is "none" and is not stored; `null` is a value. */
-export type Factory<T> = (context: FactoryContext<T>) => T | Promise<T>
+/**
+ * Computes a value. `undefined` is "none" and is not stored; `null` is a value.
+ *
+ * @typeParam T - what it computes
+ * @typeParam V - what the cache holds; apart from `T`, which is inferred from what is returned
+ */
+export type Factory<T, V = T> = (context: FactoryContext<V>) => T | Promise<T>
 
 /** What a factory said about its value. */
 export class Context implements FactoryContext {

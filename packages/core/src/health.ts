@@ -20,8 +20,10 @@ export interface CheckReport {
   readonly details?: Readonly<Record<string, string | number | boolean | null>>
 }
 
-/** Looks at one dependency; throwing, rejecting or `ok: false` says that it fails. */
-export type CheckFunction = (context: CheckContext) => CheckReport | void | Promise<CheckReport | void>
+/** Looks at one dependency; throwing, rejecting, `false` or `ok: false` says that it fails. */
+export type CheckFunction = (
+  context: CheckContext
+) => CheckReport | boolean | void | Promise<CheckReport | boolean | void>
 
 /** How often a check runs and what its failure means. */
 export interface CheckOptions {

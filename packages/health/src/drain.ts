@@ -22,6 +22,9 @@ const REQUESTS = 0.9
 const POLL = 20
 /** How long a connection must have been idle to be closed: long enough that no request is on its way. */
 const IDLE = 250
+const CLOSED_BY_ANOTHER =
+  'the app was closed by something else in the midst of the drain, so requests are answered with 503: take away the ' +
+  'other signal handler (close-with-grace, fastify-cli), or set drain.signals to false and let it await app.health.drain()'
 
 /**
  * Takes the app out of service without failing a request:
@@ -32,6 +35,8 @@ const IDLE = 250
 export class Drain {
   private readonly steps = new Map<string, DrainStep>()
   private running: Promise<boolean> | undefined
+  /** The drain has come to its own `app.close()`. */
+  private closing = false
 
   constructor(
     private readonly fastify: FastifyInstance,
@@ -59,9 +64,15 @@ export class Drain {
     return this.running
   }
 
-  /** For an app that is closed without a drain: readiness falls and idle connections do not hold it up. */
+  /**
+   * The app is being closed. Without a drain: readiness falls and idle connections do not hold it up. In the midst of one,
+   * by somebody else: Fastify answers 503 from now on, so all that can be done is to say so.
+   */
   enterClose(): void {
-    if (this.running !== undefined) return
+    if (this.running !== undefined) {
+      if (!this.closing) this.fastify.log.warn(CLOSED_BY_ANOTHER)
+      return
+    }
     this.running = this.closeWithin(this.settings.timeout)
     this.stopKeepingAlive()
     this.connections.sweep(POLL)
@@ -151,6 +162,7 @@ export class Drain {
   private async close(patience: number): Promise<boolean> {
     // Sockets that were upgraded hold the server open until their plugin closes them.
     const cut = setTimeout(() => this.cut(), patience / 2)
+    this.closing = true
     try {
       return await this.closeWithin(patience)
     } finally {

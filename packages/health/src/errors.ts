@@ -1,4 +1,4 @@
-import createError from '@fastify/error'
+import { createError } from '@fastify/error'
 
 /** An option of `register` is missing, unknown or out of range; the message names it. */
 export const HealthOptionError = createError<[string]>('FLOTILLA_HEALTH_ERR_OPTION', '%s', 500, TypeError)

@@ -42,7 +42,7 @@ export function createParts(fastify: FastifyInstance, settings: Settings): Parts
 
   const checks: CheckSet = new CheckSet(settings.checks, (check, changed) => {
     if (changed && check.status === 'failing')
-      log.warn({ check: check.name, ...check.snapshot() }, 'check fails')
+      log.warn({ check: check.name, result: check.snapshot() }, 'check fails')
     else if (changed) log.info({ check: check.name }, 'check passes')
     board.update()
   })

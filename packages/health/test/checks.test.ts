@@ -127,6 +127,23 @@ test('a check that blocks the loop is named', async (t) => {
   t.ok((await detailsOf(app)).checks['blocks']!.blocked! >= 80)
 })
 
+test('a check that fails is told in the log, as a warning with what it found', async (t) => {
+  const lines: string[] = []
+  const logger = { level: 'warn', stream: { write: (line: string) => void lines.push(line) } }
+  const app = Fastify({ logger })
+  await app.register(health, { drain: { signals: false } })
+  t.teardown(() => app.close())
+  app.health.addCheck('payments', () => false, { level: 'degraded' })
+  await app.ready()
+  const line = await until(() => lines.find((one) => one.includes('check fails')))
+  t.match(JSON.parse(line), {
+    level: 40,
+    check: 'payments',
+    result: { status: 'failing', level: 'degraded' }
+  })
+  t.equal(line.match(/"level":\d/g)?.length, 1)
+})
+
 test('hysteresis: one failure among successes changes nothing', async (t) => {
   const app = await start(t, { checks: { interval: 10, failures: 3, successes: 2 } })
   let results: boolean[] = []

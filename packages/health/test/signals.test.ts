@@ -66,6 +66,17 @@ test('SIGTERM while the app closes itself waits for the close', async (t) => {
   t.match(app.output(), /onClose ran/)
 })
 
+test('an app that something else closes in the midst of the drain says so', async (t) => {
+  const app = await start(t, { drain: { delay: '20s', quiet: 0, timeout: '30s' } })
+  app.signal('SIGTERM')
+  await until(async () => (await ask(`${app.url}/health/ready`)).status === 503)
+  t.notMatch(app.output(), /closed by something else/)
+  await app.call({ do: 'close' })
+  await until(() => /closed by something else in the midst of the drain/.test(app.output()))
+  app.signal('SIGTERM')
+  await ended(app)
+})
+
 test('SIGTERM during a drain that the app began joins it', async (t) => {
   const app = await start(t, { drain: { delay: '20s', quiet: 400, timeout: '30s' } })
   await app.call({ do: 'drain' })

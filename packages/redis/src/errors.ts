@@ -1,4 +1,4 @@
-import createError from '@fastify/error'
+import { createError } from '@fastify/error'
 
 type Cause = { cause: unknown }
 type Message = [message: string, options?: Cause]

@@ -1,4 +1,4 @@
-import createError from '@fastify/error'
+import { createError } from '@fastify/error'
 
 /** An option of `register` that cannot work. */
 export const ERR_OPTION = createError('FLOTILLA_SESSION_ERR_OPTION', '%s', 500)

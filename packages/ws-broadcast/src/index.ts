@@ -1,3 +1,5 @@
+// Brings `websocket: true` into the types of routes for `attach`, in apps that do not depend on @fastify/websocket themselves.
+export type { WebSocket } from '@fastify/websocket'
 export { default, flotillaBroadcast } from './plugin.js'
 export type { AttachOptions, Broadcast, BroadcastStats, DisconnectOptions } from './broadcast.js'
 export type { BackpressurePolicy } from './channel-rules.js'

@@ -12,6 +12,15 @@ interface User {
 export async function caches(app: FastifyInstance): Promise<void> {
   const user = await app.cache.getOrSet('user:1', async (): Promise<User> => ({ name: 'ada' }))
   same<typeof user, User>(true)
+  const told = await app.cache.getOrSet('user:2', async (ctx) => {
+    ctx.tags('user:2')
+    return { name: 'ada' }
+  })
+  same<typeof told, User>(true)
+  const aborted = await app.cache.getOrSet('user:3', async ({ signal }) => ({ name: String(signal.aborted) }))
+  same<typeof aborted, User>(true)
+  const explicit = await app.cache.getOrSet<number>('user:4', ({ stale }) => Number(stale ?? 0) + 1)
+  same<typeof explicit, number>(true)
   const number = await app.cache.getOrSet('n', () => 1)
   same<typeof number, number>(true)
   const maybe = await app.cache.getOrSet('m', (): User | undefined => undefined)

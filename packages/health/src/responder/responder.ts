@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import type { AgentStatus } from '../agent-reply.js'
-import { HealthPortError } from '../errors.js'
+import { HealthOptionError, HealthPortError } from '../errors.js'
 import type { Identity } from '../identity.js'
 import type { WorkerSettings } from '../options.js'
 import { SharedStatus } from './shared-status.js'
@@ -17,14 +17,13 @@ export interface Responder {
   close(): Promise<void>
 }
 
-/** @throws FLOTILLA_HEALTH_ERR_PORT */
+/** @throws FLOTILLA_HEALTH_ERR_PORT; FLOTILLA_HEALTH_ERR_OPTION where a thread cannot be started */
 export async function openResponder(settings: WorkerSettings, identity: Identity): Promise<Responder> {
   const shared = new SharedStatus()
   shared.beat()
   const { instance, version } = identity
   const workerData: ThreadData = { ...settings, buffer: shared.buffer, instance, version, beat: BEAT }
-  // By name rather than beside this file: a thread knows nothing of the loader that may run this one.
-  const worker = new Worker(new URL(import.meta.resolve('#responder-thread')), { workerData })
+  const worker = startThread(workerData)
   worker.unref()
   const timer = setInterval(() => shared.beat(), BEAT)
   timer.unref()
@@ -38,4 +37,16 @@ export async function openResponder(settings: WorkerSettings, identity: Identity
     throw new HealthPortError('worker', `${settings.host}:${settings.port}`, ready.error)
   }
   return { ...ready, update: (status) => shared.write(status), close }
+}
+
+function startThread(workerData: ThreadData): Worker {
+  try {
+    // By name rather than beside this file: a thread knows nothing of the loader that may run this one.
+    return new Worker(new URL(import.meta.resolve('#responder-thread')), { workerData })
+  } catch (error) {
+    throw new HealthOptionError(
+      `option 'worker' cannot start its thread (${(error as Error).message}): it needs a file of its own, so keep ` +
+        '@flotilla/health out of a bundle (external); under --permission, --allow-worker'
+    )
+  }
 }
