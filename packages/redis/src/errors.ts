@@ -31,7 +31,7 @@ export const RedisUnavailableError = createError<Message>(
   false
 )
 
-/** A subscription was not acknowledged in time. */
+/** A subscription was refused, or not acknowledged in time. */
 export const RedisSubscribeError = createError<Message>('FLOTILLA_REDIS_ERR_SUBSCRIBE', '%s', 503)
 
 /** A message could not be published in time. */

@@ -1,6 +1,7 @@
 import type { Cluster } from 'ioredis'
 import { ANY_NODE, dedicatedConnection } from './dedicated-connection.js'
 import { commandTimeoutOf, isCluster, type RedisClient } from './redis-client.js'
+import { withoutArguments } from './reply-error.js'
 import { slotOf } from './slots.js'
 import { SubscriberLink, type GapReason, type LinkChannel } from './subscriber-link.js'
 
@@ -11,12 +12,15 @@ interface Entry extends LinkChannel {
   /** Why messages may have been missed since it was last live. */
   suspect: GapReason | undefined
   /** Those who wait for it to be live. */
-  waiting: (() => void)[]
+  waiting: { readonly resolve: () => void; readonly reject: (error: unknown) => void }[]
 }
 
 export interface Held {
-  /** Resolves when Redis has acknowledged the channel; for ever pending while Redis is away. */
-  readonly acknowledged: Promise<void>
+  /**
+   * Resolves when Redis has acknowledged the channel, and rejects with its answer when it has refused it; for ever
+   * pending while Redis is away.
+   */
+  acknowledged(): Promise<void>
   release(): void
 }
 
@@ -45,7 +49,7 @@ export class SharedSubscriber {
   readonly #reroute = (): void => {
     for (const entry of this.#entries.values()) if (entry.sharded) this.#place(entry)
   }
-  /** Of the last failed attempt to connect. */
+  /** Of the last attempt to connect or to subscribe that failed. */
   lastError: unknown
 
   constructor(client: RedisClient) {
@@ -60,7 +64,9 @@ export class SharedSubscriber {
     const own = (message: Buffer): void => handler(message)
     entry.handlers.add(own)
     return {
-      acknowledged: entry.live ? Promise.resolve() : new Promise((resolve) => entry.waiting.push(resolve)),
+      acknowledged: async () => {
+        if (!entry.live) await new Promise<void>((resolve, reject) => entry.waiting.push({ resolve, reject }))
+      },
       release: () => {
         if (!entry.handlers.delete(own) || entry.handlers.size > 0) return
         this.#entries.delete(id)
@@ -164,8 +170,12 @@ export class SharedSubscriber {
           )
           this.#refreshSoon()
         },
+        refused: (entry, error) => {
+          this.lastError = withoutArguments(error)
+          if (entry.link === link) for (const { reject } of entry.waiting.splice(0)) reject(this.lastError)
+        },
         failed: (error) => {
-          this.lastError = error
+          this.lastError = withoutArguments(error)
           this.#refreshSoon()
         }
       }
@@ -176,7 +186,7 @@ export class SharedSubscriber {
   #acknowledged(entries: Entry[]): void {
     for (const entry of entries) {
       entry.live = true
-      for (const resolve of entry.waiting.splice(0)) resolve()
+      for (const { resolve } of entry.waiting.splice(0)) resolve()
       if (entry.suspect === undefined) continue
       // One announcement for all that come back together.
       if (this.#recovered.length === 0) setImmediate(() => this.#announceRecovered())

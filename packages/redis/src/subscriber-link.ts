@@ -23,6 +23,8 @@ export interface LinkListener<Channel extends LinkChannel> {
   lost(reason: GapReason): void
   /** The node does not serve these sharded channels, or no longer. */
   misplaced(channels: Channel[]): void
+  /** Redis does not let this client have the channel; the link asks again with each sign of life. */
+  refused(channel: Channel, error: unknown): void
   /** One attempt to connect has failed. */
   failed(error: unknown): void
 }
@@ -53,6 +55,7 @@ export class SubscriberLink<Channel extends LinkChannel> {
   /** Added or removed in this turn of the event loop, and not told to Redis yet. */
   readonly #changed = new Set<Channel>()
   #connection: Redis | undefined
+  /** All that were wanted when the connection was made have been asked for. */
   #ready = false
   #closed = false
   #running = false
@@ -114,6 +117,7 @@ export class SubscriberLink<Channel extends LinkChannel> {
 
   close(): void {
     this.#closed = true
+    this.#connection = undefined
     this.#ready = false
     this.#channels.clear()
     this.#changed.clear()
@@ -127,7 +131,7 @@ export class SubscriberLink<Channel extends LinkChannel> {
     while (!this.#closed) {
       let connection: Redis | undefined
       try {
-        connection = this.#options.create()
+        connection = this.#connection = this.#options.create()
         const ended = this.#watch(connection)
         await Promise.race([
           this.#establish(connection),
@@ -139,7 +143,6 @@ export class SubscriberLink<Channel extends LinkChannel> {
         failures++
         if (!this.#closed) this.#options.listener.failed(error)
       }
-      this.#connection = undefined
       if (connection) drop(connection)
       if (this.#closed) return
       this.#down('connection-lost')
@@ -182,31 +185,33 @@ export class SubscriberLink<Channel extends LinkChannel> {
       for (const channel of open) done.add(channel)
       await this.#subscribe(connection, open)
     }
-    if (this.#closed) return
-    this.#connection = connection
+    if (this.#connection !== connection) return
     this.#ready = true
     this.#heartbeat = setInterval(() => void this.#verify('sample'), this.#options.heartbeat).unref()
   }
 
   async #subscribe(connection: Redis, channels: readonly Channel[]): Promise<void> {
-    const { listener } = this.#options
     const { classic, sharded } = this.#commands(channels)
-    await Promise.all([
-      ...classic.map(async (chunk) => {
-        await connection.subscribe(...chunk.map(({ wire }) => wire))
-        listener.acknowledged(chunk)
-      }),
-      ...sharded.map(async (chunk) => {
-        try {
-          await connection.ssubscribe(...chunk.map(({ wire }) => wire))
-        } catch (error) {
-          if (!isRedirection(error)) throw error
-          listener.misplaced(chunk)
-          return
-        }
-        listener.acknowledged(chunk)
-      })
-    ])
+    await Promise.all([...classic, ...sharded].map((chunk) => this.#ask(connection, chunk)))
+  }
+
+  /** Asks for channels in one command. Throws where the connection is no good; an answer of Redis is told to the owner. */
+  async #ask(connection: Redis, channels: Channel[]): Promise<void> {
+    const { listener } = this.#options
+    const [first] = channels
+    const wires = channels.map(({ wire }) => wire)
+    try {
+      await (first!.sharded ? connection.ssubscribe(...wires) : connection.subscribe(...wires))
+    } catch (error) {
+      if (!(error instanceof Error) || error.name !== 'ReplyError') throw error
+      if (this.#connection !== connection) return
+      if (isRedirection(error)) listener.misplaced(channels)
+      // Redis refuses a whole command for one of its channels: the others must not suffer.
+      else if (channels.length > 1) await Promise.all(channels.map((one) => this.#ask(connection, [one])))
+      else listener.refused(first!, error)
+      return
+    }
+    if (this.#connection === connection) listener.acknowledged(channels)
   }
 
   #unsubscribe(connection: Redis, channels: readonly Channel[]): void {
@@ -233,17 +238,16 @@ export class SubscriberLink<Channel extends LinkChannel> {
 
   /**
    * Asks for a sign of life, and whether this node still serves its sharded channels: subscribing again to one that is held
-   * changes nothing. One channel stands for its slot, except for those that wait for an acknowledgement.
+   * changes nothing. One channel stands for its slot; those that are not acknowledged are all asked for.
    */
   async #verify(which: 'sample' | 'all'): Promise<void> {
     const connection = this.#connection
     if (!this.#ready || !connection || this.#verifying) return
     const sharded = [...this.#channels].filter((channel) => channel.sharded)
     const slots = this.#options.bySlot ? groupBySlot(sharded, ({ wire }) => wire).values() : []
-    const asked =
-      which === 'all'
-        ? sharded
-        : [...slots].flatMap(([first, ...rest]) => [first!, ...rest.filter((one) => !one.live)])
+    const samples = which === 'all' ? sharded : [...slots].map(([first]) => first!)
+    const open = [...this.#channels].filter((channel) => !channel.live)
+    const asked = [...new Set([...samples, ...open])]
     this.#verifying = true
     try {
       await within(
@@ -260,8 +264,9 @@ export class SubscriberLink<Channel extends LinkChannel> {
 
   #down(reason: GapReason): void {
     clearInterval(this.#heartbeat)
-    if (!this.#ready) return
+    this.#connection = undefined
     this.#ready = false
+    // Before it was ready, too: some of the channels may have been acknowledged.
     this.#options.listener.lost(reason)
   }
 

@@ -33,7 +33,8 @@ export interface Subscriber {
    * Resolves once Redis has acknowledged the subscription, with the function that ends it. The client's
    * `keyPrefix` stands before the channel on the wire: publish with {@link publishTo}, or prefix it yourself.
    *
-   * @throws FLOTILLA_REDIS_ERR_SUBSCRIBE when it was not acknowledged within 5 s; FLOTILLA_REDIS_ERR_CLOSED after close.
+   * @throws FLOTILLA_REDIS_ERR_SUBSCRIBE when Redis refused it, or did not acknowledge it within 5 s; FLOTILLA_REDIS_ERR_CLOSED
+   *   after close.
    */
   subscribe(channel: string, handler: MessageHandler, options?: SubscribeOptions): Promise<() => void>
   /** Called when messages may have been missed, and again when they flow. Returns the function that ends it. */
@@ -133,16 +134,22 @@ export class AppSubscriber implements Subscriber {
     this.#releases.add(release)
     return {
       release,
-      acknowledged: (timeout: number): Promise<void> =>
-        within(
-          subscription.acknowledged,
-          timeout,
-          () =>
-            new RedisSubscribeError(
-              `@flotilla/redis: the subscription to '${channel}' was not acknowledged within ${timeout} ms; is Redis reachable?`,
-              { cause: this.#connection.lastError }
-            )
-        )
+      acknowledged: async (timeout: number): Promise<void> => {
+        const late = new Error(`not acknowledged within ${timeout} ms`)
+        try {
+          await within(subscription.acknowledged(), timeout, () => late)
+        } catch (error) {
+          throw error === late
+            ? new RedisSubscribeError(
+                `@flotilla/redis: the subscription to '${channel}' was not acknowledged within ${timeout} ms; is Redis reachable?`,
+                { cause: this.#connection.lastError }
+              )
+            : new RedisSubscribeError(
+                `@flotilla/redis: Redis refused the subscription to '${channel}': ${(error as Error).message}`,
+                { cause: error }
+              )
+        }
+      }
     }
   }
 

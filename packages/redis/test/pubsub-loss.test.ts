@@ -1,10 +1,12 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import { once } from 'node:events'
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import type { CheckFunction } from '@flotilla/core'
 import { onEachTopology, startRedis, until, type RedisServer, type Topology } from '@flotilla/testbed'
 import Fastify from 'fastify'
 import { test, type Test } from 'tap'
 import redis, { publishTo, resolveSubscriber } from '../src/index.js'
-import { record, startApp } from './fixtures/app.js'
+import { record, rejection, startApp } from './fixtures/app.js'
 import { subscriberSockets } from './fixtures/sockets.js'
 
 const bus = { probeInterval: 200, probeTimeout: 500 }
@@ -164,4 +166,89 @@ void test('what handlers throw is logged and harms nobody', async (t) => {
   await server.command('CLIENT', 'KILL', 'TYPE', 'pubsub')
   await until(() => heard.includes('recovered'))
   t.ok(lines.filter((line) => line.includes('handler failed')).length >= 6)
+})
+
+void test('the connection is lost again while the second half of the channels is subscribed: told again', async (t) => {
+  const server = await startRedis()
+  t.teardown(() => server.stop())
+  // SSUBSCRIBE does not get through while it is held back.
+  const network = { holding: false, refusing: false, sockets: new Set<Socket>() }
+  const proxy = createServer((socket) => {
+    if (network.refusing) return socket.destroy()
+    const upstream = connect(server.port, server.host)
+    for (const one of [socket, upstream]) network.sockets.add(one.on('error', () => {}))
+    upstream.pipe(socket)
+    socket.on('data', (data) => {
+      const at = network.holding ? data.toString('latin1').search(/\*\d+\r\n\$10\r\nssubscribe/) : -1
+      upstream.write(at === -1 ? data : data.subarray(0, at))
+    })
+    socket.on('close', () => upstream.destroy())
+    return upstream.on('close', () => socket.destroy())
+  }).listen(0, '127.0.0.1')
+  await once(proxy, 'listening')
+  t.teardown(() => proxy.close())
+  const { port } = proxy.address() as AddressInfo
+  const app = await startApp(t, { url: `redis://127.0.0.1:${port}` })
+  const other = await startApp(t, { url: server.url })
+  const subscriber = resolveSubscriber(app, app.redis)
+  await app.ready()
+  const heard = record(app.bus)
+  await app.bus.ready()
+  await subscriber.subscribe('room', () => {}, { sharded: true })
+
+  network.holding = true
+  await server.command('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  await until(() => heard.includes('recovered'))
+  t.same(heard, ['lost', 'recovered'])
+  network.refusing = true
+  network.holding = false
+  for (const socket of network.sockets) socket.destroy()
+  await until(() => heard.length > 2, { message: 'the second loss is told' })
+  await other.bus.publish('news', 'missed')
+  t.equal(app.bus.status().connected, false)
+  network.refusing = false
+  await until(() => heard.length > 3)
+  await other.bus.publish('news', 'after')
+  await until(() => heard.includes('after'))
+  t.same(heard, ['lost', 'recovered', 'lost', 'recovered', 'after'])
+})
+
+void test('a channel that Redis refuses fails by itself: the connection of the others stays', async (t) => {
+  const server = await startRedis()
+  t.teardown(() => server.stop())
+  const user = ['ACL', 'SETUSER', 'default', 'resetchannels', '&flotilla:*', '&room:*']
+  await server.command(...user, '-ssubscribe')
+  const app = await startApp(t, { url: server.url })
+  const subscriber = resolveSubscriber(app, app.redis)
+  await app.ready()
+  const heard = record(app.bus)
+  await app.bus.ready()
+  const refused = { code: 'FLOTILLA_REDIS_ERR_SUBSCRIBE', message: /refused.*NOPERM/ }
+  t.match(await rejection(subscriber.subscribe('room:1', () => {}, { sharded: true })), refused)
+  // In one command with others, on which Redis refuses all.
+  const rooms: string[] = []
+  const [allowed, denied] = await Promise.all([
+    subscriber.subscribe('room:2', (message) => rooms.push(message.toString())),
+    rejection(subscriber.subscribe('other', () => {}))
+  ])
+  t.match(denied, refused)
+  t.notOk(JSON.stringify(denied.cause).includes('other'), 'without the arguments')
+  await publishTo(app.redis, 'room:2', 'hello')
+  await app.bus.publish('news', 1)
+  await until(() => rooms.includes('hello') && heard.includes(1))
+  t.same(heard, [1], 'no gap')
+  allowed()
+
+  // One that was held, and is refused when the connection is made anew, is asked for again.
+  await subscriber.subscribe('room:3', (message) => rooms.push(message.toString()))
+  const gaps: boolean[] = []
+  subscriber.onGap(({ channels, recovered }) => void (channels.includes('room:3') && gaps.push(recovered)))
+  await server.command('ACL', 'SETUSER', 'default', 'resetchannels', '&flotilla:*')
+  await server.command('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  await until(() => heard.includes('recovered'))
+  t.same(gaps, [false])
+  await server.command(...user)
+  await until(() => gaps.at(-1), { message: 'the channel is back' })
+  await publishTo(app.redis, 'room:3', 'again')
+  await until(() => rooms.includes('again'))
 })
