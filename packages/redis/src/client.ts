@@ -91,7 +91,7 @@ function createCluster(target: RedisTarget, connection: RedisOptions, settings: 
     ...(connection.tls ? { dnsLookup: (host, done) => done(null, host) } : {}),
     ...ofCluster,
     lazyConnect: true,
-    redisOptions: { ...ofNode, ...redisOptions }
+    redisOptions: { ...ofNode, ...withoutUndefined(redisOptions ?? {}) }
   }
   return new BoundedCluster(
     target.nodes.map(({ host, port }) => ({ host, port })),

@@ -5,6 +5,7 @@ import type { RedisAddress } from './topology.js'
 import { within } from './deadline.js'
 import { RedisConnectError } from './errors.js'
 import { explain } from './causes.js'
+import { withoutArguments } from './reply-error.js'
 
 export interface ConnectOptions {
   /** What the error names. */
@@ -31,7 +32,7 @@ export async function connect(
   const fail = (error: unknown): Error => {
     const { reason } = explain(error, usesTls(client))
     return new RedisConnectError(`@flotilla/redis: cannot use Redis at ${address}: ${reason}`, {
-      cause: error
+      cause: withoutArguments(error)
     })
   }
   const trace: (() => void)[] = []

@@ -42,7 +42,16 @@ export interface OwnOptions {
 /** What ioredis takes, but for what the plugin sets itself. */
 export type IoredisOptions = Omit<
   RedisOptions & ClusterOptions,
-  keyof OwnOptions | 'sentinels' | 'name' | 'lazyConnect' | 'monitor' | 'readOnly' | 'Connector'
+  | keyof OwnOptions
+  | 'host'
+  | 'port'
+  | 'path'
+  | 'sentinels'
+  | 'name'
+  | 'lazyConnect'
+  | 'monitor'
+  | 'readOnly'
+  | 'Connector'
 >
 
 /** Options of the plugin; what is not its own goes to ioredis. */
@@ -61,6 +70,9 @@ const OWN = new Set(['url', 'client', 'cluster', 'instance', 'connectTimeout', '
 /** Read by Fastify itself from the options of `register`. */
 const FASTIFY = new Set(['prefix', 'logLevel', 'logSerializers'])
 const REFUSED: Record<string, string> = {
+  host: "it belongs into the url: 'redis://host:6379'",
+  port: "it belongs into the url: 'redis://host:6379'",
+  path: 'a Unix socket needs a client of your own',
   sentinels: "use url: 'redis+sentinel://h1:26379,h2:26379/mymaster'",
   name: "the name of the master group belongs into the url: 'redis+sentinel://h1:26379/mymaster'",
   lazyConnect: 'the plugin connects before the app is ready',
@@ -78,6 +90,8 @@ export function readOptions(input: unknown): Settings {
   const given = typeof input === 'object' && input !== null ? Object.entries(input) : []
   for (const [name, value] of given) {
     if (OWN.has(name)) own[name] = value
+    // As if it were not there: it must not take away what the URL says, such as TLS or the password.
+    else if (value === undefined) continue
     else if (name in REFUSED)
       throw new RedisOptionsError(`@flotilla/redis: option '${name}' is refused: ${REFUSED[name]}`)
     else if (!FASTIFY.has(name)) ioredis[name] = value

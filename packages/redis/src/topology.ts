@@ -21,21 +21,24 @@ export interface RedisTarget {
 
 const URL_SHAPE = /^(rediss?)(?:\+(sentinel|cluster))?:\/\/(?:([^@/]*)@)?([^@/?#]*)(\/[^?#]*)?(?:\?([^#]*))?$/
 const HOST_SHAPE = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]\s]+))(?::(\d{1,5}))?$/
+const ENCODING = "special characters of a user or password are percent-encoded ('@' is %40, '/' is %2F)"
 
 /**
  * Reads `redis://`, `rediss://`, `redis+sentinel://` and `redis+cluster://` URLs. The URL class of the
  * platform cannot: it knows no lists of hosts.
  *
- * @throws an `Error` that says what is wrong, without the password.
+ * @throws an `Error` that says what is wrong. It does not repeat hosts or path: of a password that is not encoded,
+ *   parts stand there.
  */
 export function parseRedisUrl(url: string, cluster = false): RedisTarget {
   const match = URL_SHAPE.exec(url)
   if (!match) {
     throw new Error(
-      "a Redis URL begins with redis://, rediss://, redis+sentinel:// or redis+cluster://; special characters of a password are percent-encoded ('@' is %40, '/' is %2F)"
+      `a Redis URL begins with redis://, rediss://, redis+sentinel:// or redis+cluster://; ${ENCODING}`
     )
   }
   const [, scheme, suffix, auth, hosts = '', path = '', query = ''] = match
+  if (path.includes('@') || query.includes('@')) throw new Error(ENCODING)
   if (cluster && suffix === 'sentinel') throw new Error("'cluster: true' contradicts redis+sentinel://")
   const topology = (suffix as Topology | undefined) ?? (cluster ? 'cluster' : 'single')
   const nodes = hosts.split(',').map((host) => parseHost(host, topology === 'sentinel' ? 26379 : 6379))
@@ -61,7 +64,7 @@ function parseHost(text: string, defaultPort: number): RedisAddress {
   const match = HOST_SHAPE.exec(text)
   const port = match?.[3] === undefined ? defaultPort : Number(match[3])
   const host = match?.[1] ?? match?.[2]
-  if (host === undefined || port < 1 || port > 65_535) throw new Error(`'${text}' is not host:port`)
+  if (host === undefined || port < 1 || port > 65_535) throw new Error('a host is not host:port')
   return { host, port }
 }
 
@@ -92,7 +95,7 @@ function parsePath(topology: Topology, path: string, query: string): Pick<RedisT
   const [unknown] = parameters.keys()
   if (unknown !== undefined) throw new Error(`unknown parameter '${unknown}'; pass it as an option instead`)
   if (parts.length > 0 || (text !== undefined && !/^\d{1,5}$/.test(text))) {
-    throw new Error(`'${path}' is not the number of a database`)
+    throw new Error('the last part of the path is not the number of a database')
   }
   const db = text === undefined ? undefined : Number(text)
   if (topology === 'cluster' && db) throw new Error('a Redis Cluster has database 0 only')

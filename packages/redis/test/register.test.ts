@@ -4,6 +4,7 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import { Redis } from 'ioredis'
 import { createServer } from 'node:net'
 import { once } from 'node:events'
+import { inspect } from 'node:util'
 import { test, type Test } from 'tap'
 import redis, { resolveBus, resolveRedis, type RedisPluginOptions } from '../src/index.js'
 import { rejection, startApp, timed } from './fixtures/app.js'
@@ -35,6 +36,9 @@ void test('options that are wrong fail before anything is opened', async (t) => 
     [{ url, bus: { probe: 1 } }, /unknown option 'bus.probe'/],
     [{ url, sentinels: [] }, /'sentinels' is refused.*redis\+sentinel/],
     [{ url, namespace: 'x' }, /'namespace' is refused/],
+    [{ url, host: 'other' }, /'host' is refused.*belongs into the url/],
+    [{ url, port: 6380 }, /'port' is refused/],
+    [{ url, path: '/run/redis.sock' }, /'path' is refused/],
     [{ url, closeClient: true }, /'closeClient' is refused/],
     [{ client: new Redis({ lazyConnect: true }), keyPrefix: 'x' }, /'keyPrefix' has no effect/]
   ]
@@ -79,6 +83,16 @@ void test('Redis that cannot be used: one coded error with address and cause, in
     ['database', { url: `redis://${at(plain)}/99` }, /no database of that number/],
     ['TLS: unknown CA', { url: secure.url }, /certificate is not accepted/],
     ['TLS: plain server', { url: `rediss://${at(plain)}` }, /does not speak TLS there/],
+    [
+      'TLS: plain server, tls undefined',
+      { url: `rediss://${at(plain)}`, tls: undefined },
+      /does not speak TLS there/
+    ],
+    [
+      'TLS: plain node, tls undefined',
+      { url: `rediss+cluster://${at(lone)}`, redisOptions: { tls: undefined } },
+      /does not speak TLS there/
+    ],
     ['TLS: plain client', { url: secure.url.replace('rediss', 'redis') }, /closes the connection/],
     ['node as single', { url: `redis://${at(lone)}` }, /node of a Redis Cluster: use redis\+cluster/],
     ['single as Cluster', { url: plain.url, cluster: true }, /single server, no Redis Cluster/],
@@ -99,6 +113,11 @@ void test('Redis that cannot be used: one coded error with address and cause, in
       t.ok(error.ms < connectTimeout + 1_500, `${error.ms} ms`)
     })
   }
+  for (const scheme of ['redis', 'redis+cluster']) {
+    const error = await failure(t, { url: `${scheme}://app:TOPSECRET@${at(locked)}`, connectTimeout })
+    t.match(error.message, /WRONGPASS/)
+    t.notMatch(inspect(error, { depth: 10 }) + JSON.stringify(error), /TOPSECRET/, scheme)
+  }
   const late = await failure(t, { url: `redis://${at(proxy)}`, connectTimeout: '30s' })
   t.match(late, { code: 'FLOTILLA_REDIS_ERR_CONNECT' }, "before Fastify's own limit for plugins")
 })
@@ -118,7 +137,12 @@ void test('passwords, ACL users, databases and TLS from the URL', async (t) => {
   const secure = await startRedis({ tls: true })
   const cluster = await startCluster({ replicas: 0, password: 'pw' })
   t.teardown(() => Promise.all([locked.stop(), secure.stop(), cluster.stop()]))
-  const app = await startApp(t, { url: `${locked.url}/2`, connectionName: 'passed-through' })
+  const app = await startApp(t, {
+    url: `${locked.url}/2`,
+    connectionName: 'passed-through',
+    password: undefined,
+    db: undefined
+  })
   await app.redis.set('k', 'in two')
   t.match(await app.redis.client('INFO'), /name=passed-through .*db=2 /)
   await locked.command('ACL', 'SETUSER', 'app', 'on', '>secret', '~*', '&*', '+@all')
@@ -127,7 +151,7 @@ void test('passwords, ACL users, databases and TLS from the URL', async (t) => {
   const tls = await startApp(t, { url: secure.url, tls: { ca: secure.ca! } })
   t.equal(await tls.redis.set('k', 'v'), 'OK')
   await tls.bus.ready()
-  const sharded = await startApp(t, { url: cluster.url })
+  const sharded = await startApp(t, { url: cluster.url, redisOptions: { password: undefined } })
   t.equal(await sharded.redis.set('k', 'v'), 'OK')
   await sharded.bus.ready()
 })

@@ -55,7 +55,14 @@ void test('what is malformed is said, without the password', async (t) => {
     ['redis://h:99999', /not host:port/],
     ['redis://h:port', /not host:port/],
     ['redis://a b', /not host:port/],
-    ['redis://u:sec/ret@h', /begins with|not host:port/],
+    ['redis://u:sec/ret@h', /percent-encoded/],
+    ['redis://default:sec+r/et=@db', /percent-encoded/],
+    ['redis://u:12/sec@h', /percent-encoded/],
+    ['redis://u:12/0?sec@h', /percent-encoded/],
+    ['redis+sentinel://u:12/sec/ret@h/m', /percent-encoded/],
+    ['redis://u:sec@ret@h', /percent-encoded/],
+    ['redis://u:sec', /not host:port/],
+    ['redis://h/sec', /number of a database/],
     ['redis://u:%zz@h', /percent-encoded/],
     ['redis://h1,h2', /several hosts/],
     ['redis://h/x', /number of a database/],
@@ -70,7 +77,7 @@ void test('what is malformed is said, without the password', async (t) => {
     try {
       parseRedisUrl(url, cluster)
     } catch (error) {
-      t.notMatch((error as Error).message, /sec\/|zz/)
+      t.notMatch((error as Error).message, /sec|ret|zz/)
     }
   }
 })
