@@ -15,6 +15,9 @@ import type { SessionWriter } from './writer.js'
 const kState = Symbol('flotilla.session.request-state')
 const kSession = Symbol('flotilla.session.request-session')
 
+/** What Fastify prints before there is any route; should it print something else one day, every request looks. */
+const NO_ROUTES = '(empty tree)'
+
 interface WithSession extends FastifyRequest {
   [kState]: SessionState | null
   [kSession]: Session | null
@@ -35,8 +38,9 @@ export interface HookParts extends SessionParts {
 /** `request.session`, read on the way in, saved on the way out. */
 export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): void {
   const { cookie, reader, writer, identity, ticketing, clock, settings, later } = parts
-  // Most apps configure no route, and then no request needs to look.
-  let configured = false
+  // Most apps configure no route, and then no request needs to look: `routeOptions` builds an object each time. Of
+  // routes that are there already Fastify does not tell what they configure.
+  let configured = fastify.printRoutes() !== NO_ROUTES
   fastify.addHook('onRoute', ({ config }) => {
     if (config?.session !== undefined) configured = true
   })
@@ -58,10 +62,14 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
     getter(this: FastifyRequest): Session {
       const request = this as WithSession
       if (request[kSession]) return request[kSession]
-      // Probing for a session, as siblings do, must not throw where there is none.
-      if (modeOf(request) === false) return undefined as unknown as Session
+      let state = request[kState]
+      if (!state) {
+        // Probing for a session, as siblings do, must not throw where there is none.
+        if (modeOf(request) === false) return undefined as unknown as Session
+        state = begin(request, 'none')
+      }
       markPersonal(request)
-      const session = withProperties(new Session(request[kState] ?? begin(request, 'none'), parts))
+      const session = withProperties(new Session(state, parts))
       request[kSession] = session
       return session
     }

@@ -195,24 +195,26 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
       for (const field of own?.remove ?? []) texts.delete(field)
       return texts
     }
-    let texts: Texts = before.snapshot()
-    const whole = new SessionFields(Object.fromEntries(texts))
+    const was = before.snapshot()
+    const whole = new SessionFields(Object.fromEntries(was))
     // After a regeneration the handler may still add what the schema wants.
     await assertStorable(whole, NO_CHANGES, user ? settings : { ...settings, schema: undefined })
 
     const ticket = ticketing.issue(user?.owner.tag)
     const next: Place = { ticket, userHash: user?.owner.userHash }
     let opened: Found
+    let fields: SessionFields
     try {
-      opened = await open(state, ticket, [...texts], user)
+      opened = await open(state, ticket, [...was], user)
       if (user) await settle(store.keyOf(ticket))
-      if (place) texts = await supersede(state, next, texts, textsOf)
+      const texts = place ? await supersede(state, next, was, textsOf) : was
+      fields = SessionFields.from(texts, before, was)
     } catch (error) {
       // Nobody will ever have its id, and it must not stay among the user's devices.
       later(store.take(next))
       throw error
     }
-    adopt(state, opened, SessionFields.from(texts, before))
+    adopt(state, opened, fields)
     if (place) await settle(store.keyOf(place.ticket))
   }
 

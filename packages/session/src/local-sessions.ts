@@ -23,6 +23,7 @@ export interface LocalSettings {
   readonly maxAge: number
   readonly max: number
   readonly maxSize: number
+  readonly idleTimeout: number
 }
 
 /**
@@ -84,9 +85,9 @@ export function createLocalSessions(
         ongoing.delete(fill)
         if (ongoing.size === 0 && fills.get(hash) === ongoing) fills.delete(hash)
         if (!found || !fill.fresh || fill.heard.has(found.meta.ref)) return
-        const { ref } = found.meta
+        const { ref, absoluteAt, touchedAt } = found.meta
         if (ref !== found.ticket.hash) renewed.set(ref, found.ticket.hash)
-        const left = found.meta.absoluteAt - clock.now()
+        const left = Math.min(absoluteAt, touchedAt + settings.idleTimeout) - clock.now()
         if (left > 0) held.set(found.ticket.hash, found, { ttl: Math.min(settings.maxAge, left) })
       }
     }

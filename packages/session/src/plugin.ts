@@ -61,7 +61,9 @@ async function session(fastify: FastifyInstance, options: SessionOptions): Promi
   )
   const outage = createOutage(log, settings.retryAfter)
   const announcer = createAnnouncer(bus, log, settings.local !== undefined)
-  const local = settings.local && createLocalSessions(bus, clock, settings.local)
+  const local =
+    settings.local &&
+    createLocalSessions(bus, clock, { ...settings.local, idleTimeout: settings.idleTimeout })
 
   const background = new Set<Promise<unknown>>()
   const later = (work: Promise<unknown>): void => {

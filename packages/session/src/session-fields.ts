@@ -35,13 +35,20 @@ export class SessionFields {
     if (sealed) this.#texts = new Map()
   }
 
-  /** Data that has moved to another id: what `before` holds parsed and unchanged by others stays the same object. */
-  static from(texts: ReadonlyMap<string, string>, before: SessionFields): SessionFields {
+  /**
+   * Data that has moved to another id. What `before` has handed out stays the session's, `data` as a whole too, but
+   * for what others have changed: the keys whose text is not what it was.
+   * @throws CorruptSession
+   */
+  static from(texts: ReadonlyMap<string, string>, before: SessionFields, was: typeof texts): SessionFields {
     const fields = new SessionFields(Object.fromEntries(texts))
-    for (const [key, value] of Object.entries(before.#values)) {
-      const text = texts.get(fieldOf(key))
-      if (value !== undefined && text !== undefined && serialise(key, value) === text)
-        fields.#values[key] = value
+    fields.#values = before.#values
+    fields.#whole = before.#whole
+    for (const field of new Set([...was.keys(), ...texts.keys()])) {
+      if (texts.get(field) === was.get(field)) continue
+      const key = keyOf(field)!
+      delete fields.#values[key]
+      if (fields.#whole && texts.has(field)) fields.#parse(key)
     }
     fields.#open = new Set(Object.keys(fields.#values))
     return fields

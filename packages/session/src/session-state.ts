@@ -6,9 +6,10 @@ import type { Ticket } from './ticket.js'
 
 /**
  * `lazy`: not asked for yet. `none`: no session; the first write opens one. `live`: in Redis.
- * `away`: Redis could not be asked; empty and read-only.
+ * `gone`: ended by somebody else while it was in use; what is written goes nowhere. `away`: Redis could not be asked;
+ * empty and read-only.
  */
-export type Phase = 'lazy' | 'none' | 'live' | 'away'
+export type Phase = 'lazy' | 'none' | 'live' | 'gone' | 'away'
 
 /** Who is on the other side, for the page of "your devices". */
 export interface Visitor {
@@ -111,5 +112,12 @@ export class SessionState {
     this.userId = undefined
     this.writtenAt = 0
     this.#reserved = undefined
+  }
+
+  /** Ended by somebody else: no session begins in its place, for by now the browser may have one of a parallel login. */
+  gone(): void {
+    this.none()
+    this.phase = 'gone'
+    this.cookie = 'keep'
   }
 }

@@ -160,7 +160,9 @@ export class Session<Data extends object = SessionData> {
   /**
    * Binds the session to a user under a new id (OWASP: against session fixation) and lists it among the
    * user's sessions. Data is kept, unless it belongs to another user. The old id is dead when this resolves;
-   * where it rejects, the session is still the one it was.
+   * where it rejects, the session is still the one it was. One exception: where replicas confirm the new session but
+   * not the end of the old one, this rejects with FLOTILLA_SESSION_ERR_NOT_DURABLE and the user is logged in, under
+   * another `ref`; only a failover could bring the old id back.
    *
    * @throws FLOTILLA_SESSION_ERR_USER_ID, FLOTILLA_SESSION_ERR_TOO_LARGE, FLOTILLA_SESSION_ERR_INVALID_DATA,
    *   FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_NOT_DURABLE
@@ -187,7 +189,7 @@ export class Session<Data extends object = SessionData> {
   /**
    * Ends the session and begins a new one without a user. Of the data only the values of `keep` are taken
    * along; use {@link renew} for a new id and everything else as it was. Where it rejects, the session is still the
-   * one it was.
+   * one it was, but for FLOTILLA_SESSION_ERR_NOT_DURABLE: then it has ended, and only a failover could bring it back.
    *
    * @throws FLOTILLA_SESSION_ERR_TOO_LARGE, FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_NOT_DURABLE
    */
@@ -211,7 +213,7 @@ export class Session<Data extends object = SessionData> {
     if (state.phase !== 'live') return
     const renewal = await asking(this, () => this[kParts].identity.renew(state, 0))
     if (renewal === 'busy') throw new ERR_CONFLICT('The session', RENEW_TRIES)
-    if (renewal === 'gone') await this.reload()
+    if (renewal === 'gone') this[kParts].writer.refused(state)
   }
 
   /** Reads the session where the route's config says `session: 'lazy'`; nothing otherwise. */
@@ -235,7 +237,11 @@ export class Session<Data extends object = SessionData> {
 
   /**
    * Saves at once what is otherwise saved with the response: for responses that bypass Fastify
-   * (`reply.hijack()`, a WebSocket) and for work after the response.
+   * (`reply.hijack()`, a WebSocket) and for work after the response. Where the session has ended meanwhile, nothing is
+   * written from then on and `isNew` is true; `login` and `regenerate` begin another one.
+   *
+   * @throws FLOTILLA_SESSION_ERR_UNSERIALISABLE, FLOTILLA_SESSION_ERR_TOO_LARGE, FLOTILLA_SESSION_ERR_INVALID_DATA,
+   *   FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_READ_ONLY
    */
   async save(): Promise<void> {
     const { writer } = this[kParts]
@@ -249,7 +255,7 @@ export class Session<Data extends object = SessionData> {
    */
   async touch(): Promise<void> {
     const state = readable(this)
-    if (state.phase === 'none') return
+    if (state.phase === 'none' || state.phase === 'gone') return
     writable(this)
     await asking(this, () => this[kParts].writer.touch(state))
   }

@@ -27,6 +27,8 @@ export interface SessionWriter {
   /** The same after the response, when nobody is left to be told. Never rejects. */
   touchLater(state: SessionState): Promise<void>
   touchDue(state: SessionState): boolean
+  /** The session ended while this request had it: what it wanted to write is not written, and nothing comes back. */
+  refused(state: SessionState): void
 }
 
 export interface WriterParts {
@@ -49,14 +51,12 @@ export function createWriter(parts: WriterParts): SessionWriter {
   const queue = createKeyedQueue()
   const touching = new Set<string>()
 
-  /** The session ended while this request had it: what it wanted to write is not written, and nothing comes back. */
   const refused = (state: SessionState): void => {
     const ref = state.found!.meta.ref
     log.info({ ref }, 'a session ended while a request was using it; nothing was written')
     channels.refused.publish({ ref })
     local?.drop(ref)
-    state.none()
-    state.cookie = 'keep'
+    state.gone()
   }
 
   const written = async (
@@ -101,7 +101,7 @@ export function createWriter(parts: WriterParts): SessionWriter {
       state.fields.set(key, await change(state.fields.get(key)))
       return state.fields.get(key)
     }
-    if (state.fields.changed(key)) await commit(state, pending(state)!)
+    if (state.phase === 'live' && state.fields.changed(key)) await commit(state, pending(state)!)
     if (state.phase !== 'live') throw new ERR_GONE()
     const field = fieldOf(key)
     let took = 0
@@ -161,6 +161,7 @@ export function createWriter(parts: WriterParts): SessionWriter {
     pending,
     commit,
     touchDue,
+    refused,
     async touch(state) {
       if (!(await moveDeadline(state))) refused(state)
     },
@@ -173,10 +174,11 @@ export function createWriter(parts: WriterParts): SessionWriter {
 
     async touchLater(state) {
       const { hash } = state.place!.ticket
+      const { ref } = state.found!.meta
       if (touching.has(hash)) return
       touching.add(hash)
       try {
-        await moveDeadline(state)
+        if (!(await moveDeadline(state))) local?.drop(ref)
       } catch (err) {
         // The request has been answered; the next one tries again.
         log.debug({ err }, 'a session could not be touched')

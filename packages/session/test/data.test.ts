@@ -269,6 +269,56 @@ test('a session deleted in Redis by hand is gone, and is not brought back by a s
   t.same((await visitor.get('/data')).body, {})
 })
 
+test('a session that ended while it was in use is not followed by a new one, unless that is asked for', async (t) => {
+  const app = await buildApp({ url: redis.url })
+  const end = async (ref: string): Promise<void> => {
+    const [key] = (await redis.command('KEYS', `*${ref}`)) as string[]
+    await redis.command('DEL', key!)
+  }
+  app.post<{ Body: { write: string; next: string } }>('/ended', async ({ session, body }) => {
+    await end(session.ref)
+    session.set('count', 2)
+    if (body.write === 'save') await session.save()
+    if (body.write === 'touch') await session.touch()
+    if (body.write === 'update') await session.update('count', () => 3).catch(() => {})
+    if (body.write === 'renew') await session.renew()
+    const { isNew } = session
+    session.set('late', 1)
+    await session.save()
+    await session.touch()
+    const updated = await session
+      .update('late', () => 2)
+      .then(
+        () => 'written',
+        ({ code }: { code: string }) => code
+      )
+    if (body.next === 'login') await session.login('ada')
+    if (body.next === 'regenerate') {
+      await session.regenerate()
+      session.set('count', 4)
+    }
+    return { isNew, updated }
+  })
+  const { browser } = await serve(t, app)
+  for (const write of ['save', 'touch', 'update', 'renew']) {
+    for (const next of ['nothing', 'login', 'regenerate']) {
+      const visitor = browser()
+      await visitor.post('/set', { count: 1 })
+      const before = visitor.cookie
+      const answer = await visitor.post('/ended', { write, next })
+      t.same(
+        [answer.status, answer.body],
+        [200, { isNew: true, updated: 'FLOTILLA_SESSION_ERR_GONE' }],
+        `${write}, ${next}`
+      )
+      t.equal(answer.setCookie.length, next === 'nothing' ? 0 : 1)
+      t.equal(visitor.cookie === before, next === 'nothing')
+      t.equal((await visitor.get('/me')).body['userId'], next === 'login' ? 'ada' : null)
+      t.equal((await visitor.get('/me')).body['isNew'], next === 'nothing')
+    }
+  }
+})
+
 test('a session that becomes unreadable while it is in use ends, and the response is sent', async (t) => {
   const app = await buildApp({ url: redis.url })
   app.get<{ Params: { how: string } }>('/spoil/:how', async ({ session, params }) => {

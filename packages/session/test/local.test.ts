@@ -88,6 +88,34 @@ test('never older than maxAge, whatever the bus says', async (t) => {
   t.ok(performance.now() - from < 3_000)
 })
 
+test('never for longer than Redis has it: the idle timeout bounds a copy as well', async (t) => {
+  const { browser } = await serve(t, { url: redis.url, session: { ...long, idleTimeout: '1s' } })
+  const visitor = browser()
+  const { body } = await visitor.post('/set', { count: 1 })
+  await visitor.get('/data')
+  const [key] = (await redis.command('KEYS', `*${String(body['ref'])}`)) as string[]
+  const expired = async (name: string): Promise<boolean> => (await redis.command('EXISTS', name)) === 0
+  await until(() => expired(key!), { message: 'it ends' })
+  // Redis's time is known here only as exactly as its replies are quick.
+  await redis.command('SET', 'moment', '1', 'PX', '300')
+  await until(() => expired('moment'), { message: 'a moment passes' })
+  t.same((await visitor.get('/data')).body, {})
+})
+
+test('a touch that finds the session gone drops the copy', async (t) => {
+  const { browser } = await serve(t, { url: redis.url, session: { ...long, touchInterval: '1s' } })
+  const visitor = browser()
+  const { body } = await visitor.post('/set', { count: 1 })
+  const [key] = (await redis.command('KEYS', `*${String(body['ref'])}`)) as string[]
+  await visitor.get('/data')
+  // Behind everybody's back: no message tells of it.
+  await redis.command('DEL', key!)
+  await until(async () => (await visitor.get('/data')).body['count'] === undefined, {
+    message: 'it is dropped'
+  })
+  t.pass()
+})
+
 test('a renewed session is dropped by its reference too', async (t) => {
   const { app, browser } = await serve(t, { url: redis.url, session: long })
   const visitor = browser()

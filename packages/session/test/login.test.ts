@@ -174,6 +174,52 @@ test('what another request writes between the two comes along, however often, an
   }
 })
 
+test('data that the handler holds stays the data of the session, with what others and it itself do meanwhile', async (t) => {
+  for (const encrypt of [false, true]) {
+    const prefix = `held-${encrypt}:`
+    const app = await buildApp({ url: redis.url, session: { encrypt, prefix } })
+    let held: Record<string, unknown> = {}
+    app.post('/forget', async ({ session }) => ({ ref: session.delete('taken').ref }))
+    app.post<{ Body: { userId: string } }>('/hold', async ({ session, body }) => {
+      const data = session.data as Record<string, unknown>
+      held = data
+      const cart = session.data.cart
+      await session.login(body.userId)
+      data['after'] = 1
+      delete data['gone']
+      cart?.items.push('pen')
+      return { same: data === session.data, data: session.data }
+    })
+    const { browser } = await serve(t, app)
+    const visitor = browser()
+    await visitor.post('/set', { cart: { items: ['book'] }, count: 1, gone: 1, taken: 1 })
+    const other = visitor.clone()
+    let meanwhile = async (): Promise<void> => {
+      await other.post('/set', { late: 1, count: 2 })
+      await other.post('/forget')
+      held['own'] = 1
+    }
+    beforeEnding(app, async () => {
+      await meanwhile()
+      return false
+    })
+    const expected = { cart: { items: ['book', 'pen'] }, count: 2, late: 1, own: 1, after: 1 }
+    t.same((await visitor.post('/hold', { userId: 'ada' })).body, { same: true, data: expected })
+    t.same((await visitor.get('/data')).body, expected)
+    meanwhile = async () => {}
+    t.same(
+      (await visitor.post('/hold', { userId: 'bob' })).body,
+      { same: false, data: {} },
+      'of another user'
+    )
+    t.same((await visitor.get('/data')).body, {})
+
+    const fresh = browser()
+    t.same((await fresh.post('/hold', { userId: 'ada' })).body, { same: true, data: { after: 1 } })
+    t.same((await fresh.get('/data')).body, { after: 1 })
+  }
+})
+
 test('ended by another request between the two, the data does not come along', async (t) => {
   const { app, visitor, other } = await served(t, { url: redis.url })
   beforeEnding(app, async () => {

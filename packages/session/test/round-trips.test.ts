@@ -1,8 +1,11 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import { flotillaRedis } from '@flotilla/redis'
 import { startRedis, until } from '@flotilla/testbed'
+import Fastify, { type FastifyInstance } from 'fastify'
 import { after, before, test } from 'tap'
+import { flotillaSession } from '../src/index.js'
 import { createTicketing } from '../src/ticket.js'
-import { buildApp } from './support/app.js'
+import { buildApp, SECRET } from './support/app.js'
 import { serve } from './support/serve.js'
 
 let redis: Awaited<ReturnType<typeof startRedis>>
@@ -47,6 +50,34 @@ test('no cookie, a bad MAC, a route with sessions off: none', async (t) => {
   t.same(await commandsOf(() => forged.get('/data')), [])
   t.same((await visitor.get('/off')).body, { session: 'undefined' })
   t.same(await commandsOf(() => visitor.get('/off')), [])
+})
+
+test("what a route's config says counts also where the plugin comes, or is loaded, after the route", async (t) => {
+  for (const order of ['after', 'not awaited', 'in a scope']) {
+    const app = Fastify()
+    await app.register(flotillaRedis, { url: redis.url, commandTimeout: '10s' })
+    const options = { secret: SECRET, cookie: { secure: 'auto' as const } }
+    if (order === 'not awaited') void app.register(flotillaSession, options)
+    const addConfigured = (scope: FastifyInstance): void => {
+      scope.get('/off', { config: { session: false } }, async ({ session }) => ({ session: typeof session }))
+      scope.get('/lazy', { config: { session: 'lazy' } }, async () => ({}))
+      scope.post('/set', async ({ session }) => ({ ref: session.set('count', 1).ref }))
+    }
+    if (order !== 'in a scope') addConfigured(app)
+    else
+      void app.register(async (scope) => {
+        addConfigured(scope)
+        await scope.register(flotillaSession, options)
+      })
+    if (order === 'after') await app.register(flotillaSession, options)
+    const { browser } = await serve(t, app)
+    const visitor = browser()
+    t.equal((await visitor.post('/set')).setCookie.length, 1)
+    t.same(await commandsOf(() => visitor.get('/off')), [], order)
+    t.same(await commandsOf(() => visitor.get('/lazy')), [], order)
+    t.same((await visitor.get('/off')).body, { session: 'undefined' })
+    t.same((await browser().get('/off')).body, { session: 'undefined' })
+  }
 })
 
 test('a route that loads on demand: none until it asks', async (t) => {
