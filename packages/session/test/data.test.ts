@@ -277,7 +277,8 @@ test('a session that ended while it was in use is not followed by a new one, unl
   }
   app.post<{ Body: { write: string; next: string } }>('/ended', async ({ session, body }) => {
     await end(session.ref)
-    session.set('count', 2)
+    // A renewal saves first: with nothing to save it finds out by itself.
+    if (body.write !== 'renew') session.set('count', 2)
     if (body.write === 'save') await session.save()
     if (body.write === 'touch') await session.touch()
     if (body.write === 'update') await session.update('count', () => 3).catch(() => {})
