@@ -2,7 +2,7 @@ import type { Redis } from 'ioredis'
 import { within } from './deadline.js'
 import { dedicatedConnection, drop } from './dedicated-connection.js'
 import { RedisNotDurableError } from './errors.js'
-import { addressOf, isCluster, type RedisClient } from './redis-client.js'
+import { addressOf, isCluster, keyPrefixOf, type RedisClient } from './redis-client.js'
 import { isMasterReplaced } from './sentinel-view.js'
 import { slotOf } from './slots.js'
 
@@ -171,13 +171,19 @@ export class ReplicaWait {
     if (this.#waiting.delete(waiter)) waiter.settle(outcome)
   }
 
-  /** A key that this node serves: any will do. */
+  /** A key that this node serves: any will do, under the prefix of the client, beside which an ACL may allow nothing. */
   #findMark(): string {
     const client = this.#client
-    if (!isCluster(client)) return 'flotilla:durable'
+    const prefix = keyPrefixOf(client)
+    const mark = `${prefix}flotilla:durable`
+    if (!isCluster(client)) return mark
+    const isServed = (key: string): boolean => client.slots[slotOf(key)]?.[0] === this.#node
+    if (isServed(mark)) return mark
+    // A hash tag in the prefix leaves no choice of the slot, and this one is another node's: it is moving.
+    const start = slotOf(`${prefix}a`) === slotOf(`${prefix}b`) ? '' : prefix
     for (let tries = 0; tries < MAX_TRIES; tries++) {
-      const name = `flotilla:durable:{${Math.floor(Math.random() * 1e9)}}`
-      if (client.slots[slotOf(name)]?.[0] === this.#node) return name
+      const name = `${start}flotilla:durable:{${Math.floor(Math.random() * 1e9)}}`
+      if (isServed(name)) return name
     }
     throw new Error(`the node ${this.#node} owns no slots`)
   }

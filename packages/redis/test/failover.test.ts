@@ -1,7 +1,16 @@
 import { startCluster, startRedis, startSentinel, until } from '@flotilla/testbed'
+import Fastify from 'fastify'
+import { Redis } from 'ioredis'
 import { test } from 'tap'
-import { defineScript, publishTo, resolveSubscriber, runGrouped, waitForReplicas } from '../src/index.js'
-import { record, startApp, timed } from './fixtures/app.js'
+import redis, {
+  checkRedis,
+  defineScript,
+  publishTo,
+  resolveSubscriber,
+  runGrouped,
+  waitForReplicas
+} from '../src/index.js'
+import { record, rejection, startApp, timed } from './fixtures/app.js'
 import { startTraffic } from './fixtures/traffic.js'
 
 const commandTimeout = 500
@@ -146,4 +155,89 @@ void test('Cluster: a master dies, its slots and shard channels move to the repl
   t.ok(traffic.slowest < 2 * commandTimeout + 1_000, `the slowest command took ${traffic.slowest} ms`)
   const { ms } = await timed(() => app.close())
   t.ok(ms < commandTimeout + 1_000, `closing took ${ms} ms`)
+})
+
+void test('Cluster: with a part of its slots served by nobody it is down, though its nodes answer', async (t) => {
+  const cluster = await startCluster({ replicas: 0 })
+  t.teardown(() => cluster.stop())
+  const app = await startApp(t, { url: cluster.url })
+  await checkRedis(app.redis)
+  const victim = await cluster.masterOf('k')
+  await victim.kill()
+  const error = await until(() =>
+    checkRedis(app.redis).then(
+      () => undefined,
+      (reason: Error) => reason.message.startsWith('CLUSTERDOWN') && reason
+    )
+  )
+  t.match(error, { message: /state of the Cluster is 'fail'/ })
+  await victim.restart()
+  await until(() => checkRedis(app.redis).then(() => true), { timeout: 20_000 })
+})
+
+void test('Cluster: a user who may not ask for its state is asked for an answer instead', async (t) => {
+  const cluster = await startCluster({ replicas: 0 })
+  t.teardown(() => cluster.stop())
+  const app = await startApp(t, { url: cluster.url })
+  for (const node of cluster.nodes) await node.command('ACL', 'SETUSER', 'default', '-cluster|info')
+  t.match(await rejection(app.redis.cluster('INFO')), { message: /NOPERM/ })
+  await checkRedis(app.redis)
+})
+
+void test('two Redis of one app are two checks each', async (t) => {
+  const server = await startRedis()
+  t.teardown(() => server.stop())
+  const app = Fastify()
+  t.teardown(() => app.close())
+  const names: string[] = []
+  app.decorate('health', { state: 'ready', addCheck: (name: string) => void names.push(name) })
+  for (const keyPrefix of ['a:', 'b:']) {
+    await app.register(async (scope) => {
+      await scope.register(redis, { url: server.url, keyPrefix })
+    })
+  }
+  await app.ready()
+  t.same(names.sort(), ['bus', 'bus-2', 'redis', 'redis-2'])
+})
+
+void test('Sentinel: the first one hangs, and the subscriber finds the master through another', async (t) => {
+  const group = await startSentinel({ replicas: 1 })
+  t.teardown(() => group.stop())
+  const sentinels = group.sentinels.map(({ host, port }) => ({ host, port }))
+  const client = new Redis({ sentinels, name: 'mymaster', updateSentinels: false, commandTimeout: 1_000 })
+  t.teardown(() => client.disconnect())
+  const app = await startApp(t, { client })
+  await app.ready()
+  const heard = record(app.bus)
+  await app.bus.ready()
+  await client.set('k', 1)
+  const master = await group.master()
+  group.sentinels[0]!.pause()
+  t.teardown(() => group.sentinels[0]!.resume())
+  await master.command('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  await until(() => heard.includes('recovered'))
+  await waitForReplicas(client, { key: 'k', replicas: 1, timeout: '5s' })
+})
+
+void test('a user who may use the keys under the prefix only can wait for replicas', async (t) => {
+  const server = await startRedis()
+  const replica = await startRedis({ args: ['--replicaof', server.host, String(server.port)] })
+  t.teardown(() => Promise.all([server.stop(), replica.stop()]))
+  await server.command('ACL', 'SETUSER', 'shop', 'on', '>pw', '~shop:*', '&*', '+@all')
+  const url = `redis://shop:pw@${server.host}:${server.port}`
+  const app = await startApp(t, { url, keyPrefix: 'shop:' })
+  await app.redis.set('k', 1)
+  await waitForReplicas(app.redis, { key: 'k', replicas: 1, timeout: '10s' })
+  t.pass()
+
+  const cluster = await startCluster({ masters: 3, replicas: 1 })
+  t.teardown(() => cluster.stop())
+  for (const node of cluster.nodes) {
+    await node.command('ACL', 'SETUSER', 'default', 'resetkeys', '~shop:*', '~{shop}*')
+  }
+  for (const keyPrefix of ['shop:', '{shop}:']) {
+    const { redis: client } = await startApp(t, { url: cluster.url, keyPrefix })
+    await client.set('k', 1)
+    await waitForReplicas(client, { key: 'k', replicas: 1, timeout: '10s' })
+  }
 })

@@ -1,6 +1,6 @@
 import fastifyCookie from '@fastify/cookie'
 import { joinHealth } from '@flotilla/core'
-import { resolveBus, resolveRedis } from '@flotilla/redis'
+import { checkRedis, resolveBus, resolveRedis } from '@flotilla/redis'
 import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import { createAnnouncer } from './announcer.js'
@@ -127,7 +127,7 @@ async function session(fastify: FastifyInstance, options: SessionOptions): Promi
     await Promise.all(background)
   })
   joinHealth(fastify, (health) =>
-    health.addCheck('session', async () => void (await client.ping()), { level: 'critical', scope: 'shared' })
+    health.addCheck('session', () => checkRedis(client), { level: 'critical', scope: 'shared' })
   )
 }
 
