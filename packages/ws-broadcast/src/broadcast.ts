@@ -13,7 +13,7 @@ import type { Publishing, PublishOptions, PublishResult } from './publishing.js'
 import { isCloseCode, type Revocation } from './revocation.js'
 import type { Transport } from './transport.js'
 import type { UpgradeGate } from './upgrade.js'
-import { releaseUpgrade, WsTransport } from './ws-transport.js'
+import { limitPayload, releaseUpgrade, WsTransport } from './ws-transport.js'
 
 /** How a socket of the app's own joins. */
 export interface AttachOptions {
@@ -57,6 +57,7 @@ export interface BroadcastParts {
   readonly context: ConnectionContext
   readonly ping: number
   readonly idempotencyTtl: number
+  readonly maxPayload: number
   readonly log: FastifyBaseLogger
   /** Whether an option reads a connection's request after the upgrade. */
   readonly keepRequests: boolean
@@ -96,6 +97,7 @@ export class Broadcast {
   attach(socket: WebSocket, request: FastifyRequest, options: AttachOptions = {}): string {
     const identity = options.identity ?? this.#parts.gate.identityOf(request)
     releaseUpgrade(socket)
+    limitPayload(socket, this.#parts.maxPayload)
     const connection = this.open(new WsTransport(socket), request, identity)
     ;(socket as Attached)[kConnection] = connection
     socket.on('message', onMessage)

@@ -70,7 +70,10 @@ export interface BroadcastOptions {
   linger?: Duration
   /** On drain: closes spread over `spread`, silent peers terminated after `grace`. Default `'10s'`, `'2s'`. */
   drain?: { spread?: Duration; grace?: Duration }
-  /** permessage-deflate. Default `false`: it costs memory and the joined writes. */
+  /**
+   * permessage-deflate. Default `false`: it costs memory and the joined writes. Where the app has registered `@fastify/websocket`
+   * itself, that one's `perMessageDeflate`; an option that says otherwise is refused.
+   */
   compression?: boolean
 }
 
@@ -95,7 +98,7 @@ export interface BroadcastConfig {
   readonly durableTimeout: number
   readonly linger: number
   readonly drain: { readonly spread: number; readonly grace: number }
-  readonly compression: boolean
+  readonly compression: boolean | undefined
 }
 
 /** What `presence: true` tells of a member: nothing. */
@@ -131,7 +134,7 @@ export function readOptions(input: unknown): BroadcastConfig {
       spread: drain.duration('spread', { default: 10_000, min: 0 }),
       grace: drain.duration('grace', { default: 2000, min: 0 })
     })) ?? { spread: 10_000, grace: 2000 },
-    compression: read.boolean('compression', false)
+    compression: read.boolean('compression', undefined)
   }
   read.done()
   return config

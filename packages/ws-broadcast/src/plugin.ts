@@ -11,7 +11,7 @@ import { createChannelRules } from './channel-rules.js'
 import { Commands } from './commands.js'
 import { Connections } from './connections.js'
 import { Drain } from './drain.js'
-import { FLOTILLA_WS_ERR_ALREADY_REGISTERED } from './errors.js'
+import { FLOTILLA_WS_ERR_ALREADY_REGISTERED, FLOTILLA_WS_ERR_OPTION } from './errors.js'
 import { HistoryReader } from './history.js'
 import { Hubs } from './hubs.js'
 import { NO_INFO, readOptions, type BroadcastOptions } from './options.js'
@@ -64,6 +64,7 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
     revocation,
     gate,
     ping: config.ping.interval,
+    maxPayload: config.maxPayload,
     idempotencyTtl: config.idempotencyTtl,
     log,
     keepRequests:
@@ -92,9 +93,11 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
   })
   const stopBusGap = bus.onGap(() => void revalidate(connections, gate, config, log))
 
-  if (!fastify.hasDecorator('websocketServer')) {
+  if (fastify.hasDecorator('websocketServer')) {
+    assertCompression(fastify.websocketServer.options.perMessageDeflate, config.compression)
+  } else {
     await fastify.register(websocket, {
-      options: { maxPayload: config.maxPayload, perMessageDeflate: config.compression },
+      options: { maxPayload: config.maxPayload, perMessageDeflate: config.compression ?? false },
       errorHandler: (error, socket, request) => {
         request.log.debug({ err: error }, 'a websocket failed')
         socket.terminate()
@@ -128,6 +131,15 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
     await presence.close()
     publishing.close()
   })
+}
+
+/** The app's own `@fastify/websocket` decides: an option that says otherwise would not hold. */
+function assertCompression(own: unknown, compression: boolean | undefined): void {
+  if (compression === undefined || compression === Boolean(own)) return
+  throw new FLOTILLA_WS_ERR_OPTION(
+    `@flotilla/ws-broadcast: the option 'compression' is ${compression}, and your app has registered @fastify/websocket otherwise; ` +
+      `pass it { options: { perMessageDeflate: ${compression} } }, or leave 'compression' out`
+  )
 }
 
 /**

@@ -11,6 +11,12 @@ interface WebSocketInternals {
     readonly _state?: number
     readonly _firstFragment?: boolean
   }
+  readonly _receiver?: PayloadLimit & { readonly _extensions?: Readonly<Record<string, PayloadLimit>> }
+}
+
+/** 0: none. */
+interface PayloadLimit {
+  _maxPayload?: number
 }
 
 /**
@@ -20,6 +26,19 @@ interface WebSocketInternals {
 export function releaseUpgrade(ws: WebSocket): void {
   const { _socket: socket } = ws as unknown as { _socket?: Socket & { _httpMessage?: ServerResponse | null } }
   if (socket?._httpMessage) socket._httpMessage.detachSocket(socket)
+}
+
+/**
+ * Has a longer message refused (1009) by the length that it announces, or as it is unpacked, and not once it is whole. The
+ * app's own `@fastify/websocket` may take more, for its own routes. (With a version of ws that has no such
+ * fields, what is too long is refused when it has come.)
+ */
+export function limitPayload(ws: WebSocket, maxPayload: number): void {
+  const { _receiver: receiver } = ws as unknown as WebSocketInternals
+  for (const limit of [receiver, ...Object.values(receiver?._extensions ?? {})]) {
+    if (typeof limit?._maxPayload !== 'number') continue
+    if (limit._maxPayload === 0 || limit._maxPayload > maxPayload) limit._maxPayload = maxPayload
+  }
 }
 
 const OPEN = 1

@@ -1,7 +1,10 @@
 import { randomBytes } from 'node:crypto'
-import { connect as connectTcp } from 'node:net'
+import { once } from 'node:events'
+import { connect as connectTcp, type Socket } from 'node:net'
+import websocket from '@fastify/websocket'
 import { startRedis, until } from '@flotilla/testbed'
 import { test } from 'tap'
+import { WebSocket } from 'ws'
 import { RawClient, startTestApp } from './app.js'
 
 test('bad frames', async (parent) => {
@@ -97,6 +100,46 @@ test('bad frames', async (parent) => {
       if (code === 4429) t.equal(client.of('error').at(-1)?.code, 'rate_limited')
     }
   })
+
+  await parent.test(
+    'a long message is refused by its header, whatever the app’s own websockets take',
+    async (t) => {
+      for (const perMessageDeflate of [false, true]) {
+        const own = await startTestApp(t, redis.url, { maxPayload: '1kb' }, async (app) => {
+          await app.register(websocket, { options: { perMessageDeflate } })
+          app.get('/attached', { websocket: true }, (socket, request) => {
+            app.broadcast.attach(socket, request)
+          })
+          app.get('/echo', { websocket: true }, (socket) => {
+            socket.on('message', (data: Buffer) => socket.send(data.length))
+          })
+        })
+        const url = own.ws.replace(/ws$/, '')
+        for (const path of ['ws', 'attached']) {
+          const client = await RawClient.open(t, url + path)
+          client.send({ type: 'ping', id: 1 })
+          await client.next('pong')
+          // What it announces never comes.
+          const header = Buffer.from([0x81, 0xff, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0])
+          ;(client.ws as unknown as { _socket: Socket })._socket.write(header)
+          await until(() => client.closed, { message: `${path} is closed` })
+          t.equal(client.closed!.code, 1009)
+          if (!perMessageDeflate) continue
+          const packed = await RawClient.open(t, url + path, { perMessageDeflate: { threshold: 0 } })
+          t.match(packed.ws.extensions, /permessage-deflate/)
+          packed.send('x'.repeat(100_000))
+          await until(() => packed.closed)
+          t.equal(packed.closed!.code, 1009, 'as long as it is unpacked')
+        }
+        const echo = new WebSocket(`${url}echo`)
+        t.teardown(() => echo.terminate())
+        await once(echo, 'open')
+        echo.send('x'.repeat(100_000))
+        const [answer] = (await once(echo, 'message')) as [Buffer]
+        t.equal(answer.toString(), '100000', 'the app’s own are left as they are')
+      }
+    }
+  )
 
   await parent.test('positions that this log cannot have', async (t) => {
     const { epoch, offset } = await server.app.broadcast.publish('load:p', 1)

@@ -326,6 +326,20 @@ test('life of connections', async (parent) => {
     await t.rejects(attempt({ channels: { a: {} }, maxChannels: 30, rate: { burst: 20 } }), {
       message: /'rate\.burst' must be at least 'maxChannels' \(30\).*got 20/
     })
+    const withOwn = (perMessageDeflate: boolean, compression: boolean): Promise<unknown> =>
+      startTestApp(t, redis.url, { compression }, (app) =>
+        app.register(websocket, { options: { perMessageDeflate } })
+      )
+    await t.rejects(withOwn(false, true), {
+      code: 'FLOTILLA_WS_ERR_OPTION',
+      message: /perMessageDeflate: true/
+    })
+    await t.rejects(withOwn(true, false), {
+      code: 'FLOTILLA_WS_ERR_OPTION',
+      message: /perMessageDeflate: false/
+    })
+    await withOwn(true, true)
+
     const server = await startTestApp(t, redis.url)
     const twice = Fastify()
     t.teardown(() => twice.close())
