@@ -17,7 +17,7 @@ import { limitPayload, releaseUpgrade, WsTransport } from './ws-transport.js'
 
 /** How a socket of the app's own joins. */
 export interface AttachOptions {
-  /** Subscribe to these at once; `authorize` is not asked for them. */
+  /** Subscribe to these at once; `authorize` is not asked whether it may, only whether it sees who is there. */
   channels?: readonly string[]
   /** Whose connection it is. Default: the request's session. */
   identity?: Identity

@@ -8,7 +8,7 @@ import { isPosition, START } from './position.js'
 import type { Presence } from './presence.js'
 import { CLOSE, type ErrorCode, type Member, type Position } from './protocol.js'
 import type { Publishing } from './publishing.js'
-import { Subscriptions } from './subscriptions.js'
+import { Subscriptions, type Introduction } from './subscriptions.js'
 import { Turns } from './turns.js'
 
 /** Frames that are no commands before a client is sent away. */
@@ -80,9 +80,11 @@ export class Commands {
     connection.release((data) => this.#read(connection, data))
   }
 
-  /** Subscribes on the server's behalf: the channel's rule decides, `authorize` is not asked. */
+  /** Subscribes on the server's behalf: the channel's rule decides, `authorize` only whether it sees who is there. */
   async subscribe(connection: Connection, channel: string, since?: Position): Promise<void> {
-    await this.#subscriptions.add(connection, channel, this.#parts.rules.get(channel), since, undefined)
+    const rule = this.#parts.rules.get(channel)
+    const introduction = await this.#subscriptions.introduction(connection, channel, rule)?.()
+    await this.#subscriptions.add(connection, channel, rule, { since, introduction })
   }
 
   /** The connection is gone. */
@@ -132,13 +134,9 @@ export class Commands {
       // Answers to our ping count as a sign of life, as anything does.
       case 'pong':
         return
-      case 'subscribe': {
-        const { channel, rule } = this.#find(frame)
-        await this.#inTurn(connection, channel, 'subscribe', () =>
-          this.#subscriptions.add(connection, channel, rule, readSince(frame['since']), answer.id)
-        )
+      case 'subscribe':
+        await this.#subscribe(connection, frame, answer)
         return
-      }
       case 'unsubscribe': {
         const { channel } = this.#find(frame)
         await this.#inTurn(connection, channel, undefined, () => {
@@ -162,6 +160,28 @@ export class Commands {
       default:
         throw new Refusal('unknown_command', 'Known types: subscribe, unsubscribe, publish, presence, ping')
     }
+  }
+
+  async #subscribe(
+    connection: Connection,
+    frame: Record<string, unknown>,
+    answer: { id?: number | string }
+  ): Promise<void> {
+    const { channel, rule } = this.#find(frame)
+    const allow = this.#allow(connection, channel, 'subscribe')
+    const introduce = this.#subscriptions.introduction(connection, channel, rule)
+    let introduction: Introduction | undefined
+    const ask = async (): Promise<void> => {
+      await allow?.()
+      introduction = await introduce?.()
+    }
+    await this.#turns.take(connection, channel, allow || introduce ? ask : undefined, () =>
+      this.#subscriptions.add(connection, channel, rule, {
+        since: readSince(frame['since']),
+        id: answer.id,
+        introduction
+      })
+    )
   }
 
   async #publish(
@@ -222,18 +242,18 @@ export class Commands {
     action: ChannelAction | undefined,
     act: () => Result | Promise<Result>
   ): Result | Promise<Result> {
-    const { authorize } = this.#parts.config
-    const allow =
-      authorize && action
-        ? async (): Promise<void> => {
-            if (await authorize(connection.request!, channel, action)) return
-            throw new Refusal(
-              'forbidden',
-              `You may not ${action === 'presence' ? 'see who is' : action} here`
-            )
-          }
-        : undefined
+    const allow = action && this.#allow(connection, channel, action)
     return this.#turns.take(connection, channel, allow, act)
+  }
+
+  /** Asks `authorize`, where there is one. */
+  #allow(connection: Connection, channel: string, action: ChannelAction): (() => Promise<void>) | undefined {
+    const { authorize } = this.#parts.config
+    if (!authorize) return undefined
+    return async () => {
+      if (await authorize(connection.request!, channel, action)) return
+      throw new Refusal('forbidden', `You may not ${action === 'presence' ? 'see who is' : action} here`)
+    }
   }
 
   #bad(connection: Connection, code: ErrorCode, id: number | string | undefined, message: string): void {

@@ -62,12 +62,10 @@ export class Hub {
   receive(message: Buffer): void {
     const envelope = readEnvelope(message)
     if (!envelope) return
-    if (envelope.kind !== 'm') {
-      const conflateKey = envelope.kind === 'n' ? envelope.conflateKey : undefined
-      this.#fan(Object.assign(new Frame(envelope.body), { conflateKey }), this.position)
-      return
-    }
-    this.#take(envelope)
+    const { kind, conflateKey, body } = envelope
+    if (kind === 'm') this.#take(envelope)
+    else if (kind === 'n') this.#fan(Object.assign(new Frame(body), { conflateKey }), this.position)
+    else this.#tellOfMember(new Frame(body))
   }
 
   /** Reads on from a position for one subscription; what is news to the hub reaches everyone. */
@@ -205,13 +203,22 @@ export class Hub {
 
   #fan(frame: Frame & { readonly conflateKey?: string | undefined }, before: Position): void {
     for (const subscription of this.subscriptions) subscription.deliver(frame, before)
-    if (deliverChannel.active) {
-      deliverChannel.publish({
-        channel: this.channel,
-        sockets: this.subscriptions.size,
-        bytes: frame.bytes.length
-      })
+    this.#sayDelivered(frame, this.subscriptions.size)
+  }
+
+  /** One has come or gone. */
+  #tellOfMember(frame: Frame): void {
+    let sockets = 0
+    for (const subscription of this.subscriptions) {
+      if (!subscription.seesMembers) continue
+      subscription.deliver(frame, this.position)
+      sockets += 1
     }
+    this.#sayDelivered(frame, sockets)
+  }
+
+  #sayDelivered({ bytes }: Frame, sockets: number): void {
+    if (deliverChannel.active) deliverChannel.publish({ channel: this.channel, sockets, bytes: bytes.length })
   }
 
   #gap(reason: GapReason, from: Position): void {

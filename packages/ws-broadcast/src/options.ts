@@ -7,7 +7,10 @@ import type { Identity } from './identity.js'
 
 const PLUGIN = '@flotilla/ws-broadcast'
 
-/** What a client asks leave for. */
+/**
+ * What a client asks leave for. `'presence'`: to see who is there; asked when it asks for the list, and at each subscribe to a
+ * channel that keeps presence, whose events it gets only then.
+ */
 export type ChannelAction = 'subscribe' | 'publish' | 'presence'
 
 /** Settings of one channel name or pattern. */

@@ -21,7 +21,9 @@ export class Subscription {
 
   constructor(
     readonly connection: Connection,
-    readonly hub: Hub
+    readonly hub: Hub,
+    /** Whether it is told who comes and goes. */
+    readonly seesMembers: boolean
   ) {}
 
   /** A message of the hub, which stood at `before`. */

@@ -4,7 +4,7 @@ import { Refusal } from './commands.js'
 import type { Connection } from './connection.js'
 import type { Hub } from './hub.js'
 import type { Hubs } from './hubs.js'
-import type { BroadcastConfig } from './options.js'
+import { NO_INFO, type BroadcastConfig } from './options.js'
 import { samePosition } from './position.js'
 import type { Presence } from './presence.js'
 import type { Member, Position } from './protocol.js'
@@ -17,12 +17,22 @@ export interface SubscriptionParts {
   readonly log: FastifyBaseLogger
 }
 
+/** What the app says of a connection that enters a channel which keeps presence. */
+export interface Introduction {
+  /** What the others see of it. */
+  readonly info: unknown
+  /** Whether it sees the others. */
+  readonly seesMembers: boolean
+}
+
+const UNASKED: Introduction = { info: undefined, seesMembers: true }
+
 /** How a connection enters a channel. */
 interface Entry {
   readonly since: Position | undefined
-  readonly id: number | string | undefined
-  /** As the others are to see it; undefined where they do already, or never will. */
-  readonly member: Member | undefined
+  /** Comes back in the answer. */
+  readonly id?: number | string | undefined
+  readonly introduction: Introduction | undefined
 }
 
 /** Puts connections into channels and takes them out. */
@@ -33,16 +43,31 @@ export class Subscriptions {
   constructor(private readonly parts: SubscriptionParts) {}
 
   /**
+   * Asks the app about a connection that is to enter; undefined where it has nothing to say. Asked before `add`: where it
+   * fails, nothing has been entered and the subscribe may be tried again.
+   */
+  introduction(
+    connection: Connection,
+    channel: string,
+    { presence }: ChannelRule
+  ): (() => Promise<Introduction>) | undefined {
+    const { authorize } = this.parts.config
+    if (!presence || (presence === NO_INFO && !authorize)) return undefined
+    const request = connection.request!
+    return async () => {
+      const [info, seesMembers] = await Promise.all([
+        presence(request),
+        authorize ? authorize(request, channel, 'presence') : true
+      ])
+      return { info, seesMembers }
+    }
+  }
+
+  /**
    * Subscribes, answers, and delivers what came after `since`. A second subscribe to the same channel starts
    * over at its own `since`.
    */
-  async add(
-    connection: Connection,
-    channel: string,
-    rule: ChannelRule,
-    since: Position | undefined,
-    id: number | string | undefined
-  ): Promise<void> {
+  async add(connection: Connection, channel: string, rule: ChannelRule, entry: Entry): Promise<void> {
     const joining = this.#joiningOf(connection)
     const { maxChannels } = this.parts.config
     const known = connection.subscriptions.has(channel) || joining.has(channel)
@@ -53,12 +78,9 @@ export class Subscriptions {
     joining.set(channel, turn)
     const current = (): boolean => connection.open && joining.get(channel) === turn
     try {
-      // Before anything is entered: where the app's function fails, so does the subscribe, and may be tried again.
-      const arrives = rule.presence && !connection.subscriptions.has(channel)
-      const member = arrives ? await describe(connection, rule.presence) : undefined
       const hub = await this.parts.hubs.join(channel, rule)
       try {
-        if (current()) await this.#enter(connection, hub, { since, id, member }, current)
+        if (current()) await this.#enter(connection, hub, entry, current)
       } finally {
         hub.joining -= 1
         this.parts.hubs.left(hub)
@@ -85,7 +107,7 @@ export class Subscriptions {
   async #enter(
     connection: Connection,
     hub: Hub,
-    { since, id, member }: Entry,
+    { since, id, introduction = UNASKED }: Entry,
     current: () => boolean
   ): Promise<void> {
     const away = hub.rule.history && since && !samePosition(since, hub.position) ? since : undefined
@@ -98,7 +120,7 @@ export class Subscriptions {
       previous.end()
       hub.subscriptions.delete(previous)
     }
-    const subscription = new Subscription(connection, hub)
+    const subscription = new Subscription(connection, hub, introduction.seesMembers)
     connection.subscriptions.set(hub.channel, subscription)
     hub.subscriptions.add(subscription)
 
@@ -115,7 +137,9 @@ export class Subscriptions {
     if (gap) subscription.gap(gap, from)
     if (away) subscription.resumeAt(from, recent ?? page?.messages ?? [])
     else subscription.state = 'live'
-    if (member) await this.parts.presence.join(hub.channel, member)
+    if (hub.rule.presence && !previous) {
+      await this.parts.presence.join(hub.channel, toMember(connection, introduction.info))
+    }
   }
 
   #leave(subscription: Subscription): void {
@@ -140,16 +164,6 @@ export class Subscriptions {
   }
 }
 
-/** A connection as the others in a channel see it. */
-async function describe(
-  connection: Connection,
-  presence: NonNullable<ChannelRule['presence']>
-): Promise<Member> {
-  const info = await presence(connection.request!)
-  const { userId } = connection.identity
-  return {
-    id: connection.id,
-    ...(userId !== undefined && { userId }),
-    ...(info !== undefined && { info })
-  }
+function toMember({ id, identity: { userId } }: Connection, info: unknown): Member {
+  return { id, ...(userId !== undefined && { userId }), ...(info !== undefined && { info }) }
 }

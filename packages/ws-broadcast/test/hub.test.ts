@@ -164,7 +164,7 @@ test('a client that resumes ahead of its instance misses nothing that arrives wh
     close: () => undefined,
     terminate: () => undefined
   }
-  const subscription = new Subscription(new Connection(context, transport, undefined, {}), hub)
+  const subscription = new Subscription(new Connection(context, transport, undefined, {}), hub, true)
   hub.subscriptions.add(subscription)
 
   // The client has it from another instance; here it is still on its way.

@@ -62,18 +62,70 @@ test('life of connections', async (parent) => {
     client.send({ type: 'presence', id: 3, channel: 'room:1' })
     await client.next('presence')
     t.same(
-      client.of('error').map(({ id, code }) => [id, code]),
+      client
+        .of('error')
+        .map(({ id, code }) => [id, code])
+        .toSorted(([a], [b]) => Number(a) - Number(b)),
       [
         [1, 'forbidden'],
         [2, 'forbidden']
       ]
     )
-    t.same(asked, [
-      'ann subscribe room:1',
-      'ann subscribe room:secret',
-      'ann publish room:1',
-      'ann presence room:1'
-    ])
+    t.same(
+      asked.toSorted(),
+      [
+        'ann presence room:1',
+        'ann presence room:1',
+        'ann publish room:1',
+        'ann subscribe room:1',
+        'ann subscribe room:secret'
+      ],
+      'whether it sees who is there: for the events of its subscription, and for the list'
+    )
+  })
+
+  await parent.test('who may not see who is there gets no events of presence either', async (t) => {
+    const server = await startTestApp(
+      t,
+      redis.url,
+      {
+        ssePath: '/events',
+        authorize: async (request, _channel, action) =>
+          action !== 'presence' || (request.query as { user?: string }).user === 'ann'
+      },
+      async (app) => {
+        await app.register(websocket)
+        app.get('/own', { websocket: true }, (socket, request) => {
+          app.broadcast.attach(socket, request, { channels: ['room:1'] })
+        })
+      }
+    )
+    const stop = new AbortController()
+    t.teardown(() => stop.abort())
+    const events = await fetch(`${server.url}/events?channels=room:1`, { signal: stop.signal })
+    let read = ''
+    const reading = (async () => {
+      for await (const chunk of events.body!) read += Buffer.from(chunk as Uint8Array).toString()
+    })().catch(() => undefined)
+    const ann = await RawClient.open(t, `${server.ws}?user=ann`)
+    await ann.subscribe('room:1')
+    const attached = await RawClient.open(t, server.ws.replace(/ws$/, 'own'))
+    await attached.next('subscribed')
+    const bob = await RawClient.open(t, `${server.ws}?user=bob`)
+    await bob.subscribe('room:1')
+    const eve = await RawClient.open(t, `${server.ws}?user=eve`)
+    await eve.subscribe('room:1')
+    const { connection } = eve.of('welcome')[0]!
+    await until(() => ann.of('join').some(({ member }) => member.id === connection))
+    eve.ws.terminate()
+    await until(() => ann.of('leave').some(({ member }) => member.id === connection))
+    await server.app.broadcast.publish('room:1', 'afterwards')
+    for (const client of [ann, bob, attached]) await client.count(1)
+    await until(() => read.includes('afterwards'))
+    for (const client of [bob, attached]) t.same([client.of('join'), client.of('leave')], [[], []])
+    t.notMatch(read, /"(join|leave)"/)
+    stop.abort()
+    await reading
   })
 
   await parent.test(
