@@ -10,6 +10,12 @@ interface Waiting {
   readonly reject: (error: Error) => void
 }
 
+/** What ioredis limits of every command, in milliseconds. */
+interface Limits {
+  commandTimeout?: number | undefined
+  socketTimeout?: number | undefined
+}
+
 /** Most publishes that one WAIT confirms. */
 const BATCH = 256
 const REPLICAS = 1
@@ -94,14 +100,25 @@ export class DurableLanes {
 
   #open(): RedisClient {
     if (!this.#connection) {
-      const connection: RedisClient = isCluster(this.client)
-        ? this.client.duplicate()
-        : this.client.duplicate()
+      const { client } = this
+      const connection: RedisClient = isCluster(client)
+        ? client.duplicate([], {
+            redisOptions: { ...client.options.redisOptions, ...this.#limits(client.options.redisOptions) }
+          } as Parameters<typeof client.duplicate>[1])
+        : client.duplicate(this.#limits(client.options))
       // Each failure reaches its publish; without a listener ioredis would write them to the console as well.
       connection.on('error', () => undefined)
       this.#connection = connection
     }
     return this.#connection
+  }
+
+  /** A WAIT may take its own time beside that of any command, where that is limited. */
+  #limits({ commandTimeout, socketTimeout }: Limits = {}): { [Name in keyof Limits]?: number } {
+    return {
+      ...(commandTimeout !== undefined && { commandTimeout: commandTimeout + this.timeout }),
+      ...(socketTimeout !== undefined && { socketTimeout: socketTimeout + this.timeout })
+    }
   }
 
   close(): void {

@@ -215,6 +215,34 @@ test('a durable publish is refused when no replica confirms, and says so', async
   t.match(await until(() => retry().catch(() => false)), { duplicate: true })
 })
 
+test('a durable publish may wait for its replica longer than other commands may take', async (t) => {
+  const group = await startSentinel({ replicas: 1 })
+  t.teardown(() => group.stop())
+  const cluster = await startCluster({ nodeTimeout: 30_000 })
+  t.teardown(() => cluster.stop())
+  const owner = await cluster.masterOf('flotilla:ws:{news}')
+  for (const [url, master, replicas] of [
+    [group.url, await group.master(), await group.replicas()],
+    [cluster.url, owner, [await cluster.replicaOf(owner)]]
+  ] as const) {
+    const { app } = await startTestApp(t, url, { durableTimeout: '30s' })
+    await app.broadcast.publish('news', 'before', { durable: true })
+    for (const replica of replicas) replica.pause()
+    let settled = false
+    const publishing = app.broadcast.publish('news', 'late', { durable: true }).finally(() => {
+      settled = true
+    })
+    publishing.catch(() => undefined)
+    // More than twice what a command may take by default.
+    await until(async () => {
+      const clients = String(await master.command('CLIENT', 'LIST'))
+      return settled || / idle=([3-9]|\d\d).* cmd=wait/.test(clients)
+    })
+    for (const replica of replicas) replica.resume()
+    t.match(await publishing, { duplicate: false })
+  }
+})
+
 test('a clock that was set back never makes an offset smaller, even after the history expired', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.stop())
