@@ -1,3 +1,5 @@
+import { createHash } from 'node:crypto'
+
 /**
  * What travels through Redis pub/sub: one header line for the instances, then the frame's JSON exactly as
  * every socket gets it, so that an instance neither parses nor rebuilds it.
@@ -35,7 +37,13 @@ export function readEnvelope(message: Buffer): Envelope | undefined {
   return undefined
 }
 
-/** A conflate key as the header carries it: without spaces or line ends, at most 200 characters. */
+const MAX_CONFLATE_KEY = 200
+
+/** A conflate key as the header carries it: without spaces or line ends, and what would be too long as its digest. */
 export function encodeConflateKey(key: string | undefined): string {
-  return key === undefined ? '' : encodeURIComponent(key).slice(0, 200)
+  if (key === undefined) return ''
+  // As JSON has it, since half a surrogate pair cannot be encoded as it is.
+  const encoded = encodeURIComponent(JSON.stringify(key).replaceAll(/^"|"$/g, ''))
+  if (encoded.length <= MAX_CONFLATE_KEY) return encoded
+  return `#${createHash('sha256').update(encoded).digest('base64url')}`
 }

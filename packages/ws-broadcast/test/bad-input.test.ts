@@ -5,6 +5,7 @@ import websocket from '@fastify/websocket'
 import { startRedis, until } from '@flotilla/testbed'
 import { test } from 'tap'
 import { WebSocket } from 'ws'
+import { encodeConflateKey } from '../src/envelope.js'
 import { RawClient, startTestApp } from './app.js'
 
 test('bad frames', async (parent) => {
@@ -192,6 +193,27 @@ test('bad frames', async (parent) => {
     for (const options of [{ durable: true }, { durable: true, idempotencyKey: 'k' }]) {
       await t.rejects(broadcast.publish('plain:1', 1, options), { code: 'FLOTILLA_WS_ERR_NO_HISTORY' })
     }
+  })
+
+  await parent.test('conflate keys: any string is one, and stays one of its own', (t) => {
+    t.equal(encodeConflateKey(undefined), '')
+    t.equal(encodeConflateKey('order 17'), 'order%2017')
+    const long = 'k'.repeat(300)
+    const keys = [
+      `${long}a`,
+      `${long}b`,
+      'ä'.repeat(100),
+      `${'ä'.repeat(100)}b`,
+      '\ud800',
+      '\udfff',
+      '\ufffd',
+      '"',
+      '\n'
+    ]
+    const encoded = keys.map((key) => encodeConflateKey(key))
+    t.equal(new Set(encoded).size, keys.length)
+    for (const one of encoded) t.match(one, /^\S{1,200}$/)
+    t.end()
   })
 
   await parent.test('rubbish instead of frames, and connections that do nothing', async (t) => {
