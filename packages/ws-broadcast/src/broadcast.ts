@@ -4,7 +4,12 @@ import type { Commands } from './commands.js'
 import { Connection, type ConnectionContext } from './connection.js'
 import type { ConnectionFilter, Connections } from './connections.js'
 import type { ChannelRules } from './channel-rules.js'
-import { FLOTILLA_WS_ERR_NO_PRESENCE } from './errors.js'
+import type { Drain } from './drain.js'
+import {
+  FLOTILLA_WS_ERR_ATTACHED,
+  FLOTILLA_WS_ERR_CLOSE_CODE,
+  FLOTILLA_WS_ERR_NO_PRESENCE
+} from './errors.js'
 import type { Hubs } from './hubs.js'
 import type { Identity } from './identity.js'
 import type { Presence } from './presence.js'
@@ -25,7 +30,10 @@ export interface AttachOptions {
 
 /** What the closed connections are told. */
 export interface DisconnectOptions {
-  /** 1000 or 3000 to 4999. Default 4403. */
+  /**
+   * 1000 or 3000 to 4999: the others are the protocol's own (RFC 6455 §7.4). Default 4403. The client comes back by itself after
+   * any but 4400, 4401 and 4403.
+   */
   code?: number
   /** What is over 123 bytes is cut off. Default `'disconnected'`. */
   reason?: string
@@ -54,6 +62,7 @@ export interface BroadcastParts {
   readonly presence: Presence
   readonly revocation: Revocation
   readonly gate: UpgradeGate
+  readonly drain: Drain
   readonly context: ConnectionContext
   readonly ping: number
   readonly idempotencyTtl: number
@@ -93,8 +102,10 @@ export class Broadcast {
    * the route checks about its request (origin, login) is the route's to check.
    *
    * @returns the connection's id
+   * @throws FLOTILLA_WS_ERR_ATTACHED
    */
   attach(socket: WebSocket, request: FastifyRequest, options: AttachOptions = {}): string {
+    if ((socket as Attached)[kConnection]) throw new FLOTILLA_WS_ERR_ATTACHED()
     const identity = options.identity ?? this.#parts.gate.identityOf(request)
     releaseUpgrade(socket)
     limitPayload(socket, this.#parts.maxPayload)
@@ -124,14 +135,19 @@ export class Broadcast {
     return this.#parts.presence.list(channel)
   }
 
-  /** Closes the connections that match, on all instances; here at once, elsewhere when the bus has told them. */
+  /**
+   * Closes the connections that match, on all instances; here at once, elsewhere when the bus has told them.
+   *
+   * @throws FLOTILLA_WS_ERR_CLOSE_CODE; TypeError for a filter that names nobody; the client's error when Redis is away
+   */
   async disconnect(filter: ConnectionFilter, options: DisconnectOptions = {}): Promise<void> {
     const { userId, ref, connection } = filter
     if (userId === undefined && ref === undefined && connection === undefined) {
       throw new TypeError('disconnect() takes { userId }, { ref } or { connection }')
     }
-    const code = isCloseCode(options.code) ? options.code : CLOSE.DISCONNECTED
-    await this.#parts.revocation.disconnect(filter, code, options.reason ?? 'disconnected')
+    const { code = CLOSE.DISCONNECTED, reason = 'disconnected' } = options
+    if (!isCloseCode(code)) throw new FLOTILLA_WS_ERR_CLOSE_CODE(String(code))
+    await this.#parts.revocation.disconnect(filter, code, reason)
   }
 
   /** Figures of this instance; asks nobody. */
@@ -150,11 +166,12 @@ export class Broadcast {
 
   /** @internal A connection over any transport. */
   open(transport: Transport, request: FastifyRequest, identity: Identity): Connection {
-    const { connections, context, revocation, ping, idempotencyTtl, keepRequests } = this.#parts
+    const { connections, context, revocation, drain, ping, idempotencyTtl, keepRequests } = this.#parts
     const connection = new Connection(context, transport, keepRequests ? request : undefined, identity)
     connections.add(connection)
     connection.send({ type: 'welcome', connection: connection.id, ping, idempotencyTtl })
     if (revocation.isRevoked(identity)) connection.close(CLOSE.UNAUTHORIZED, 'session ended')
+    else if (drain.draining) drain.sendAway(connection)
     return connection
   }
 

@@ -37,6 +37,13 @@ export class Drain {
     return this.#running
   }
 
+  /** Tells one its own delay and closes it: in its turn, or as it comes while the others are going. */
+  sendAway(connection: Connection): void {
+    const { spread, grace } = this.settings
+    connection.send({ type: 'reconnect', delay: Math.round(Math.random() * Math.min(spread, 5000)) })
+    connection.close(CLOSE.RESTART, 'instance is going away', grace)
+  }
+
   /** Ends whatever is left. */
   terminate(): void {
     for (const connection of this.connections) connection.transport.terminate()
@@ -56,15 +63,10 @@ export class Drain {
       const due = end - window * (1 - index / all.length)
       const wait = due - performance.now()
       if (wait > 4) await sleep(wait)
-      this.#sendAway(connection, spread, grace)
+      this.sendAway(connection)
     }
     await this.#gone(grace)
     this.terminate()
-  }
-
-  #sendAway(connection: Connection, spread: number, grace: number): void {
-    connection.send({ type: 'reconnect', delay: Math.round(Math.random() * Math.min(spread, 5000)) })
-    connection.close(CLOSE.RESTART, 'instance is going away', grace)
   }
 
   async #gone(grace: number): Promise<void> {

@@ -57,6 +57,19 @@ export const FLOTILLA_WS_ERR_NO_PRESENCE = createError<[string]>(
   400
 )
 
+export const FLOTILLA_WS_ERR_ATTACHED = createError(
+  'FLOTILLA_WS_ERR_ATTACHED',
+  'This socket has been attached already; call attach() once for a socket and name all its channels there',
+  500
+)
+
+export const FLOTILLA_WS_ERR_CLOSE_CODE = createError<[string]>(
+  'FLOTILLA_WS_ERR_CLOSE_CODE',
+  'A connection cannot be closed with code %s; use 1000 or 3000 to 4999',
+  500,
+  TypeError
+)
+
 export const FLOTILLA_WS_ERR_CLOSED = createError(
   'FLOTILLA_WS_ERR_CLOSED',
   'The broadcast plugin is closed; publish before app.close()',

@@ -63,6 +63,7 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
     presence,
     revocation,
     gate,
+    drain,
     ping: config.ping.interval,
     maxPayload: config.maxPayload,
     idempotencyTtl: config.idempotencyTtl,

@@ -5,6 +5,12 @@ import type { Position } from './protocol.js'
 import { hasGone, onceFlushed, type Transport } from './transport.js'
 
 /**
+ * After how many milliseconds an EventSource comes back. It keeps what it was told last for as long as it lives, so that each
+ * connection says it anew, and none says next to nothing.
+ */
+const RETRY = { usual: 3000, least: 1000 }
+
+/**
  * The same frames as server-sent events (WHATWG HTML §9.2), for readers behind proxies that break WebSockets.
  * Each event's id is where the reader stands in all its channels; the browser sends it back as
  * `Last-Event-ID` when it reconnects.
@@ -30,7 +36,7 @@ export class SseTransport implements Transport {
     let text = ''
     for (const frame of batch.frames()) {
       const json = frame.body.toString()
-      text += `${this.#id(json)}data: ${json}\n\n`
+      text += `${this.#fields(json)}data: ${json}\n\n`
     }
     this.response.write(text)
     return this.response.writableLength === 0
@@ -56,9 +62,10 @@ export class SseTransport implements Transport {
     this.response.destroy()
   }
 
-  #id(json: string): string {
+  #fields(json: string): string {
     const frame = JSON.parse(json) as { type: string; channel?: string; delay?: number } & Partial<Position>
-    if (frame.type === 'reconnect') return `retry: ${frame.delay}\n`
+    if (frame.type === 'welcome') return `retry: ${RETRY.usual}\n`
+    if (frame.type === 'reconnect') return `retry: ${RETRY.least + (frame.delay ?? 0)}\n`
     if (frame.channel === undefined || !isPosition(frame)) return ''
     this.positions.set(frame.channel, { epoch: frame.epoch, offset: frame.offset })
     return `id: ${encodePositions(this.positions)}\n`

@@ -160,6 +160,11 @@ test('life of connections', async (parent) => {
       t.equal(other.closed!.code, 4403)
       t.equal(stranger.closed, undefined)
       await t.rejects(a.app.broadcast.disconnect({}), TypeError)
+      for (const code of [999, 1001, 1012, 2999, 5000, 4000.5]) {
+        await t.rejects(a.app.broadcast.disconnect({ userId: 'nobody' }, { code }), {
+          code: 'FLOTILLA_WS_ERR_CLOSE_CODE'
+        })
+      }
       for (const payload of [null, 7, {}, { refs: 'r2' }, { refs: [null] }]) {
         await a.app.bus.publish('session.revoked', payload)
         await a.app.bus.publish('ws.disconnect', payload)
@@ -226,6 +231,7 @@ test('life of connections', async (parent) => {
       await app.register(websocket)
       app.get('/own', { websocket: true }, (socket, request) => {
         app.broadcast.attach(socket, request, { channels: ['news'], identity: { userId: 'me' } })
+        t.throws(() => app.broadcast.attach(socket, request), { code: 'FLOTILLA_WS_ERR_ATTACHED' })
       })
     })
     const client = await RawClient.open(t, `${server.url.replace('http', 'ws')}/own`)
@@ -233,6 +239,7 @@ test('life of connections', async (parent) => {
     await server.app.broadcast.publish('news', 1, { consistency: 'token-1' })
     await client.count(1)
     t.equal(client.of('message')[0]!.token, 'token-1')
+    t.equal(server.app.broadcast.stats().connections, 1)
     await server.app.broadcast.disconnect({ userId: 'me' })
     await until(() => client.closed)
   })
@@ -255,7 +262,11 @@ test('life of connections', async (parent) => {
 
   await parent.test('the drain step closes over its window and refuses newcomers', async (t) => {
     const steps = new Map<string, (context: { deadline: number }) => Promise<void>>()
-    const server = await startTestApp(t, redis.url, { drain: { spread: 1000, grace: 100 } }, (app) => {
+    const server = await startTestApp(t, redis.url, { drain: { spread: 1000, grace: 100 } }, async (app) => {
+      await app.register(websocket)
+      app.get('/own', { websocket: true }, (socket, request) => {
+        app.broadcast.attach(socket, request, { channels: ['news'] })
+      })
       app.decorate('health', {
         state: 'ready',
         addCheck: () => undefined,
@@ -273,12 +284,24 @@ test('life of connections', async (parent) => {
     await draining
     await until(() => open().length === 0)
     t.same(new Set(clients.map(({ closed }) => closed!.code)), new Set([1012]))
+
+    // A route of the app's own does not ask whether newcomers are welcome.
+    const late = new WebSocket(server.ws.replace(/ws$/, 'own'))
+    const frames: unknown[] = []
+    late.on('message', (data: Buffer) => frames.push(JSON.parse(data.toString())))
+    let code: number | undefined
+    late.on('close', (closeCode) => (code = closeCode))
+    await until(() => code !== undefined, { message: 'it is sent away' })
+    t.equal(code, 1012)
+    t.match(frames, [{ type: 'welcome' }, { type: 'reconnect', delay: Number }])
+    await until(() => server.app.broadcast.stats().connections === 0)
   })
 
   await parent.test('SSE: the same messages, resumed by Last-Event-ID', async (t) => {
     const server = await startTestApp(t, redis.url, {
       ssePath: '/events',
-      ping: { interval: 200, timeout: 200 }
+      ping: { interval: 200, timeout: 200 },
+      drain: { spread: 0 }
     })
     const read = async (
       headers: Record<string, string>,
@@ -323,7 +346,8 @@ test('life of connections', async (parent) => {
     const closing = server.app.close()
     const rest = await open.text()
     await closing
-    t.match(rest, /retry: \d+/)
+    const retries = [...rest.matchAll(/^retry: (\d+)$/gm)].map(([, ms]) => Number(ms))
+    t.same(retries, [3000, 1000], 'a browser keeps the last: never next to nothing')
   })
 
   await parent.test('a publisher without a server', async (t) => {
