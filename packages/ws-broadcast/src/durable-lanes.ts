@@ -84,6 +84,10 @@ export class DurableLanes {
     }
     pipeline.call('WAIT', REPLICAS, this.timeout)
     const results = (await pipeline.exec()) ?? []
+    // ioredis itself looks again only where all of a pipeline was redirected, and a WAIT never is.
+    if (isCluster(connection) && results.some(([error]) => error?.message.startsWith('MOVED '))) {
+      connection.refreshSlotsCache()
+    }
     const [waitError, count] = results[batch.length] ?? [new Error('no reply')]
     // What confirms a master that is being replaced will follow another, without these.
     const counts = Number(count) >= REPLICAS && !(await isMasterReplaced(this.client, connection))

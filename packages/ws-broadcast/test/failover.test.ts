@@ -6,14 +6,17 @@ import { WebSocket } from 'ws'
 import { RawClient, startTestApp, type TestApp } from './app.js'
 
 /** Publishes until Redis takes it. */
-async function publishAnyway({ app }: TestApp, channel: string, data: unknown): Promise<void> {
-  await until(
-    () => app.broadcast.publish(channel, data, { idempotencyKey: `p${String(data)}` }).catch(() => undefined),
-    {
-      timeout: 20_000,
-      message: `${String(data)} is published`
-    }
-  )
+async function publishAnyway(
+  { app }: TestApp,
+  channel: string,
+  data: unknown,
+  durable = false
+): Promise<void> {
+  const options = { durable, idempotencyKey: `p${String(data)}` }
+  await until(() => app.broadcast.publish(channel, data, options).catch(() => undefined), {
+    timeout: 20_000,
+    message: `${String(data)} is published`
+  })
 }
 
 test('a failover that lost acknowledged messages makes no client drop a new one', async (t) => {
@@ -151,33 +154,41 @@ test('a server that forgot everything is a gap and not a silence', async (t) => 
   t.equal(client.of('gap')[0]?.reason, 'epoch')
 })
 
-test('sharded pub/sub survives a slot migration under way', async (t) => {
-  const redis = await startCluster()
-  t.teardown(() => redis.stop())
-  const [a, b] = await Promise.all([startTestApp(t, redis.url), startTestApp(t, redis.url)])
-  const client = await RawClient.open(t, b.ws)
-  await client.subscribe('news')
-  let published = 0
-  const state = { over: false }
-  const publishing = (async () => {
-    while (!state.over || published < 60) {
-      await publishAnyway(a, 'news', published)
-      published += 1
-      await sleep(5)
-    }
-  })()
-  await client.count(10)
-  await redis.migrateSlot('flotilla:ws:{news}')
-  await client.count(published)
-  state.over = true
-  await publishing
-  await client.count(published)
-  t.same(
-    client.data(),
-    Array.from({ length: published }, (_none, n) => n)
-  )
-  t.equal(client.of('gap').length, 0)
-})
+for (const durable of [false, true]) {
+  const what = durable ? 'durable publishes and sharded pub/sub' : 'sharded pub/sub'
+  test(`a slot that moves under way loses nothing and doubles nothing of ${what}`, async (t) => {
+    const redis = await startCluster()
+    t.teardown(() => redis.stop())
+    const [a, b] = await Promise.all([startTestApp(t, redis.url), startTestApp(t, redis.url)])
+    const client = await RawClient.open(t, b.ws)
+    await client.subscribe('news')
+    let published = 0
+    const state = { over: false }
+    const publishing = (async () => {
+      while (!state.over || published < 60) {
+        await publishAnyway(a, 'news', published, durable)
+        published += 1
+        await sleep(5)
+      }
+    })()
+    await client.count(10)
+    await redis.migrateSlot('flotilla:ws:{news}')
+    await client.count(published)
+    state.over = true
+    await publishing
+    await client.count(published)
+    t.same(
+      client.data(),
+      Array.from({ length: published }, (_none, n) => n)
+    )
+    t.equal(client.of('gap').length, 0)
+    if (!durable) return
+    const replica = (await redis.replicaOf('flotilla:ws:{news}')).client()
+    await replica.readonly()
+    const [[offset] = []] = await replica.xrevrange('flotilla:ws:{news}:log', '+', '-', 'COUNT', 1)
+    t.equal(offset, client.of('message').at(-1)!.offset, 'its new replica has them')
+  })
+}
 
 test('a durable publish is refused when no replica confirms, and says so', async (t) => {
   const alone = await startRedis()
