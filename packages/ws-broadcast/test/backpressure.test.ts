@@ -167,11 +167,11 @@ test('conflate: what is held for a stalled client stays within the high-water ma
 
 test('conflate with history: the client takes what was held, after a gap that lies before it', async (t) => {
   const server = await setUp(t, 'conflate', true)
-  let socket!: WebSocket
+  const sockets: WebSocket[] = []
   class Known extends WebSocket {
     constructor(url: string) {
       super(url)
-      socket = this
+      sockets.push(this)
     }
   }
   const client = connect(server.ws, { WebSocket: Known })
@@ -182,14 +182,14 @@ test('conflate with history: the client takes what was held, after a gap that li
     if (typeof data.n === 'string') events.push(data.n)
   })
   await subscription.ready
-  socket.pause()
+  sockets[0]!.pause()
   await fill(server)
   let last: PublishResult | undefined
   for (let n = 0; n < 50; n += 1) {
     const conflateKey = `key ${n}`
     last = await server.app.broadcast.publish('feed', { n: conflateKey, text: MESSAGE }, { conflateKey })
   }
-  socket.resume()
+  sockets[0]!.resume()
   await until(() => subscription.position?.offset === last?.offset && events.includes('slow'))
   const [gap, ...held] = events
   t.equal(gap, 'slow')
