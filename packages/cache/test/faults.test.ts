@@ -1,6 +1,7 @@
 import { startRedis, startSentinel, until } from '@flotilla/testbed'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import t, { type Test } from 'tap'
+import { acquire, TOKEN, WAIT, type AcquireReply } from '../src/lua/acquire.js'
 import { startApp } from './support/app.js'
 
 const FAST = { redisTimeout: { soft: '50ms', hard: '500ms' }, breaker: { failures: 2, cooldown: '100ms' } }
@@ -117,6 +118,23 @@ t.test('killed and restarted Redis', async (t) => {
     { message: 'both use Redis again' }
   )
 })
+
+t.test(
+  'a request for a lease that was sent again, as its reply was lost, does not wait for itself',
+  async (t) => {
+    const redis = await startRedis()
+    t.teardown(() => redis.stop())
+    const client = redis.client()
+    t.teardown(() => client.disconnect())
+    const ask = async (token: string): Promise<unknown> =>
+      (await acquire(2).runBuffer<AcquireReply>(client, ['{k}', '{k}lease'], [token, 60_000, '', '']))[0]
+    t.equal(await ask('mine'), TOKEN)
+    t.equal(await ask('mine'), TOKEN)
+    t.equal(await ask('theirs'), WAIT)
+    t.equal(await ask('mine'), TOKEN)
+    t.equal(await client.get('{k}lease'), 'mine!', 'that somebody waits is not forgotten')
+  }
+)
 
 t.test(
   'CLIENT KILL TYPE normal: nothing fails or waits long, and what was invalidated meanwhile is gone',

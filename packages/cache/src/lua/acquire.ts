@@ -3,9 +3,9 @@ import { variadic } from './variadic.js'
 
 /** First in the reply of {@link acquire}. */
 export const VALUE = 1
+export const TOKEN = 2
 export const WAIT = 3
 export const COOL = 4
-const TOKEN = 2
 
 /**
  * Reads an entry, or takes the lease to compute it.
@@ -16,7 +16,8 @@ const TOKEN = 2
  * Reply { state, payload, seconds, microseconds, marks… }; the time is there with TOKEN, too
  *   VALUE payload is the entry; TOKEN the lease is ours, payload is the useless entry or nil;
  *   WAIT another computes it, payload is how many ms its lease lasts; COOL it failed lately, payload as for TOKEN
- * A lease ends in '!' once somebody waits for it, so that a fill nobody waits for is not announced. An entry of
+ * Asked again with the same token, as by a client whose connection broke before the reply, it answers the same: nobody
+ * waits for a lease of its own. A lease ends in '!' once somebody waits for it, so that a fill nobody waits for is not announced. An entry of
  * another type counts as none.
  */
 export const acquire = variadic<AcquireReply>({
@@ -32,8 +33,8 @@ local function tell()
 end
 if ARGV[4] == '1' then tell() end
 if entry and ARGV[3] ~= '*' and (ARGV[3] == '' or string.sub(entry, 1, #ARGV[3]) ~= ARGV[3]) then return reply end
-if not lease then
-  redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+if not lease or lease == ARGV[1] or lease == ARGV[1] .. '!' then
+  redis.call('SET', KEYS[2], lease or ARGV[1], 'PX', ARGV[2])
   reply[1] = ${TOKEN}
   tell()
   return reply
