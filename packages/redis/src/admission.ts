@@ -1,5 +1,6 @@
 import type { Cluster, Command, Redis } from 'ioredis'
 import { RedisUnavailableError } from './errors.js'
+import { withoutArguments } from './reply-error.js'
 
 /** Commands by which ioredis makes a connection usable. It sends them one by one, never in a pipeline. */
 const HANDSHAKE = new Set(['hello', 'auth', 'select', 'client', 'readonly', 'info', 'cluster', 'quit'])
@@ -21,6 +22,8 @@ export class Admission {
   /** Milliseconds. */
   readonly #limit: number
   #since: number | undefined
+  /** Why the last attempt to connect failed. */
+  #cause: unknown
   /** On the pipeline whose commands are coming, which they do without a break. */
   #verdict: Verdict = 'admitted'
 
@@ -32,6 +35,10 @@ export class Admission {
     })
     client.on('ready', () => {
       this.#since = undefined
+      this.#cause = undefined
+    })
+    client.on('error', (error: unknown) => {
+      this.#cause = withoutArguments(error)
     })
   }
 
@@ -63,7 +70,8 @@ export class Admission {
   #unavailable(command: Command): Error {
     const away = Math.round((performance.now() - (this.#since ?? 0)) / 1_000)
     return new RedisUnavailableError(
-      `@flotilla/redis: Redis has been unreachable for ${away} s; '${command.name}' was not tried`
+      `@flotilla/redis: Redis has been unreachable for ${away} s; '${command.name}' was not tried`,
+      this.#cause === undefined ? undefined : { cause: this.#cause }
     )
   }
 }

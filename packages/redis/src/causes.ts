@@ -12,6 +12,16 @@ type Rule = readonly [pattern: RegExp, reason: string, fatal: boolean]
 const SILENT = 'no answer in time'
 
 const RULES: readonly Rule[] = [
+  [
+    /failed to connect to sentinel .*(NOAUTH|WRONGPASS)/,
+    'the Sentinel has a password of its own: pass sentinelPassword, and sentinelUsername where it has users',
+    true
+  ],
+  [
+    /failed to connect to sentinel .*(certificate|self.signed)/i,
+    'the TLS certificate of the Sentinel is not accepted: pass the CA as tls: { ca }, or as sentinelTLS: { ca }',
+    true
+  ],
   [/^WRONGMODE cluster/, 'it is a node of a Redis Cluster: use redis+cluster:// or cluster: true', true],
   [/^WRONGMODE sentinel/, 'it is a Sentinel, not a server: use redis+sentinel://host:port/name', true],
   [

@@ -32,6 +32,22 @@ const CLUSTER_LEVEL = new Set([
   'showFriendlyErrorStack'
 ])
 
+/** Milliseconds. */
+const LEAVE_AGAIN_AFTER = 5_000
+
+/**
+ * A former master after a failover, behind the same address: leave it and try again. Where that leads to a replica as well,
+ * the URL names one, and the caller gets READONLY.
+ */
+function leaveFormerMaster(): (error: Error) => 2 | false {
+  let left = -Infinity
+  return (error) => {
+    if (!error.message.startsWith('READONLY') || performance.now() - left < LEAVE_AGAIN_AFTER) return false
+    left = performance.now()
+    return 2
+  }
+}
+
 /** A client that has not connected yet. */
 export function createClient(target: RedisTarget, settings: Settings): RedisClient {
   const { commandTimeout } = settings
@@ -44,8 +60,7 @@ export function createClient(target: RedisTarget, settings: Settings): RedisClie
     disconnectTimeout: 200,
     keepAlive: 10_000,
     retryStrategy: (times) => Math.min(50 * 2 ** (times - 1), 1_000) + Math.floor(Math.random() * 100),
-    // A former master after a failover, behind the same address: leave it and try again.
-    reconnectOnError: (error) => (error.message.startsWith('READONLY') ? 2 : false),
+    reconnectOnError: leaveFormerMaster(),
     clientInfoTag: 'flotilla',
     ...withoutUndefined({
       username: target.username,
@@ -66,7 +81,7 @@ export function createClient(target: RedisTarget, settings: Settings): RedisClie
     enableAutoPipelining: true,
     sentinelCommandTimeout: commandTimeout,
     sentinelRetryStrategy: (times) => Math.min(times * 50, 1_000),
-    ...(target.tls ? { enableTLSForSentinelMode: true, sentinelTLS: {} } : {}),
+    ...(target.tls ? { enableTLSForSentinelMode: true, sentinelTLS: connection.tls } : {}),
     ...connection,
     sentinels: target.nodes.map(({ host, port }) => ({ host, port })),
     name: target.master!

@@ -9,6 +9,7 @@ import { RedisAlreadyRegisteredError } from './errors.js'
 import { addChecks } from './health.js'
 import { readOptions, type RedisPluginOptions, type Settings } from './options.js'
 import { isCluster, type RedisClient } from './redis-client.js'
+import { withoutArguments } from './reply-error.js'
 import { registerBus } from './resolve.js'
 import { formatAddress } from './topology.js'
 
@@ -61,16 +62,29 @@ function startupTime(fastify: FastifyInstance, { connectTimeout }: Settings): nu
   return pluginTimeout ? Math.min(connectTimeout, Math.max(100, pluginTimeout - 1_000)) : connectTimeout
 }
 
-/** Logs the first error of an outage and its end, not each attempt; ioredis prints errors that nobody listens to. */
+/**
+ * Logs the beginning of an outage, each cause of it once, and its end, not each attempt; ioredis prints errors that nobody
+ * listens to.
+ */
 function observe(fastify: FastifyInstance, client: RedisClient, topology: string): void {
   const log = fastify.log.child({ plugin: '@flotilla/redis' })
   let served = false
   let lost = false
+  const told = new Set<string>()
   const losing = (error?: unknown): void => {
-    if (!served || lost) return
-    lost = true
-    connectionState.publish({ state: 'lost', topology, ...(error !== undefined && { error }) })
-    log.warn({ err: error }, 'lost the connection to Redis; trying again')
+    if (!served) return
+    withoutArguments(error)
+    // Numbers are those of attempts and times.
+    const cause = error instanceof Error ? error.message.replaceAll(/\d+/g, '') : undefined
+    if (lost) {
+      if (cause !== undefined && !told.has(cause))
+        log.warn({ err: error }, 'cannot connect to Redis; trying again')
+    } else {
+      lost = true
+      connectionState.publish({ state: 'lost', topology, ...(error !== undefined && { error }) })
+      log.warn({ err: error }, 'lost the connection to Redis; trying again')
+    }
+    if (cause !== undefined) told.add(cause)
   }
   client.on('error', losing)
   client.on('close', () => losing())
@@ -78,13 +92,16 @@ function observe(fastify: FastifyInstance, client: RedisClient, topology: string
     if (lost) log.info('Redis is back')
     served = true
     lost = false
+    told.clear()
     connectionState.publish({ state: 'ready', topology })
   })
   fastify.addHook('preClose', async () => {
     served = false
   })
   if (isCluster(client))
-    client.on('node error', (error: unknown) => log.debug({ err: error }, 'a node of the Cluster failed'))
+    client.on('node error', (error: unknown) =>
+      log.debug({ err: withoutArguments(error) }, 'a node of the Cluster failed')
+    )
 }
 
 /**

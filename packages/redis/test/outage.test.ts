@@ -1,6 +1,8 @@
 import { startCluster, startRedis, until } from '@flotilla/testbed'
+import Fastify from 'fastify'
+import { inspect } from 'node:util'
 import { test, type Test } from 'tap'
-import { isCluster, type RedisClient } from '../src/index.js'
+import redis, { isCluster, type RedisClient } from '../src/index.js'
 import { rejection, startApp } from './fixtures/app.js'
 
 /** Two callers get their own replies, and nothing is left over for a third. */
@@ -100,4 +102,29 @@ void test('a command that waited is sent once there is a connection, however lon
   await until(() => performance.now() - since > 6_100)
   await mend()
   t.equal(await waiting, 'OK')
+})
+
+void test('the password was changed: callers and the log are told so, and not the password', async (t) => {
+  const server = await startRedis({ password: 'OLDSECRET' })
+  t.teardown(() => server.stop())
+  const admin = server.client()
+  t.teardown(() => admin.disconnect())
+  const lines: string[] = []
+  const app = Fastify({ logger: { stream: { write: (line: string) => void lines.push(line) } } })
+  t.teardown(() => app.close())
+  await app.register(redis, { url: server.url, commandTimeout: '300ms' })
+  await app.ready()
+  const id = await app.redis.client('ID')
+  await admin.config('SET', 'requirepass', 'NEWSECRET')
+  await admin.client('KILL', 'ID', String(id))
+  const error = await until(async () => {
+    const refused = await rejection(app.redis.get('k'))
+    return refused.code === 'FLOTILLA_REDIS_ERR_UNAVAILABLE' && refused
+  })
+  t.match(error.cause, { message: /WRONGPASS/ })
+  t.equal(lines.filter((line) => line.includes('WRONGPASS')).length, 1, 'once, however many attempts')
+  t.notMatch(inspect(error, { depth: 10 }) + JSON.stringify(error) + lines.join(''), /OLDSECRET/)
+  await admin.config('SET', 'requirepass', 'OLDSECRET')
+  await until(() => app.redis.get('k').then(() => true))
+  t.ok(lines.some((line) => line.includes('Redis is back')))
 })

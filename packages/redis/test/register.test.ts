@@ -1,5 +1,5 @@
 import fastifyRedis from '@fastify/redis'
-import { startCluster, startProxy, startRedis, startSentinel } from '@flotilla/testbed'
+import { startCluster, startProxy, startRedis, startSentinel, until } from '@flotilla/testbed'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { Redis } from 'ioredis'
 import { createServer } from 'node:net'
@@ -130,6 +130,31 @@ void test('Sentinel: an unknown master, and a sentinel asked as a server', async
   t.match(unknown, { code: 'FLOTILLA_REDIS_ERR_CONNECT', message: /no master of that name/ })
   const wrong = await failure(t, { url: `redis://127.0.0.1:${sentinel!.port}`, connectTimeout: 800 })
   t.match(wrong, { code: 'FLOTILLA_REDIS_ERR_CONNECT', message: /it is a Sentinel/ })
+})
+
+void test('Sentinel: passwords of its own', async (t) => {
+  const group = await startSentinel({ replicas: 0, sentinels: 1 })
+  t.teardown(() => group.stop())
+  const [sentinel] = group.sentinels
+  await sentinel!.command('ACL', 'SETUSER', 'default', 'resetpass', '>guarded')
+  t.match(await failure(t, { url: group.url, connectTimeout: 2_000 }), {
+    code: 'FLOTILLA_REDIS_ERR_CONNECT',
+    message: /pass sentinelPassword/
+  })
+  const app = await startApp(t, { url: group.url, sentinelPassword: 'guarded' })
+  t.equal(await app.redis.ping(), 'PONG')
+})
+
+void test('the URL of a replica: a write says READONLY, and the connection stays', async (t) => {
+  const server = await startRedis()
+  const replica = await startRedis({ args: ['--replicaof', server.host, String(server.port)] })
+  t.teardown(() => Promise.all([server.stop(), replica.stop()]))
+  await until(async () => (await replica.info('replication'))['master_link_status'] === 'up')
+  const app = await startApp(t, { url: replica.url, commandTimeout: '3s' })
+  t.match(await rejection(app.redis.set('k', 1)), { message: /^READONLY/ })
+  const id = await app.redis.client('ID')
+  t.match(await rejection(app.redis.set('k', 1)), { message: /^READONLY/ })
+  t.equal(await app.redis.client('ID'), id)
 })
 
 void test('passwords, ACL users, databases and TLS from the URL', async (t) => {

@@ -1,4 +1,7 @@
+import type { Redis } from 'ioredis'
 import { test } from 'tap'
+import { createClient } from '../src/client.js'
+import { readOptions } from '../src/options.js'
 import { parseRedisUrl } from '../src/topology.js'
 
 void test('URLs of each topology', async (t) => {
@@ -80,4 +83,15 @@ void test('what is malformed is said, without the password', async (t) => {
       t.notMatch((error as Error).message, /sec|ret|zz/)
     }
   }
+})
+
+void test('the CA holds for the Sentinels as well, unless they have one of their own', async (t) => {
+  const url = 'rediss+sentinel://h/m'
+  const sentinelTls = (options: object): unknown => {
+    const settings = readOptions({ url, ...options })
+    return (createClient(settings.target!, settings) as Redis).options.sentinelTLS
+  }
+  t.same(sentinelTls({}), {})
+  t.same(sentinelTls({ tls: { ca: 'ours' } }), { ca: 'ours' })
+  t.same(sentinelTls({ tls: { ca: 'ours' }, sentinelTLS: { ca: 'theirs' } }), { ca: 'theirs' })
 })
