@@ -233,7 +233,7 @@ t.test('a refresh asks for what the request asked for, over HTTP/2 and TLS too',
   const https = { key: await readFile(join(folder, 'server.key')), cert: ca }
   const servers: [string, boolean, () => FastifyInstance][] = [
     ['HTTP/1', false, () => Fastify()],
-    ['HTTP/1 over TLS', false, () => Fastify({ https }) as unknown as FastifyInstance],
+    ['HTTP/1 over TLS', false, () => Fastify({ https })],
     ['HTTP/2', true, () => Fastify({ http2: true }) as unknown as FastifyInstance],
     ['HTTP/2 over TLS', true, () => Fastify({ http2: true, https }) as unknown as FastifyInstance]
   ]

@@ -126,7 +126,6 @@ export class FleetRegistry {
     try {
       const args = [this.bus.instance, Math.round(this.settings.lease), JSON.stringify(this.report())]
       const [renewed, now, left, ...flat] = await this.bounded(heartbeat.run(this.client, this.keys, args))
-      // A client may have been made with stringNumbers.
       const held = Number(renewed) === 1
       if (!held) outcome = 'fenced'
       // Counted from when it was sent: the reply may have taken a while.

@@ -60,7 +60,10 @@ for (const topology of ['single', 'cluster'] as const) {
     const pipeline = client.pipeline().info('server').get('{k}a').client('ID').exec()
     await mend()
     const results = await pipeline
-    t.match(results, Array(3).fill([{ code: 'FLOTILLA_REDIS_ERR_UNAVAILABLE' }]))
+    t.match(
+      results,
+      Array.from({ length: 3 }, () => [{ code: 'FLOTILLA_REDIS_ERR_UNAVAILABLE' }])
+    )
     await repliesAreInPlace(t, client)
   })
 }
@@ -76,7 +79,10 @@ void test('a pipeline of which one command has timed out is not sent again', asy
   await until(() => first)
   await fail()
   await mend()
-  t.match(await results, Array(2).fill([{ message: 'Command timed out' }]))
+  t.match(
+    await results,
+    Array.from({ length: 2 }, () => [{ message: 'Command timed out' }])
+  )
   await repliesAreInPlace(t, client)
   t.equal(await client.get('{k}late'), null)
 })
@@ -89,7 +95,10 @@ void test('a pipeline goes out whole though the limit of an outage is passed whi
   holdUpPipeline(client, 2_000)
   const results = client.pipeline().get('{k}a').get('{k}b').exec()
   await mend()
-  t.same(await results, Array(2).fill([null, null]))
+  t.same(await results, [
+    [null, null],
+    [null, null]
+  ])
   await repliesAreInPlace(t, client)
 })
 

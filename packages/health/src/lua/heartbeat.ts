@@ -1,4 +1,5 @@
 import { defineScript } from '@flotilla/redis'
+import type { Integer } from './integer.js'
 
 /**
  * Renews one instance's lease, evicts those that lapsed, and returns the fleet. All time is Redis' own.
@@ -13,7 +14,7 @@ import { defineScript } from '@flotilla/redis'
  * (a replica with another clock was promoted): the others had no chance to renew. An evicted instance
  * is told so once, by its next heartbeat, which does not renew; the one after does.
  */
-export const heartbeat = defineScript<[held: number, now: number, left: string[], ...members: string[]]>({
+export const heartbeat = defineScript<[held: Integer, now: Integer, left: string[], ...members: string[]]>({
   name: 'flotillaHealthHeartbeat',
   keys: 4,
   lua: `

@@ -1,4 +1,5 @@
 import { defineScript } from '@flotilla/redis'
+import type { Integer } from './integer.js'
 
 /**
  * Takes an instance out of the registry.
@@ -7,7 +8,7 @@ import { defineScript } from '@flotilla/redis'
  * - ARGV 1: id.
  * - Reply: 1 where it was there, so that one caller announces it.
  */
-export const leave = defineScript<number>({
+export const leave = defineScript<Integer>({
   name: 'flotillaHealthLeave',
   keys: 3,
   lua: `

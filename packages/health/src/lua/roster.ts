@@ -1,4 +1,5 @@
 import { defineScript } from '@flotilla/redis'
+import type { Integer } from './integer.js'
 
 /**
  * Reads the fleet without changing it.
@@ -6,7 +7,7 @@ import { defineScript } from '@flotilla/redis'
  * - KEYS 1: leases; 2: reports. One hash tag.
  * - Reply: [now, id, end of lease in ms, report, id, …], lapsed leases included.
  */
-export const roster = defineScript<[now: number, ...members: string[]]>({
+export const roster = defineScript<[now: Integer, ...members: string[]]>({
   name: 'flotillaHealthRoster',
   keys: 2,
   lua: `
