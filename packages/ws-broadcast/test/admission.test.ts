@@ -285,6 +285,7 @@ test('who may come in', async (parent) => {
 
   await parent.test('a reason that is too long for a close frame is cut, on every instance', async (t) => {
     const [a, b] = await Promise.all([startTestApp(t, redis.url), startTestApp(t, redis.url)])
+    await b.app.bus.ready()
     const clients = [await RawClient.open(t, a.ws), await RawClient.open(t, b.ws)]
     const identities = clients.map((client) => client.of('welcome')[0]!.connection)
     for (const connection of identities) {

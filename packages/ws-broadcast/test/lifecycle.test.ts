@@ -135,6 +135,7 @@ test('life of connections', async (parent) => {
         await startTestApp(t, redis.url, {}, withSession),
         await startTestApp(t, redis.url, {}, withSession)
       ]
+      await Promise.all([a, b].map(({ app }) => app.bus.ready()))
       const revoked = [
         await RawClient.open(t, `${a.ws}?user=ann&ref=r1`),
         await RawClient.open(t, `${b.ws}?user=ann&ref=r1`)
