@@ -1,8 +1,9 @@
-import { startPostgres, until, type PostgresReplica, type PostgresServer } from '@flotilla/testbed'
+import { startPostgres, until, type PostgresReplica } from '@flotilla/testbed'
 import { Client } from 'pg'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { createTokenCodec } from '../src/token.js'
 import { codeOf, createApp, secret } from './fixtures/app-in-process.js'
+import { startPrimaryAndReplica } from './fixtures/primary-and-replica.js'
 import { startRelay } from './fixtures/relay.js'
 
 const monitor = { interval: 50, timeout: 3_000 }
@@ -37,19 +38,6 @@ t.test(
   }
 )
 
-/** A primary with a table, and a replica whose recovery begins where it has that. */
-async function startPair(sub: Test): Promise<{ primary: PostgresServer; replica: PostgresReplica }> {
-  const postgres = await startPostgres({ replicas: 1 })
-  sub.teardown(() => postgres.stop())
-  const { primary } = postgres
-  const replica = postgres.replicas[0]!
-  await primary.query('create table writes (id int)')
-  await primary.query('checkpoint')
-  await postgres.waitForCatchUp()
-  await replica.query('checkpoint')
-  return { primary, replica }
-}
-
 /**
  * Has one of its backends killed, as the kernel does when memory is short: the postmaster lives on, ends the others and
  * recovers, up to where changes were last written to disk. What came after is not applied again for a long time.
@@ -72,7 +60,7 @@ async function crashBackToCheckpoint(replica: PostgresReplica): Promise<void> {
 const COUNT = 'select count(*)::int as n, pg_is_in_recovery() as replica from writes'
 
 t.test('a replica that recovers to an earlier place: what it had shown counts no more', async (sub) => {
-  const { primary, replica } = await startPair(sub)
+  const { primary, replica } = await startPrimaryAndReplica(sub)
   const app = await createApp(sub, {
     primary: primary.url,
     replicas: [replica.url],
@@ -91,7 +79,7 @@ t.test('a replica that recovers to an earlier place: what it had shown counts no
 })
 
 t.test('the same, where its monitor is not told: the next connection shows it', async (sub) => {
-  const { primary, replica } = await startPair(sub)
+  const { primary, replica } = await startPrimaryAndReplica(sub)
   // The end of the first connection, which is the monitor's, is lost on its way.
   let connections = 0
   const port = await startRelay(sub, replica, (_client, upstream) => {
@@ -115,12 +103,7 @@ t.test('the same, where its monitor is not told: the next connection shows it', 
 })
 
 t.test('the promoted server goes away: the one it replaced does not get the writes back', async (sub) => {
-  const postgres = await startPostgres({ replicas: 1 })
-  sub.teardown(() => postgres.stop())
-  const { primary: old, replicas } = postgres
-  const promoted = replicas[0]!
-  await old.query('create table writes (id int)')
-  await postgres.waitForCatchUp()
+  const { primary: old, replica: promoted } = await startPrimaryAndReplica(sub)
   const app = await createApp(sub, {
     primary: [old.url, promoted.url],
     monitor,
@@ -151,13 +134,10 @@ t.test('the promoted server goes away: the one it replaced does not get the writ
 })
 
 t.test('a primary that turns replica is fenced by its first refusal (25006)', async (sub) => {
-  const postgres = await startPostgres({ replicas: 1 })
-  sub.teardown(() => postgres.stop())
-  const { primary, replicas } = postgres
-  await primary.query('create table writes (id int)')
+  const { primary, replica } = await startPrimaryAndReplica(sub)
   // The only look is the one at start: the refusal itself has to be what fences.
   const app = await createApp(sub, {
-    primary: [primary.url, replicas[0]!.url],
+    primary: [primary.url, replica.url],
     monitor: { interval: '1h', timeout: 3_000 },
     tokenTtl: '3h',
     carrier: false,

@@ -317,7 +317,7 @@ t.test('another server behind the same address', async (sub) => {
     const job = app.db.session()
     await job.write.query('insert into moved values ($1)', [n])
     if (n === 10) {
-      ;(proxy as { target: { host: string; port: number } }).target = primary
+      proxy.redirect(primary)
       proxy.cut()
     }
     sub.equal((await job.read.query('select max(n)::int as n from moved')).rows[0]!['n'], n)

@@ -2,6 +2,7 @@ import { startPgBouncer, startPostgres, startProxy, until } from '@flotilla/test
 import { randomUUID } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { codeOf, createApp } from './fixtures/app-in-process.js'
+import { startPrimaryAndReplica } from './fixtures/primary-and-replica.js'
 
 const monitor = { interval: 50, timeout: 3_000 }
 
@@ -104,12 +105,7 @@ async function promotionUnderLoad(sub: Test, pgbouncer: boolean): Promise<void> 
 }
 
 t.test('a token tells an instance of a promotion it has not seen: the read waits for that', async (sub) => {
-  const postgres = await startPostgres({ replicas: 1 })
-  sub.teardown(() => postgres.stop())
-  const { primary: old, replicas } = postgres
-  const promoted = replicas[0]!
-  await old.query('create table writes (id int)')
-  await postgres.waitForCatchUp()
+  const { primary: old, replica: promoted } = await startPrimaryAndReplica(sub)
   const options = { primary: [old.url, promoted.url], carrier: false, consistency: true } as const
   const writer = await createApp(sub, { ...options, monitor })
   // These look once, at start, and then at what they are told; what the promoted one says takes its time.
@@ -144,12 +140,7 @@ t.test('a token tells an instance of a promotion it has not seen: the read waits
 })
 
 t.test('the same where one address leads to whichever takes writes', async (sub) => {
-  const postgres = await startPostgres({ replicas: 1 })
-  sub.teardown(() => postgres.stop())
-  const { primary: old, replicas } = postgres
-  const promoted = replicas[0]!
-  await old.query('create table writes (id int)')
-  await postgres.waitForCatchUp()
+  const { primary: old, replica: promoted } = await startPrimaryAndReplica(sub)
   const proxy = await startProxy(old)
   sub.teardown(() => proxy.stop())
   const options = { monitor, carrier: false, consistency: true } as const
@@ -157,7 +148,7 @@ t.test('the same where one address leads to whichever takes writes', async (sub)
   await reader.db.write.query('select 1')
   await promoted.promote()
   // What is open goes on leading to the old one, the monitor's connection too.
-  ;(proxy as { target: { host: string; port: number } }).target = promoted
+  proxy.redirect(promoted)
   const writer = await createApp(sub, { ...options, primary: promoted.url })
   await writer.db.write.query('insert into writes values (1)')
   const { rows } = await reader.db.read

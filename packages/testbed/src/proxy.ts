@@ -14,6 +14,7 @@ interface Pair {
 export class TcpProxy {
   readonly host = '127.0.0.1'
   readonly #pairs = new Set<Pair>()
+  #target: { host: string; port: number }
   #server: Server
   #delay = 0
   #blackhole = false
@@ -21,9 +22,10 @@ export class TcpProxy {
 
   private constructor(
     readonly port: number,
-    readonly target: { host: string; port: number },
+    target: { host: string; port: number },
     server: Server
   ) {
+    this.#target = target
     this.#server = server
   }
 
@@ -53,6 +55,16 @@ export class TcpProxy {
   /** Open connections. */
   get connections(): number {
     return this.#pairs.size
+  }
+
+  /** Leads new connections to another server, as an address that moves does; open ones stay where they are. */
+  redirect({ host, port }: { host: string; port: number }): void {
+    this.#target = { host, port }
+  }
+
+  /** Where new connections lead. */
+  get target(): { readonly host: string; readonly port: number } {
+    return this.#target
   }
 
   /** Resets every open connection; new ones work. */
@@ -126,7 +138,7 @@ export class TcpProxy {
   }
 
   #connect(client: Socket): void {
-    const upstream = createConnection({ ...this.target, allowHalfOpen: true })
+    const upstream = createConnection({ ...this.#target, allowHalfOpen: true })
     const pair = { client, upstream }
     this.#pairs.add(pair)
     for (const [from, to] of [
