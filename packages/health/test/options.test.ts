@@ -1,13 +1,16 @@
 import { once } from 'node:events'
+import { cp } from 'node:fs/promises'
 import { createServer, type AddressInfo } from 'node:net'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import Fastify from 'fastify'
 import { test } from 'tap'
 import health, { type HealthOptions } from '../src/index.js'
 
-const register = async (options: unknown): Promise<void> => {
+const register = async (options: unknown, plugin = health): Promise<void> => {
   const app = Fastify()
   try {
-    await app.register(health, options as HealthOptions)
+    await app.register(plugin, options as HealthOptions)
     await app.ready()
   } finally {
     await app.close()
@@ -97,4 +100,19 @@ test('switched off and on', async (t) => {
   t.equal(process.listenerCount('SIGTERM'), before + 1)
   await full.close()
   t.equal(process.listenerCount('SIGTERM'), before, 'close takes the handlers away')
+})
+
+test('a worker whose file is not beside the code, as in a bundle, says what to do', async (t) => {
+  const modules = fileURLToPath(new URL('../node_modules', import.meta.url))
+  const folder = t.testdir({
+    'package.json': '{ "type": "module" }',
+    node_modules: t.fixture('symlink', modules)
+  })
+  const dist = fileURLToPath(new URL('../dist', import.meta.url))
+  await cp(dist, join(folder, 'dist'), { recursive: true })
+  const { default: elsewhere } = (await import(join(folder, 'dist/index.js'))) as { default: typeof health }
+  await t.rejects(register({ worker: { port: 0 } }, elsewhere), {
+    code: 'FLOTILLA_HEALTH_ERR_OPTION',
+    message: /option 'worker' .*keep @flotilla\/health out of a bundle/
+  })
 })

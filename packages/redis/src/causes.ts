@@ -17,11 +17,6 @@ const RULES: readonly Rule[] = [
     'the Sentinel has a password of its own: pass sentinelPassword, and sentinelUsername where it has users',
     true
   ],
-  [
-    /failed to connect to sentinel .*(certificate|self.signed)/i,
-    'the TLS certificate of the Sentinel is not accepted: pass the CA as tls: { ca }, or as sentinelTLS: { ca }',
-    true
-  ],
   [/^WRONGMODE cluster/, 'it is a node of a Redis Cluster: use redis+cluster:// or cluster: true', true],
   [/^WRONGMODE sentinel/, 'it is a Sentinel, not a server: use redis+sentinel://host:port/name', true],
   [

@@ -1,4 +1,4 @@
-import { startCluster, startRedis, until } from '@flotilla/testbed'
+import { listen, startCluster, startRedis, until } from '@flotilla/testbed'
 import Fastify from 'fastify'
 import { inspect } from 'node:util'
 import { test, type Test } from 'tap'
@@ -121,6 +121,7 @@ void test('the password was changed: callers and the log are told so, and not th
   const lines: string[] = []
   const app = Fastify({ logger: { stream: { write: (line: string) => void lines.push(line) } } })
   t.teardown(() => app.close())
+  const states = listen<{ state: string }>(t, 'flotilla:redis:connection')
   await app.register(redis, { url: server.url, commandTimeout: '300ms' })
   await app.ready()
   const id = await app.redis.client('ID')
@@ -133,6 +134,8 @@ void test('the password was changed: callers and the log are told so, and not th
   t.match(error.cause, { message: /WRONGPASS/ })
   t.equal(lines.filter((line) => line.includes('WRONGPASS')).length, 1, 'once, however many attempts')
   t.notMatch(inspect(error, { depth: 10 }) + JSON.stringify(error) + lines.join(''), /OLDSECRET/)
+  t.ok(states.some(({ state }) => state === 'lost'))
+  t.notMatch(inspect(states, { depth: 10 }) + JSON.stringify(states), /OLDSECRET/, 'nor whoever listens')
   await admin.config('SET', 'requirepass', 'OLDSECRET')
   await until(() => app.redis.get('k').then(() => true))
   t.ok(lines.some((line) => line.includes('Redis is back')))

@@ -96,6 +96,17 @@ void test('Redis that cannot be used: one coded error with address and cause, in
     ['TLS: plain client', { url: secure.url.replace('rediss', 'redis') }, /closes the connection/],
     ['node as single', { url: `redis://${at(lone)}` }, /node of a Redis Cluster: use redis\+cluster/],
     ['single as Cluster', { url: plain.url, cluster: true }, /single server, no Redis Cluster/],
+    // Whatever speaks TLS there: its certificate comes before its protocol.
+    [
+      'TLS: certificate of a Sentinel',
+      { url: `rediss+sentinel://${at(secure)}/m` },
+      /certificate is not accepted: pass the CA as tls: \{ ca \}/
+    ],
+    [
+      'TLS: a Sentinel that is trusted by the same CA',
+      { url: `rediss+sentinel://${at(secure)}/m`, tls: { ca: secure.ca! } },
+      /not a Sentinel|unknown command/i
+    ],
     ['CLUSTERDOWN', { url: lone.url, cluster: true }, /Cluster is down/],
     [
       'Cluster refused',

@@ -17,8 +17,8 @@ export const COOL = 4
  *   VALUE payload is the entry; TOKEN the lease is ours, payload is the useless entry or nil;
  *   WAIT another computes it, payload is how many ms its lease lasts; COOL it failed lately, payload as for TOKEN
  * Asked again with the same token, as by a client whose connection broke before the reply, it answers the same: nobody
- * waits for a lease of its own. A lease ends in '!' once somebody waits for it, so that a fill nobody waits for is not announced. An entry of
- * another type counts as none.
+ * waits for a lease of its own. A lease ends in '!' once somebody waits for it, so that a fill nobody waits for is not
+ * announced. An entry of another type counts as none.
  */
 export const acquire = variadic<AcquireReply>({
   name: 'flotilla_cache_acquire',
