@@ -4,6 +4,7 @@ import Fastify from 'fastify'
 import { test } from 'tap'
 import { until, type AppInstance } from '@flotilla/testbed'
 import health from '../src/index.js'
+import { heartbeat } from '../src/lua/heartbeat.js'
 import { fleetOf, LEASE, server, startFleet, stateOf, states } from './fleet-of.js'
 
 test('Redis away for everybody: no instance leaves rotation, all say degraded; back: healthy by themselves', async (t) => {
@@ -106,6 +107,31 @@ test('an instance that was given up serves as all others when Redis goes before 
   t.match(app.health.reasons.join(), /registry does not answer/)
   redis.resume()
   await until(() => app.health.state === 'ready')
+})
+
+test('who needs the longest to find Redis again after an outage is not given up by who was faster', async (t) => {
+  const redis = await server(t)
+  const client = redis.client()
+  t.teardown(() => client.disconnect())
+  const keys = ['leases', 'reports', 'evicted', 'meta'].map((name) => `{fleet}:${name}`)
+  const beat = async (id: string): Promise<{ held: number; left: string[] }> => {
+    const [held, , left] = await heartbeat.run(client, keys, [id, LEASE, '{}'])
+    return { held: Number(held), left }
+  }
+  for (const id of ['fast', 'slow', 'dead']) t.same(await beat(id), { held: 1, left: [] })
+  const silent = performance.now()
+  await until(() => performance.now() - silent > LEASE + 100, { message: 'nobody beats for a whole lease' })
+  const back = performance.now()
+  const left: string[] = []
+  // A client's longest pause between two attempts (1.1 s), and what may pass between two beats.
+  await until(async () => {
+    left.push(...(await beat('fast')).left)
+    return performance.now() - back > 1_100 + 0.4 * LEASE
+  })
+  t.same(await beat('slow'), { held: 1, left: [] })
+  t.same(left, [])
+  await until(async () => left.push(...(await beat('fast')).left, ...(await beat('slow')).left) > 0)
+  t.same(left, ['dead'], 'who stays away is')
 })
 
 test('Redis away during shutdown does not hold it up', async (t) => {

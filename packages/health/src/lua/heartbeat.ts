@@ -1,6 +1,9 @@
 import { defineScript } from '@flotilla/redis'
 import type { Integer } from './integer.js'
 
+/** What a client needs at most to find Redis again, and its next beat to come, after Redis is back, ms. */
+const RETURN = 2_000
+
 /**
  * Renews one instance's lease, evicts those that lapsed, and returns the fleet. All time is Redis' own.
  *
@@ -10,9 +13,9 @@ import type { Integer } from './integer.js'
  * - ARGV 1: id; 2: lease in ms; 3: report.
  * - Reply: [1 where the lease holds or 0 where it had been taken away, now, evicted ids, id, end, report, id, …]
  *
- * Nobody is evicted within a lease of a silence of the whole fleet (Redis was away) or of a step of the clock
- * (a replica with another clock was promoted): the others had no chance to renew. An evicted instance
- * is told so once, by its next heartbeat, which does not renew; the one after does.
+ * After a silence of the whole fleet (Redis was away) or a step of the clock (a replica with another clock was
+ * promoted) nobody is evicted for a lease and the time that a client needs to come back: the others had no chance
+ * to renew. An evicted instance is told so once, by its next heartbeat, which does not renew; the one after does.
  */
 export const heartbeat = defineScript<[held: Integer, now: Integer, left: string[], ...members: string[]]>({
   name: 'flotillaHealthHeartbeat',
@@ -24,8 +27,8 @@ local id, lease = ARGV[1], tonumber(ARGV[2])
 local beat = tonumber(redis.call('HGET', KEYS[4], 'beat') or 0)
 local grace = tonumber(redis.call('HGET', KEYS[4], 'grace') or 0)
 local stepped = now < beat - 1000
-if stepped or now - beat > lease then
-  grace = now + lease
+if beat > 0 and (stepped or now - beat > lease) then
+  grace = now + lease + ${RETURN}
   redis.call('HSET', KEYS[4], 'grace', grace)
 end
 if stepped then
