@@ -15,7 +15,6 @@ const heartbeatScript = defineScript<[held: number, lapsed: string[]]>({
 
 const liveScript = defineScript<string[]>({ name: 'ws-live-instances', keys: 1, lua: liveInstancesLua })
 
-const GONE = 'gone '
 /** Members written by one call of the join script. */
 const CHUNK = 500
 /** Channels written at the same time. */
@@ -78,7 +77,7 @@ export class Presence {
     await this.#attempt(() => this.#remove(channel, this.instance, [connection]))
   }
 
-  /** Everyone in the channel, on all instances with a lease. */
+  /** Everyone in the channel, on all instances with a lease; this one's own are known here first. */
   async list(channel: string): Promise<Member[]> {
     const [instances, leased] = await Promise.all([
       this.client.smembers(this.keys.presence(channel)),
@@ -87,10 +86,11 @@ export class Presence {
     const live = new Set(leased)
     const hashes = await Promise.all(
       instances
-        .filter((instance) => live.has(instance))
+        .filter((instance) => live.has(instance) && instance !== this.instance)
         .map((instance) => this.client.hvals(this.keys.members(channel, instance)))
     )
-    return hashes.flat().map((json) => JSON.parse(json) as Member)
+    const own = [...(this.#members.get(channel)?.values() ?? [])]
+    return own.concat(hashes.flat().map((json) => JSON.parse(json) as Member))
   }
 
   /** Redis may have forgotten members or kept ones that left: the next heartbeat, now, writes all again. */
@@ -161,7 +161,7 @@ export class Presence {
     // Twice, since whoever cleans up after a lapsed lease may be at it while we write.
     if (!held && !first) this.#reassert = 2
     if (!held && this.#reassert > 0) this.#announce = true
-    for (const name of lapsed) this.#gone.add(name.startsWith(GONE) ? name.slice(GONE.length) : name)
+    for (const name of lapsed) this.#gone.add(name)
     // Not part of the beat: with many channels it takes longer than the lease.
     this.#tidying ??= this.#tidy()
       .catch((err: unknown) => {
@@ -210,7 +210,7 @@ export class Presence {
         'removed the presence of an instance that is gone'
       )
     }
-    await this.client.zrem(this.keys.instances, GONE + instance)
+    await this.client.zrem(this.keys.instances, `gone ${instance}`)
   }
 
   async #write(channel: string, members: Member[], replace: boolean, announce: boolean): Promise<void> {

@@ -100,6 +100,19 @@ test(
     t.ok(events.filter((event) => event === 'open').length >= 3, events.join(' '))
     t.notOk(events.some((event) => event.startsWith('gap')))
 
+    const reported: string[] = []
+    page.on('pageerror', ({ message }) => reported.push(message))
+    await page.evaluate(`
+    client.on('message', ({ channel }) => events.push('message of ' + channel))
+    client.subscribe('plain:1', () => { throw new Error('of a handler') }).ready
+  `)
+    await server.app.broadcast.publish('plain:1', 1)
+    await until(async () => (await look('events')).includes('message of plain:1'), {
+      message: 'a handler that throws keeps nothing from the others'
+    })
+    await until(() => reported.length > 0)
+    t.same(reported, ['of a handler'], 'its error is reported as that of any listener')
+
     const elsewhere = await browser.newPage()
     await elsewhere.route('http://evil.example/', (route) =>
       route.fulfill({ body: '', contentType: 'text/html' })

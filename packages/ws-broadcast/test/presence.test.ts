@@ -58,16 +58,74 @@ test('presence comes back by itself after Redis forgot it', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.stop())
   const server = await startTestApp(t, redis.url, { presenceLease: LEASE })
+  const other = await startTestApp(t, redis.url)
   const client = await RawClient.open(t, server.ws)
   await client.subscribe('room:1')
-  await until(async () => (await server.app.broadcast.presence('room:1')).length === 1)
+  await until(async () => (await other.app.broadcast.presence('room:1')).length === 1)
   await redis.restart()
-  await until(async () => (await server.app.broadcast.presence('room:1').catch(() => [])).length === 1, {
+  await until(async () => (await other.app.broadcast.presence('room:1').catch(() => [])).length === 1, {
     message: 'the member is back'
   })
   client.ws.close()
-  await until(async () => (await server.app.broadcast.presence('room:1')).length === 0)
+  await until(async () => (await other.app.broadcast.presence('room:1')).length === 0)
   t.pass('and ends when the member leaves')
+})
+
+test('an outage of Redis that outlasts the lease takes nobody out but who died in it', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const port = Number(new URL(redis.url).port)
+  const instances = await Promise.all(
+    ['fast', 'slow'].map(async () => {
+      const proxy = await startProxy({ host: '127.0.0.1', port })
+      t.teardown(() => proxy.stop())
+      const server = await startTestApp(t, `redis://${proxy.address}`, { presenceLease: LEASE })
+      const client = await RawClient.open(t, server.ws)
+      await client.subscribe('room:1')
+      return { proxy, server, client }
+    })
+  )
+  const lost = redis.client()
+  const dead = new Presence(lost, new ChannelKeys('flotilla:ws:', ''), 'dead', LEASE, Fastify().log)
+  await dead.join('room:1', { id: 'died' })
+  const [fast, slow] = instances as [(typeof instances)[0], (typeof instances)[0]]
+  const members = async (): Promise<number> => (await fast.server.app.broadcast.presence('room:1')).length
+  await until(async () => (await members()) === 3)
+  await until(() =>
+    instances.every(({ client }) => client.of('join').some(({ member }) => member.id === 'died'))
+  )
+  const before = instances.map(({ client }) => client.of('join').length)
+
+  /** Where the instance holds a lease, by Redis's clock. */
+  const leased = async (instance: string): Promise<boolean> => {
+    const [seconds, micros] = (await redis.command('TIME')) as [string, string]
+    const now = Number(seconds) * 1000 + Math.floor(Number(micros) / 1000)
+    const names = (await redis.command('ZRANGEBYSCORE', 'flotilla:ws:instances', now, '+inf')) as string[]
+    return names.some((name) => name.startsWith(instance))
+  }
+  const ids = [fast.server.app.bus.instance, slow.server.app.bus.instance, 'dead']
+  for (const { proxy } of instances) await proxy.refuse()
+  lost.disconnect()
+  await until(async () => !(await Promise.all(ids.map(leased))).includes(true), {
+    message: 'nobody has a lease'
+  })
+  await fast.proxy.restore()
+  await until(() => leased(ids[0]!), { message: 'one is back first' })
+  await slow.proxy.restore()
+  await until(() => leased(ids[1]!), { message: 'then the other' })
+  await until(async () => (await members()) === 2, { message: 'who died is listed no more' })
+  await until(() => instances.every(({ client }) => client.of('leave').length > 0))
+  for (const { client } of instances) {
+    t.same(
+      client.of('leave').map(({ member }) => member.id),
+      ['died']
+    )
+  }
+  t.same(
+    instances.map(({ client }) => client.of('join').length),
+    before,
+    'nobody came again'
+  )
 })
 
 test('members carry their user and what the rule tells of them; a closed app leaves nothing behind', async (t) => {
@@ -140,17 +198,36 @@ test('where the presence function fails, the subscribe is refused and may be tri
   t.match(await reader.text(), /"unavailable"/, 'a reader of events is sent away, so that it comes again')
 })
 
+test('who has just subscribed finds itself among the members', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const proxy = await startProxy({ host: '127.0.0.1', port: Number(new URL(redis.url).port) })
+  t.teardown(() => proxy.stop())
+  const server = await startTestApp(t, `redis://${proxy.address}`)
+  const client = await RawClient.open(t, server.ws)
+  proxy.delay(20)
+  client.send({ type: 'subscribe', id: 1, channel: 'room:1' })
+  client.send({ type: 'presence', id: 2, channel: 'room:1' })
+  const { members } = await client.next('presence')
+  t.same(members, [{ id: client.of('welcome')[0]!.connection }])
+  client.send({ type: 'unsubscribe', id: 3, channel: 'room:1' })
+  client.send({ type: 'presence', id: 4, channel: 'room:1' })
+  await until(() => client.of('presence').length === 2)
+  t.same(client.of('presence')[1]!.members, [], 'and not when it has left')
+})
+
 test('who leaves while its arrival is still being written is not left behind', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.stop())
   const { log } = Fastify()
   const presence = new Presence(redis.client(), new ChannelKeys('flotilla:ws:', ''), 'one', 60_000, log)
+  const other = new Presence(redis.client(), new ChannelKeys('flotilla:ws:', ''), 'two', 60_000, log)
   t.teardown(() => presence.close())
   // The first arrivals of an instance wait for its lease.
   const arriving = [presence.join('room:1', { id: 'stays' }), presence.join('room:1', { id: 'leaves' })]
   await presence.leave('room:1', 'leaves')
   await Promise.all(arriving)
-  t.same(await presence.list('room:1'), [{ id: 'stays' }])
+  t.same(await other.list('room:1'), [{ id: 'stays' }])
 
   const crowd = Array.from({ length: 1200 }, (_none, n) => ({ id: `member ${n}` }))
   await Promise.all(crowd.map((member) => presence.join('room:1', member)))
@@ -162,7 +239,7 @@ test('who leaves while its arrival is still being written is not left behind', a
     await new Promise(setImmediate)
   }
   await Promise.all([rewriting, ...leaving])
-  t.equal((await presence.list('room:1')).length, 601)
+  t.equal((await other.list('room:1')).length, 601)
 })
 
 test('an instance with many channels keeps its lease while it writes them all again', async (t) => {

@@ -45,7 +45,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
   let watchdog: ReturnType<typeof setTimeout> | undefined
 
   const emit = <Event extends keyof ClientEvents>(event: Event, value: ClientEvents[Event]): void => {
-    for (const listener of listeners.get(event) ?? []) listener(value as never)
+    for (const listener of listeners.get(event) ?? []) tell(listener, value as never)
   }
   const sendText = (frame: string): void => {
     if (connection !== undefined) socket?.send(frame)
@@ -168,14 +168,12 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
     if (!channel?.live) return
     const event = channel.accept(frame, idempotencyTtl)
     if (!event) return
-    channel.handler?.(event as MessageEvent<never>)
+    if (channel.handler) tell(channel.handler, event as MessageEvent<never>)
     emit('message', event)
   }
 
   const onError = (frame: Extract<ServerFrame, { type: 'error' }>): void => {
-    const error = Object.assign(new BroadcastError(frame.code, frame.message), {
-      ...(frame.channel !== undefined && { channel: frame.channel })
-    })
+    const error = new BroadcastError(frame.code, frame.message, frame.channel)
     if (frame.id !== undefined) {
       if (calls.reject(frame.id, error)) return
       const asked = [...channels].find(([, channel]) => channel.asked === frame.id)
@@ -260,6 +258,17 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
       finish(1000)
       current?.close(1000)
     }
+  }
+}
+
+/** What a listener throws is reported as any uncaught error, and keeps nothing from the others. */
+function tell<Value>(listener: (value: Value) => void, value: Value): void {
+  try {
+    listener(value)
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error
+    })
   }
 }
 

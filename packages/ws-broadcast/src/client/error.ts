@@ -1,3 +1,8 @@
+import type { ErrorCode } from '../protocol.js'
+
+/** The server's code, or the client's own. */
+export type BroadcastErrorCode = ErrorCode | 'closed' | 'timeout' | 'unserialisable' | 'unsubscribed'
+
 /**
  * An `error` frame of the server (`code` is its code), or what the client itself refuses: `closed` (the connection
  * has ended for good), `timeout` (no answer in time), `unserialisable` (data that JSON cannot hold), `unsubscribed`
@@ -6,12 +11,16 @@
 export class BroadcastError extends Error {
   /** Always `BroadcastError`. */
   override readonly name = 'BroadcastError'
+  /** The channel it is about, where the server named one. */
+  readonly channel?: string
 
   constructor(
     /** The server's code, or the client's own. */
-    readonly code: string,
-    message: string
+    readonly code: BroadcastErrorCode,
+    message: string,
+    channel?: string
   ) {
     super(message)
+    if (channel !== undefined) this.channel = channel
   }
 }

@@ -14,5 +14,5 @@ export type {
   WebSocketConstructor,
   WebSocketLike
 } from './types.js'
-export { BroadcastError } from './error.js'
+export { BroadcastError, type BroadcastErrorCode } from './error.js'
 export type { Member, Position } from '../protocol.js'

@@ -1,3 +1,4 @@
+import type { BroadcastError } from './error.js'
 import type { GapReason, Member, Position } from '../protocol.js'
 
 /**
@@ -47,7 +48,7 @@ export interface ClientEvents {
   /** `code` is the close code, where a connection ended. */
   state: { readonly state: ClientState; readonly code?: number }
   /** A subscribe that the server refused, or an error without an addressee. */
-  error: Error & { readonly code: string; readonly channel?: string }
+  error: BroadcastError
 }
 
 /** The part of the WebSocket API that the client uses; browsers, Node ≥ 22 and `ws` have it. */

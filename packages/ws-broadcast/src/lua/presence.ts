@@ -43,26 +43,43 @@ if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('SREM', KEYS[1], ARGV[1]) 
 return removed
 `
 
+/** What a client needs at most to find Redis again, and its next heartbeat to come, after Redis is back, ms. */
+const RETURN = 2_000
+
 /**
  * Renews an instance's lease and hands out lapsed ones to clean up after.
  *
  * KEYS[1] sorted set of instances by the end of their lease, in the server's milliseconds
  * ARGV[1] instance  ARGV[2] lease, ms
- * Reply: { 1 where the instance still held a lease, lapsed instances now this one's to clean }
+ * Reply: { 1 where the instance has been a member all the time, lapsed instances now this one's to clean }
  *
- * A lapsed instance is given a new lease for its cleaner, so that another takes over if that one dies too.
+ * A lapsed instance becomes `gone <name>` with a lease for its cleaner, so that another takes over if that one dies
+ * too. Where nobody holds a lease Redis was away: then all become `away <name>` and have a lease and the time that a
+ * client needs to come back, before they lapse.
  */
 export const heartbeatLua = `
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local untilMs = string.format('%.0f', now + tonumber(ARGV[2]))
-local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
-local held = score and tonumber(score) > now and 1 or 0
-redis.call('ZADD', KEYS[1], untilMs, ARGV[1])
-local lapsed = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
-for _, name in ipairs(lapsed) do
+local function ms(value) return string.format('%.0f', value) end
+local function base(name) return (string.gsub(string.gsub(name, '^gone ', ''), '^away ', '')) end
+local me, lease = ARGV[1], tonumber(ARGV[2])
+local silence = true
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ms(now), '+inf')) do
+  if base(name) == name then silence = false end
+end
+local held = redis.call('ZREM', KEYS[1], 'away ' .. me)
+local score = redis.call('ZSCORE', KEYS[1], me)
+if score and (silence or tonumber(score) > now) then held = 1 end
+redis.call('ZADD', KEYS[1], ms(now + lease), me)
+local lapsed = {}
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ms(now))) do
   redis.call('ZREM', KEYS[1], name)
-  redis.call('ZADD', KEYS[1], untilMs, 'gone ' .. string.gsub(name, '^gone ', ''))
+  if silence and base(name) == name then
+    redis.call('ZADD', KEYS[1], ms(now + lease + ${RETURN}), 'away ' .. name)
+  else
+    redis.call('ZADD', KEYS[1], ms(now + lease), 'gone ' .. base(name))
+    lapsed[#lapsed + 1] = base(name)
+  end
 end
 return { held, lapsed }
 `

@@ -1,7 +1,7 @@
 // Compiled by `pnpm types`, never run: each line must mean what it says.
 import type { FastifyInstance } from 'fastify'
 import type { RedisClient } from '@flotilla/redis'
-import type { BroadcastClient, MessageEvent } from '../../src/client/index.js'
+import type { BroadcastClient, BroadcastError, MessageEvent } from '../../src/client/index.js'
 import {
   flotillaBroadcast,
   type CLOSE,
@@ -54,6 +54,10 @@ export function client(connection: BroadcastClient, frame: ServerFrame): void {
   void connection.publish('news', 1, { idempotencyKey: 7 })
   connection.on('message', (message: MessageEvent) => message.channel)
   connection.on('state', ({ state }) => yes<Same<typeof state, 'connecting' | 'open' | 'closed'>>())
+  connection.on('error', (error) => yes<Same<typeof error, BroadcastError>>())
+  connection.on('error', ({ code }) => code === 'forbidden')
+  // @ts-expect-error there is no such code
+  connection.on('error', ({ code }) => code === 'forbiden')
   // @ts-expect-error there is no such event
   connection.on('nothing', () => undefined)
   if (frame.type === 'gap') yes<Same<typeof frame.channel, string>>()
