@@ -45,7 +45,7 @@ test('a dependency that one instance alone cannot reach takes that one out, and 
   const redis = await server(t)
   const fleet = await startFleet(t, redis, 3, {
     fleet: { lease: LEASE },
-    checks: { failures: 1, timeout: 50 }
+    checks: { failures: 1 }
   })
   const [one, two, three] = fleet.instances as [AppInstance, AppInstance, AppInstance]
   await until(async () => states(await fleetOf(one)) === 'ready,ready,ready')
@@ -62,7 +62,7 @@ test('a dependency that one instance alone cannot reach takes that one out, and 
 
 test('instances that do not have a check are no evidence that it works', async (t) => {
   const redis = await server(t)
-  const options = { fleet: { lease: LEASE }, checks: { failures: 1, timeout: 50 } }
+  const options = { fleet: { lease: LEASE }, checks: { failures: 1 } }
   const web = await startFleet(t, redis, 2, options)
   const mail = await startFleet(t, redis, 4, options, { env: { NO_CHECKS: '1' } })
   const [one, two] = web.instances as [AppInstance, AppInstance]
