@@ -33,7 +33,7 @@ async function cachePlugin(fastify: FastifyInstance, input: CacheOptions): Promi
   const core = buildCore(fastify, settings)
   const cache = new Cache(core, '', settings.entry, settings.codec)
   fastify.decorate('cache', cache)
-  if (settings.http) responseCache(fastify, cache, settings.http)
+  if (settings.http) responseCache(fastify, cache, settings.http, core.parts.log)
 }
 
 /**

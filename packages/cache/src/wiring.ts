@@ -18,6 +18,7 @@ import { Tickets } from './tickets.js'
 import { Waiters } from './waiters.js'
 
 const CLOSE_MS = 2000
+const IN_MEMORY = 'without Redis, in the memory of this process alone, it works with redis: false'
 /** Marks outlive every entry that could be older than they are. */
 const MARK_MARGIN_MS = 3_600_000
 
@@ -25,7 +26,7 @@ const MARK_MARGIN_MS = 3_600_000
 export function buildCore(fastify: FastifyInstance, settings: CacheSettings): Core {
   const log = fastify.log.child({ plugin: '@flotilla/cache' })
   const client =
-    settings.redis === false ? undefined : resolveRedis(fastify, settings.redis, '@flotilla/cache')
+    settings.redis === false ? undefined : resolveRedis(fastify, settings.redis, '@flotilla/cache', IN_MEMORY)
   const names = createKeyNames(settings.keyPrefix)
   const marks = new Marks(client === undefined)
   const memory = settings.memory && new Memory(settings.memory, marks)

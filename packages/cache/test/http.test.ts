@@ -601,6 +601,34 @@ t.test('tags of a route that throw, or are none, fail its request alone', async 
   }
 })
 
+t.test('routes that were declared before the plugin was loaded', async (t) => {
+  const lines: string[] = []
+  const app = Fastify({ logger: { stream: { write: (line: string) => void lines.push(line) } } })
+  t.teardown(() => app.close())
+  let n = 0
+  // Nothing is awaited: the routes are there when the plugin is loaded.
+  void app.register(flotillaCache, { redis: false })
+  app.get('/early', { config: { cache: { ttl: '1m' } } }, () => ({ n: ++n }))
+  app.get('/plain', () => 'x')
+  app.put('/later/:id', (_request, reply) => reply.send('done'))
+  void app.register(async (child) => {
+    child.get('/later/:id', { config: { cache: { ttl: '1m' } } }, () => ({ n: ++n }))
+    child.put('/later/:id/own', () => 'done')
+  })
+  for (const url of ['/early', '/early', '/plain']) await app.inject(url)
+  await app.inject({ method: 'HEAD', url: '/early' })
+  const told = lines.filter((line) => line.includes('config.cache'))
+  t.equal(told.length, 1, 'once')
+  t.match(told[0], /config\.cache of '\/early' has no effect.*await app\.register/)
+
+  const later = async (): Promise<string> => (await app.inject('/later/1')).body
+  const stored = await later()
+  t.equal(await later(), stored, 'what is loaded after the plugin is cached')
+  t.equal((await app.inject({ method: 'PUT', url: '/later/1' })).statusCode, 200)
+  t.not(await later(), stored, 'and an unsafe route that is not invalidates it')
+  t.equal(lines.filter((line) => line.includes('has no effect')).length, 1)
+})
+
 t.test(
   'unsafe methods purge whatever their route calls the parameters, and nothing that is not cached',
   async (t) => {

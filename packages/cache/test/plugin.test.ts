@@ -25,7 +25,7 @@ t.test('options are checked before anything is opened', async (t) => {
     [{ redis: false, lease: 1 }, /'lease'/],
     [{ redis: false, http: { name: 'not a token' } }, /'http.name'/],
     [{ redis: false, breaker: { failures: 0 } }, /'breaker.failures'/],
-    [{}, /@flotilla\/cache/, 'FLOTILLA_REDIS_ERR_NO_CLIENT']
+    [{}, /register @flotilla\/redis .* before @flotilla\/cache.*redis: false/, 'FLOTILLA_REDIS_ERR_NO_CLIENT']
   ]
   for (const [options, message, code = 'FLOTILLA_CACHE_ERR_OPTIONS'] of cases) {
     const app = Fastify()
@@ -42,6 +42,8 @@ t.test('options are checked before anything is opened', async (t) => {
     [{ ttl: 'soon' }, /config.cache of '\/x'.*'ttl'/],
     [{ tll: 1 }, /unknown option 'tll'/],
     [{ statuses: [99] }, /'statuses'/],
+    [{ tags: 'posts' }, /config.cache of '\/x'.*'tags' must be a list/],
+    [{ tags: [''] }, /config.cache of '\/x'.*'tags' must be a list/],
     [true, /must be an object/]
   ]
   for (const [cache, message] of routes) {

@@ -14,5 +14,6 @@ export {
 } from './health.js'
 export { optionReader, type OptionErrorConstructor, type OptionRange, type OptionReader } from './options.js'
 export { isPersonal, markPersonal } from './personal.js'
+export { hasRoutes } from './routes.js'
 export { createSigner, type Secret, type Signer } from './signer.js'
 export { parseSize, type Size } from './size.js'

@@ -12,12 +12,14 @@ const buses = new WeakMap<object, Map<RedisClient, FleetBus>>()
  * @param option nothing: `fastify.redis`; a name: the client that `@fastify/redis` registered under that namespace; a
  *   client: itself
  * @param plugin name of the plugin that asks, for the error
+ * @param without how to do without Redis, for the error where none is registered
  * @throws FLOTILLA_REDIS_ERR_NO_CLIENT saying what to register.
  */
 export function resolveRedis(
   fastify: FastifyInstance,
   option: string | RedisClient | undefined,
-  plugin: string
+  plugin: string,
+  without?: string
 ): RedisClient {
   if (typeof option === 'object' && isRedisClient(option)) return option
   const registered: unknown = fastify.hasDecorator('redis') ? fastify.redis : undefined
@@ -27,7 +29,7 @@ export function resolveRedis(
     throw new RedisNoClientError(
       names.length > 0
         ? `${plugin}: needs a Redis client, and 'fastify.redis' holds named ones only: choose one with the option redis: '${names.join("' or '")}'`
-        : `${plugin}: needs a Redis client: register @flotilla/redis (or @fastify/redis) before ${plugin}, or pass one as the option 'redis'`
+        : `${plugin}: needs a Redis client: register @flotilla/redis (or @fastify/redis) before ${plugin}, or pass one as the option 'redis'${without === undefined ? '' : `; ${without}`}`
     )
   }
   if (typeof option !== 'string') {

@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { markPersonal } from '@flotilla/core'
+import { hasRoutes, markPersonal } from '@flotilla/core'
 import { channels } from './channels.js'
 import type { RedisClock } from './clock.js'
 import type { SessionCookie } from './cookie.js'
@@ -14,9 +14,6 @@ import type { SessionWriter } from './writer.js'
 
 const kState = Symbol('flotilla.session.request-state')
 const kSession = Symbol('flotilla.session.request-session')
-
-/** What Fastify prints before there is any route; should it print something else one day, every request looks. */
-const NO_ROUTES = '(empty tree)'
 
 interface WithSession extends FastifyRequest {
   [kState]: SessionState | null
@@ -40,7 +37,7 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
   const { cookie, reader, writer, identity, ticketing, clock, settings, later } = parts
   // Most apps configure no route, and then no request needs to look: `routeOptions` builds an object each time. Of
   // routes that are there already Fastify does not tell what they configure.
-  let configured = fastify.printRoutes() !== NO_ROUTES
+  let configured = hasRoutes(fastify)
   fastify.addHook('onRoute', ({ config }) => {
     if (config?.session !== undefined) configured = true
   })

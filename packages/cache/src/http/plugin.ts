@@ -1,4 +1,12 @@
-import type { FastifyInstance, FastifyReply, FastifyRequest, RouteHandlerMethod, RouteOptions } from 'fastify'
+import { hasRoutes } from '@flotilla/core'
+import type {
+  FastifyBaseLogger,
+  FastifyInstance,
+  FastifyReply,
+  FastifyRequest,
+  RouteHandlerMethod,
+  RouteOptions
+} from 'fastify'
 import type { Cache } from '../cache.js'
 import { OptionsError } from '../errors.js'
 import type { HttpSettings } from './options.js'
@@ -12,7 +20,12 @@ const SAFE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE'])
  * Puts the response cache around the handlers of routes with `config.cache`: in their place, so that every hook that may
  * refuse a request has run, whoever adds it and when, and as their last `onSend`, so that what is stored is what is sent.
  */
-export function responseCache(fastify: FastifyInstance, cache: Cache, settings: HttpSettings): void {
+export function responseCache(
+  fastify: FastifyInstance,
+  cache: Cache,
+  settings: HttpSettings,
+  log: FastifyBaseLogger
+): void {
   const responses = new ResponseCache(fastify, cache)
   fastify.decorateRequest('cacheFill', {
     getter(this: FastifyRequest) {
@@ -22,6 +35,13 @@ export function responseCache(fastify: FastifyInstance, cache: Cache, settings: 
   /** What URLs of cached routes begin with, up to the first parameter: another method may name those otherwise. */
   const cached = new Set<string>()
   const mayBeCached = (path: string): boolean => [...cached].some((prefix) => path.startsWith(prefix))
+  /**
+   * Routes that are there already get no handler around theirs: each request has to look whether it is for one of them. They
+   * are told of, and still invalidate.
+   */
+  const early = hasRoutes(fastify)
+  /** By method and URL: all others, where there are such. */
+  const heard = new Set<string>()
   const ours = new WeakSet<object>()
   // A hook of the app may have made the route from another: it comes with what was put there.
   const own = ({ handler, onSend }: RouteOptions): boolean =>
@@ -58,17 +78,30 @@ export function responseCache(fastify: FastifyInstance, cache: Cache, settings: 
       route.onSend = [...[route.onSend ?? []].flat(), capture]
     }
     if (methods.some((method) => !SAFE.has(method))) {
-      const purge = async (
-        request: FastifyRequest,
-        reply: FastifyReply,
-        payload: unknown
-      ): Promise<unknown> => {
-        if (!SAFE.has(request.method) && cached.size > 0) await invalidate(request, reply)
-        return payload
-      }
       route.onSend = [...[route.onSend ?? []].flat(), purge]
     }
+    if (early) for (const method of methods) heard.add(`${method} ${route.url}`)
   })
+  if (early) {
+    const told = new Set<string>()
+    fastify.addHook('onSend', async (request, reply, payload) => {
+      const { url = '', config } = request.routeOptions
+      if (heard.has(`${request.method} ${url}`)) return payload
+      if (config?.cache && !told.has(url)) {
+        told.add(url)
+        log.warn(
+          `config.cache of '${url}' has no effect: the route was declared before @flotilla/cache was loaded; ` +
+            `write 'await app.register(…)' before the routes, or declare them in a plugin that is registered later`
+        )
+      }
+      return purge(request, reply, payload)
+    })
+  }
+
+  async function purge(request: FastifyRequest, reply: FastifyReply, payload: unknown): Promise<unknown> {
+    if (!SAFE.has(request.method) && cached.size > 0) await invalidate(request, reply)
+    return payload
+  }
 
   /**
    * A successful unsafe request invalidates its target and what Location and Content-Location name on the same host

@@ -1,7 +1,6 @@
 import { optionReader, type Duration, type Size } from '@flotilla/core'
 import type { FastifyRequest } from 'fastify'
 import { OptionsError } from '../errors.js'
-import { checkTags } from '../options.js'
 import type { HttpSettings } from './options.js'
 
 /** `config.cache` of a route: its GET and HEAD responses go through the shared cache. */
@@ -50,7 +49,7 @@ const STATUSES = [200, 203, 204, 300, 301, 308]
 /** @throws FLOTILLA_CACHE_ERR_OPTIONS naming the route and the option */
 export function readRoute(url: string, input: unknown, http: HttpSettings): RouteSettings {
   const options = optionReader(`@flotilla/cache: config.cache of '${url}'`, input, OptionsError)
-  const tags = options.raw<RouteSettings['tags']>('tags') ?? []
+  const tags = options.raw<RouteSettings['tags']>('tags')
   const query = options.strings('query', undefined)
   const statuses = options.raw<readonly number[]>('statuses') ?? STATUSES
   if (
@@ -64,7 +63,7 @@ export function readRoute(url: string, input: unknown, http: HttpSettings): Rout
     swr: options.duration('swr', { default: 0 }),
     grace: options.duration('grace', { default: 0 }),
     vary: options.strings('vary', [] as readonly string[]).map((name) => name.toLowerCase()),
-    tags: typeof tags === 'function' ? tags : checkTags(tags),
+    tags: typeof tags === 'function' ? tags : options.strings('tags', []),
     query: query && new Set(query),
     statuses: new Set(statuses as number[]),
     setCookie: options.boolean('setCookie', false),
