@@ -217,6 +217,10 @@ export class Remote {
     })
   }
 
+  /**
+   * Asks for what every read needs, of the node that has it: `checkRedis` says of a Cluster that all is well while that one
+   * hangs and its failure is not agreed on, and of a server that cannot save (MISCONF) that it cannot be read.
+   */
   async ping(): Promise<void> {
     await this.#breaker.attempt('ping', () => this.#client.get(this.#names.generation('')))
   }

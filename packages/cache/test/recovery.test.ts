@@ -1,4 +1,4 @@
-import { startProxy, startRedis, until } from '@flotilla/testbed'
+import { listen, startCluster, startProxy, startRedis, until } from '@flotilla/testbed'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import t, { type Test } from 'tap'
 import { startApp } from './support/app.js'
@@ -79,3 +79,29 @@ for (const fault of ['refuse', 'blackhole'] as const) {
     t.same(seen, ['open', 'closed'], 'once')
   })
 }
+
+t.test(
+  'Cluster: while the node that every read asks hangs, that others answer changes nothing',
+  async (t) => {
+    // Long enough that the others do not notice, so that nothing but that node's own answer tells.
+    const cluster = await startCluster({ replicas: 0, nodeTimeout: 600_000 })
+    t.teardown(() => cluster.stop())
+    const app = await startApp(t, cluster.url, FAST)
+    const seen = turns(t)
+    const errors = listen<{ operation: string }>(t, 'flotilla:cache:error')
+    const asked = await cluster.masterOf('flotilla:n:{*}')
+    asked.pause()
+    t.teardown(() => asked.resume())
+    await until(async () => {
+      await app.cache.getOrSet(`cold ${Math.random()}`, () => 1)
+      return seen.length > 0
+    })
+    await until(() => errors.filter(({ operation }) => operation === 'ping').length >= 3, {
+      message: 'it was asked'
+    })
+    t.same(seen, ['open'])
+    asked.resume()
+    await until(() => seen.length > 1)
+    t.same(seen, ['open', 'closed'])
+  }
+)
