@@ -1,5 +1,7 @@
 import type { Cluster, Command, Redis } from 'ioredis'
+import { explain } from './causes.js'
 import { RedisUnavailableError } from './errors.js'
+import { usesTls } from './redis-client.js'
 import { withoutArguments } from './reply-error.js'
 
 /** Commands by which ioredis makes a connection usable. It sends them one by one, never in a pipeline. */
@@ -24,6 +26,8 @@ export class Admission {
   #since: number | undefined
   /** Why the last attempt to connect failed. */
   #cause: unknown
+  /** What a person has to mend. */
+  #reason = ''
   /** On the pipeline whose commands are coming, which they do without a break. */
   #verdict: Verdict = 'admitted'
 
@@ -36,9 +40,12 @@ export class Admission {
     client.on('ready', () => {
       this.#since = undefined
       this.#cause = undefined
+      this.#reason = ''
     })
     client.on('error', (error: unknown) => {
       this.#cause = withoutArguments(error)
+      const { fatal, reason } = explain(error, usesTls(client))
+      this.#reason = fatal ? `; ${reason}` : ''
     })
   }
 
@@ -70,7 +77,7 @@ export class Admission {
   #unavailable(command: Command): Error {
     const away = Math.round((performance.now() - (this.#since ?? 0)) / 1_000)
     return new RedisUnavailableError(
-      `@flotilla/redis: Redis has been unreachable for ${away} s; '${command.name}' was not tried`,
+      `@flotilla/redis: Redis has been unreachable for ${away} s; '${command.name}' was not tried${this.#reason}`,
       this.#cause === undefined ? undefined : { cause: this.#cause }
     )
   }

@@ -1,4 +1,4 @@
-/** What an error at start-up means to a person. */
+/** What an error means to a person. */
 export interface Explanation {
   readonly reason: string
   /** Trying again cannot help. */
@@ -50,6 +50,11 @@ const RULES: readonly Rule[] = [
   [
     /certificate|self.signed|SELF_SIGNED|ERR_TLS|CERT_|unable to verify/i,
     'its TLS certificate is not accepted: pass the CA as tls: { ca }',
+    true
+  ],
+  [
+    /Unknown RESP type|Protocol error, got/,
+    'what answers there does not speak Redis: a port of another service, such as HTTP, or TLS where the URL says none',
     true
   ],
   [/ETIMEDOUT|timed out|ETIMEOUT|no answer/i, SILENT, false],

@@ -1,6 +1,6 @@
 import { Redis, type RedisOptions } from 'ioredis'
 import { drop } from './dedicated-connection.js'
-import { isCluster, type RedisClient } from './redis-client.js'
+import { isCluster, usesTls, type RedisClient } from './redis-client.js'
 import type { RedisAddress } from './topology.js'
 import { within } from './deadline.js'
 import { RedisConnectError } from './errors.js'
@@ -54,6 +54,9 @@ export async function connect(
         on('error', note)
         on('node error', note)
         on('sentinelError', note)
+        on('close', () => {
+          last ??= new Error('closed without a word')
+        })
         on('ready', () => resolve())
         on('end', () => reject(fail(found ?? last ?? new Error('the client has been closed'))))
         if (client.status === 'wait') client.connect().catch(note)
@@ -139,8 +142,4 @@ function credentials(client: RedisClient): Pick<RedisOptions, 'username' | 'pass
   }
   const { sentinelUsername, sentinelPassword, sentinelTLS } = client.options
   return { username: sentinelUsername, password: sentinelPassword, tls: sentinelTLS }
-}
-
-function usesTls(client: RedisClient): boolean {
-  return Boolean((isCluster(client) ? client.options.redisOptions : client.options)?.tls)
 }

@@ -2,13 +2,14 @@ import fastifyRedis from '@fastify/redis'
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { createBus, type FleetBus } from './bus.js'
+import { explain } from './causes.js'
 import { connectionState } from './channels.js'
 import { closeClient, createClient } from './client.js'
 import { connect } from './connect.js'
 import { RedisAlreadyRegisteredError } from './errors.js'
 import { addChecks } from './health.js'
 import { readOptions, type RedisPluginOptions, type Settings } from './options.js'
-import { isCluster, type RedisClient } from './redis-client.js'
+import { isCluster, usesTls, type RedisClient } from './redis-client.js'
 import { withoutArguments } from './reply-error.js'
 import { registerBus } from './resolve.js'
 import { formatAddress } from './topology.js'
@@ -41,10 +42,11 @@ async function register(fastify: FastifyInstance, input: RedisPluginOptions): Pr
 async function open(fastify: FastifyInstance, settings: Settings): Promise<RedisClient> {
   const target = settings.target!
   const client = createClient(target, settings)
-  observe(fastify, client, target.topology)
+  const address = target.nodes.map(formatAddress).join(',')
+  observe(fastify, client, { address, topology: target.topology })
   try {
     await connect(client, {
-      address: target.nodes.map(formatAddress).join(','),
+      address,
       timeout: startupTime(fastify, settings),
       nodes: target.nodes
     })
@@ -66,7 +68,11 @@ function startupTime(fastify: FastifyInstance, { connectTimeout }: Settings): nu
  * Logs the beginning of an outage, each cause of it once, and its end, not each attempt; ioredis prints errors that nobody
  * listens to.
  */
-function observe(fastify: FastifyInstance, client: RedisClient, topology: string): void {
+function observe(
+  fastify: FastifyInstance,
+  client: RedisClient,
+  { address, topology }: { address: string; topology: string }
+): void {
   const log = fastify.log.child({ plugin: '@flotilla/redis' })
   let served = false
   let lost = false
@@ -77,8 +83,10 @@ function observe(fastify: FastifyInstance, client: RedisClient, topology: string
     // Numbers are those of attempts and times.
     const cause = error instanceof Error ? error.message.replaceAll(/\d+/g, '') : undefined
     if (lost) {
-      if (cause !== undefined && !told.has(cause))
-        log.warn({ err: error }, 'cannot connect to Redis; trying again')
+      if (cause !== undefined && !told.has(cause)) {
+        const { fatal, reason } = explain(error, usesTls(client))
+        log.warn({ err: error }, `cannot use Redis at ${address}${fatal ? `: ${reason}` : ''}; trying again`)
+      }
     } else {
       lost = true
       connectionState.publish({ state: 'lost', topology, ...(error !== undefined && { error }) })

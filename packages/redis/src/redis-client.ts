@@ -32,6 +32,11 @@ export function commandTimeoutOf(client: RedisClient): number {
   return typeof commandTimeout === 'number' && commandTimeout > 0 ? commandTimeout : 1_000
 }
 
+/** Whether a client encrypts what it says to the servers. */
+export function usesTls(client: RedisClient): boolean {
+  return Boolean((isCluster(client) ? client.options.redisOptions : client.options)?.tls)
+}
+
 /** The server at the other end of a connection; `undefined` without one, or behind a Unix socket. */
 export function addressOf(connection: Redis): string | undefined {
   const { remoteAddress, remotePort } = (connection.stream ?? {}) as Partial<Socket>

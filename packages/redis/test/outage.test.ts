@@ -1,5 +1,8 @@
-import { listen, startCluster, startRedis, until } from '@flotilla/testbed'
+import { listen, startCluster, startProxy, startRedis, until } from '@flotilla/testbed'
 import Fastify from 'fastify'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { inspect } from 'node:util'
 import { test, type Test } from 'tap'
 import redis, { isCluster, type RedisClient } from '../src/index.js'
@@ -111,6 +114,35 @@ void test('a command that waited is sent once there is a connection, however lon
   await until(() => performance.now() - since > 6_100)
   await mend()
   t.equal(await waiting, 'OK')
+})
+
+void test('another service took the address over: callers and the log are told so', async (t) => {
+  const server = await startRedis()
+  const proxy = await startProxy(server)
+  t.teardown(() => Promise.all([proxy.stop(), server.stop()]))
+  const web = createServer((_request, response) => response.end('hello'))
+  await once(web.listen(0, '127.0.0.1'), 'listening')
+  t.teardown(() => web.close())
+  const lines: string[] = []
+  const app = Fastify({ logger: { stream: { write: (line: string) => void lines.push(line) } } })
+  t.teardown(() => app.close())
+  await app.register(redis, { url: proxy.through(server.url), commandTimeout: '300ms' })
+  proxy.redirect({ host: '127.0.0.1', port: (web.address() as AddressInfo).port })
+  proxy.cut()
+  const error = await until(async () => {
+    const refused = await rejection(app.redis.get('k'))
+    return refused.code === 'FLOTILLA_REDIS_ERR_UNAVAILABLE' && refused
+  })
+  t.match(
+    error.message,
+    /unreachable for \d+ s; 'get' was not tried; what answers there does not speak Redis/
+  )
+  const told = lines.filter((line) => line.includes('does not speak Redis'))
+  t.equal(told.length, 1, 'once, however many attempts')
+  t.match(told[0], `cannot use Redis at ${proxy.address}: what answers there does not speak Redis`)
+  proxy.redirect(server)
+  await until(() => app.redis.get('k').then(() => true))
+  t.ok(lines.some((line) => line.includes('Redis is back')))
 })
 
 void test('the password was changed: callers and the log are told so, and not the password', async (t) => {

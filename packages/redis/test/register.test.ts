@@ -1,9 +1,20 @@
 import fastifyRedis from '@fastify/redis'
-import { startCluster, startProxy, startRedis, startSentinel, until } from '@flotilla/testbed'
+import {
+  createCertificate,
+  startCluster,
+  startProxy,
+  startRedis,
+  startSentinel,
+  until
+} from '@flotilla/testbed'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { Redis } from 'ioredis'
-import { createServer } from 'node:net'
 import { once } from 'node:events'
+import { readFile } from 'node:fs/promises'
+import { createServer as createHttpServer } from 'node:http'
+import { createServer, type AddressInfo, type Server as NetServer } from 'node:net'
+import { join } from 'node:path'
+import { createServer as createTlsServer } from 'node:tls'
 import { inspect } from 'node:util'
 import { test, type Test } from 'tap'
 import redis, { resolveBus, resolveRedis, type RedisPluginOptions } from '../src/index.js'
@@ -61,6 +72,15 @@ void test('Redis that cannot be used: one coded error with address and cause, in
   await once(hangUp, 'listening')
   t.teardown(() => hangUp.close())
   const hangUpPort = (hangUp.address() as { port: number }).port
+  const web = createHttpServer((_request, response) => response.end('hello'))
+  const folder = t.testdir({})
+  const cert = await createCertificate(folder)
+  const tls = createTlsServer({ cert, key: await readFile(join(folder, 'server.key')) })
+  for (const server of [web, tls]) {
+    await once(server.listen(0, '127.0.0.1'), 'listening')
+    t.teardown(() => server.close())
+  }
+  const portOf = (server: NetServer): number => (server.address() as AddressInfo).port
   const at = (server: { host: string; port: number }): string => `${server.host}:${server.port}`
   const connectTimeout = 700
 
@@ -94,6 +114,18 @@ void test('Redis that cannot be used: one coded error with address and cause, in
       /does not speak TLS there/
     ],
     ['TLS: plain client', { url: secure.url.replace('rediss', 'redis') }, /closes the connection/],
+    [
+      'HTTP',
+      { url: `redis://127.0.0.1:${portOf(web)}` },
+      new RegExp(`127\\.0\\.0\\.1:${portOf(web)}: what answers there does not speak Redis`)
+    ],
+    ['HTTP as Cluster', { url: `redis+cluster://127.0.0.1:${portOf(web)}` }, /does not speak Redis/],
+    ['HTTP as Sentinel', { url: `redis+sentinel://127.0.0.1:${portOf(web)}/m` }, /does not speak Redis/],
+    [
+      'TLS: plain client, and a server that closes without a word',
+      { url: `redis://127.0.0.1:${portOf(tls)}` },
+      /closes the connection: .* TLS where the URL says none/
+    ],
     ['node as single', { url: `redis://${at(lone)}` }, /node of a Redis Cluster: use redis\+cluster/],
     ['single as Cluster', { url: plain.url, cluster: true }, /single server, no Redis Cluster/],
     // Whatever speaks TLS there: its certificate comes before its protocol.
