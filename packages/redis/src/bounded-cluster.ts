@@ -11,7 +11,8 @@ type Results = [error: Error | null, result: unknown][]
 export class BoundedCluster extends Cluster {
   readonly #admission: Admission
   readonly #limit: number
-  readonly #redirected = new WeakSet<Command>()
+  /** What has been put in the place of a command's own: repeated by ioredis, a command gets a new one. */
+  readonly #followers = new WeakSet<Command['reject']>()
   readonly #deadlines = new WeakMap<Command, number>()
 
   constructor(nodes: { host: string; port: number }[], options: ClusterOptions, commandTimeout: number) {
@@ -47,17 +48,16 @@ export class BoundedCluster extends Cluster {
    * too. Each redirected command is sent again by itself instead.
    */
   #followRedirection(command: Command): void {
-    if (this.#redirected.has(command)) return
-    this.#redirected.add(command)
     const { reject } = command
+    if (this.#followers.has(reject)) return
     command.reject = (error: Error) => {
       command.reject = reject
-      this.#redirected.delete(command)
       if (!/^(MOVED|ASK|TRYAGAIN) /.test(error.message)) return reject.call(command, error)
       // It no longer has a place in a pipeline, by which a lost connection would abort it.
       delete command.pipelineIndex
       void super.sendCommand(command)
     }
+    this.#followers.add(command.reject)
   }
 
   /**

@@ -1,6 +1,13 @@
 import { startCluster, until } from '@flotilla/testbed'
 import { test } from 'tap'
-import { defineScript, publishTo, resolveSubscriber, runGrouped, waitForReplicas } from '../src/index.js'
+import {
+  defineScript,
+  publishTo,
+  resolveSubscriber,
+  runGrouped,
+  slotOf,
+  waitForReplicas
+} from '../src/index.js'
 import { startApp } from './fixtures/app.js'
 import { startTraffic } from './fixtures/traffic.js'
 
@@ -66,4 +73,38 @@ void test('a slot moves under traffic: nobody sees a redirection, the shard chan
     keys.map((key) => counts.get(key) ?? 0),
     'every increment was carried out once'
   )
+})
+
+void test('a pipeline that is repeated since the Cluster was down follows a slot that moves meanwhile', async (t) => {
+  const cluster = await startCluster({ replicas: 0, args: ['--cluster-allow-reads-when-down', 'yes'] })
+  t.teardown(() => cluster.stop())
+  const node = await cluster.masterOf('read')
+  const names = Array.from({ length: 100 }, (_none, n) => `written:${n}`)
+  const owners = await Promise.all(names.map((name) => cluster.masterOf(name)))
+  const [written, other] = names.filter((_name, n) => owners[n] === node)
+  const app = await startApp(t, {
+    url: cluster.url,
+    commandTimeout: '30s',
+    retryDelayOnClusterDown: 3_000,
+    slotsRefreshInterval: 0
+  })
+  await app.redis.set('read', 'kept')
+  const refusals = async (): Promise<boolean> => 'errorstat_CLUSTERDOWN' in (await node.info('errorstats'))
+  const stateIs = (state: string): Promise<unknown> =>
+    until(async () => String(await node.command('CLUSTER', 'INFO')).includes(`cluster_state:${state}`))
+
+  // A slot without an owner: reads are answered, writes are not, and ioredis repeats the whole pipeline later.
+  await node.command('CLUSTER', 'DELSLOTS', slotOf(other!))
+  await stateIs('fail')
+  const results = app.redis.pipeline().get('read').set(written!, 'now').exec()
+  await until(refusals, { message: 'the first attempt was refused' })
+  await node.command('CLUSTER', 'ADDSLOTS', slotOf(other!))
+  await stateIs('ok')
+  // The slot map is read again before the repetition; it does not tell of a slot that is on its way.
+  const migration = await cluster.beginMigration('read')
+  await migration.moveKeys(1)
+  t.same(await results, [
+    [null, 'kept'],
+    [null, 'OK']
+  ])
 })
