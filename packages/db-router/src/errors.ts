@@ -10,7 +10,7 @@ export const AlreadyRegisteredError = createError(
 )
 export const StartError = createError<[string, string]>(
   'FLOTILLA_DB_ERR_START',
-  'The primary %s refused the connection: %s. Check the URL, the user and the password',
+  'The primary %s could not be connected to: %s. Check its URL: user, password, database and sslmode',
   500
 )
 export const NoPrimaryError = createError<[string]>(

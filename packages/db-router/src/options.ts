@@ -212,9 +212,23 @@ function sessionUser(request: FastifyRequest): string | undefined {
 
 function readServers(options: OptionReader, name: string): ServerAddress[] {
   const value = options.raw(name)
-  return (Array.isArray(value) ? value : [value]).map(
-    (one) => parseServer(one) ?? options.fail(name, 'postgres:// URLs or connection objects with a host')
-  )
+  const list: unknown[] = Array.isArray(value) ? value : [value]
+  return list.map((one, index) => {
+    const address = parseServer(one)
+    if (address) return address
+    const where = Array.isArray(value) ? `${name}[${index}]` : name
+    throw new OptionError(
+      `@flotilla/db-router: option '${where}' must be a postgres:// URL or a connection object with a host, got ${show(one)}`
+    )
+  })
+}
+
+/** What came in place of a server; never a string itself, for a mistyped URL has its password all the same. */
+function show(value: unknown): string {
+  if (value === undefined) return 'undefined: is its environment variable set?'
+  if (value === '') return "'': is its environment variable set?"
+  if (value === null) return 'null'
+  return `${typeof value === 'object' ? 'an' : 'a'} ${typeof value} that names none`
 }
 
 function readCarrier(options: OptionReader, consistency: boolean): Settings['carrier'] {

@@ -53,9 +53,13 @@ export function isCancelled(error: unknown): boolean {
   return isServerError(error) && codeOf(error) === '57014'
 }
 
-/** Authentication failed, or there is no such database: no retry will help. */
+/** What the driver says, without a code, of a password that it lacks or can not use, and of TLS that the server lacks. */
+const DRIVER_REFUSED = /^SASL: |^Password must be a string$|^The server does not support SSL connections$/
+
+/** Authentication failed, TLS is not to be had, or there is no such database: no retry will help. */
 export function isMisconfigured(error: unknown): boolean {
-  const code = codeOf(error) ?? ''
+  const code = codeOf(error)
+  if (code === undefined) return error instanceof Error && DRIVER_REFUSED.test(error.message)
   return isServerError(error) && (code.startsWith('28') || code === '3D000')
 }
 

@@ -122,7 +122,10 @@ export class Topology implements PositionSink {
 
   #noPrimary(detail = ''): Error {
     const states = this.servers.map((one) => `${one.name}: ${one.observed?.recovery ? 'replica' : one.state}`)
-    return retryAfter(new NoPrimaryError(detail + states.join(', ')), this.#settings.primaryWait)
+    const error = retryAfter(new NoPrimaryError(detail + states.join(', ')), this.#settings.primaryWait)
+    // As cause, for Fastify shows a message to the client.
+    const failed = this.servers.find((one) => one.error)
+    return failed ? because(error, failed.error) : error
   }
 
   /** A write was refused as read-only: nothing goes there until a look shows a primary again. */
@@ -146,6 +149,7 @@ export class Topology implements PositionSink {
     const before = server.observed
     server.observed = observation
     server.seenAt = now
+    server.error = undefined
     this.#failures.delete(server)
     server.breaker.reachable()
     if (before && before.identity !== observation.identity) this.#replaced(server, observation)
@@ -155,7 +159,6 @@ export class Topology implements PositionSink {
     if (server.state !== 'up') this.#tell(server, 'up')
     server.state = 'up'
     server.reason = undefined
-    server.error = undefined
     if (observation.recovery) this.#sawReplica(server, observation, now)
     this.#timeline = Math.max(this.#timeline, observation.timeline)
     this.#elect()

@@ -2,6 +2,7 @@ import { startPgBouncer, startPostgres, startProxy, until, type PostgresServer }
 import Fastify, { type FastifyInstance } from 'fastify'
 import { once } from 'node:events'
 import { createServer, type AddressInfo, type Socket } from 'node:net'
+import { inspect } from 'node:util'
 import { Client } from 'pg'
 import t from 'tap'
 import flotillaDbRouter, { flotillaDbRouter as named, type DbRouterOptions } from '../src/index.js'
@@ -31,7 +32,17 @@ t.test('a wrong option fails register before anything is opened, and is named', 
     [{ primary: 'mysql://a/b' }, /'primary'/],
     [{ primary: [] }, /'primary'/],
     [{ primary: 'not a url' }, /'primary'/],
-    [{ primary: url, replicas: [undefined] }, /'replicas'/],
+    [
+      { primary: undefined },
+      /'primary' must be a postgres:\/\/ URL .* got undefined: .* environment variable/
+    ],
+    [{ primary: '' }, /'primary' must be .* got '': .* environment variable/],
+    [{ primary: url, replicas: [undefined] }, /'replicas\[0\]' .* got undefined: .* environment variable/],
+    [{ primary: [url, null] }, /'primary\[1\]' .* got null$/],
+    [{ primary: url, replicas: [url, ''] }, /'replicas\[1\]' .* got '': .* environment variable/],
+    [{ primary: url, replicas: [5] }, /'replicas\[0\]' .* got a number that names none$/],
+    [{ primary: url.replace('postgres:', 'mysql:') }, /'primary' .* got a string that names none$/],
+    [{ primary: url, replicas: [{ user: 'one' }] }, /'replicas\[0\]' .* got an object that names none$/],
     [{ primary: url, replicas: [url], secret }, /listed twice/],
     [{ primary: url, replicas: ['postgres://other@127.0.0.1:2/app'] }, /'secret'/],
     [{ primary: url, secret: 'short' }, /'secret'/],
@@ -66,6 +77,11 @@ const postgres = await startPostgres({ replicas: 1, password: true })
 t.teardown(() => postgres.stop())
 const { primary, replicas } = postgres
 const replica = replicas[0]!
+const changed = (url: string, change: (url: URL) => void): string => {
+  const copy = new URL(url)
+  change(copy)
+  return copy.href
+}
 const fast = { monitor: { interval: 50, timeout: 2_000 }, primaryWait: 200, secret }
 
 t.test('twice in one scope is refused; two apps share nothing', async (sub) => {
@@ -99,17 +115,31 @@ t.test('a primary that is a replica: reads work, writes say why not', async (sub
 t.test(
   'a wrong password for the primary fails register; for a replica it is that replica’s loss',
   async (sub) => {
-    const wrong = new URL(primary.url)
-    wrong.password = 'wrong'
-    const message = await registering({ primary: wrong.href })
-    sub.match(message, /^FLOTILLA_DB_ERR_START .*password/)
-    const wrongReplica = new URL(replica.url)
-    wrongReplica.password = 'wrong'
-    const app = await createApp(sub, { primary: primary.url, replicas: [wrongReplica.href], ...fast })
+    const wrong = (url: string): string => changed(url, (one) => (one.password = 'wrong'))
+    sub.match(await registering({ primary: wrong(primary.url) }), /^FLOTILLA_DB_ERR_START .*password/)
+    const app = await createApp(sub, { primary: primary.url, replicas: [wrong(replica.url)], ...fast })
     sub.match(app.db.status().servers[1], { state: 'down', reason: /password/ })
     sub.equal(await codeOf(app.db.read.query('select 1')), undefined)
   }
 )
+
+t.test('no password, or TLS that the server does not speak, fails register and says which', async (sub) => {
+  const without = changed(primary.url, (one) => (one.password = ''))
+  sub.match(
+    await registering({ primary: without }),
+    /^FLOTILLA_DB_ERR_START .*password must be a string.*sslmode/
+  )
+  const withTls = changed(primary.url, (one) => one.searchParams.set('sslmode', 'verify-full'))
+  sub.match(await registering({ primary: withTls }), /^FLOTILLA_DB_ERR_START .*does not support SSL.*sslmode/)
+})
+
+t.test('without a primary the error carries why, and no password', async (sub) => {
+  const nobody = 'postgres://user:secret-password@127.0.0.1:1/app'
+  const app = await createApp(sub, { primary: nobody, ...fast })
+  const error = await app.db.write.query('select 1').catch((one: unknown) => one)
+  sub.match(error, { code: 'FLOTILLA_DB_ERR_NO_PRIMARY', cause: { code: 'ECONNREFUSED' } })
+  sub.notMatch(inspect(error, { depth: 10 }), /secret-password/)
+})
 
 t.test('unreachable servers, and one that accepts and never answers', async (sub) => {
   const silent = createServer(() => {}).listen(0, '127.0.0.1')
@@ -173,12 +203,11 @@ async function refuseMonitors(app: FastifyInstance, role: string, refusal: strin
   )
 }
 
-const as = (role: string, url: string): string => {
-  const changed = new URL(url)
-  changed.username = role
-  changed.password = 'one'
-  return changed.href.replace('postgres:', 'postgresql:')
-}
+const as = (role: string, url: string): string =>
+  changed(url, (one) => {
+    one.username = role
+    one.password = 'one'
+  }).replace('postgres:', 'postgresql:')
 
 for (const [what, role, statement, refusal] of [
   [
