@@ -17,17 +17,22 @@ const LONGEST_STEP = 8
 /** A replica that nobody waits for is asked at most this often, in milliseconds. */
 const BACKGROUND_STEP = 20
 
+/** A read that waits for a replica. */
+interface Waiter {
+  readonly requirement: Exclude<Requirement, 'primary' | undefined>
+  readonly excluded: ReadonlySet<Server>
+  /** The replicas that are being asked for it. */
+  readonly asked: Set<Server>
+  readonly found: (server: Server | undefined) => void
+}
+
 /** Decides which replica may answer a read: one that has replayed what the reader must see. */
 export class Gate {
   readonly #topology: Topology
   readonly #settings: GateSettings
   readonly #asked = new Map<Server, number>()
   readonly #loops = new Map<Server, { until: number }>()
-  #waiters: {
-    requirement: Exclude<Requirement, 'primary' | undefined>
-    excluded: ReadonlySet<Server>
-    found: (server: Server) => void
-  }[] = []
+  #waiters: Waiter[] = []
 
   constructor(topology: Topology, settings: GateSettings) {
     this.#topology = topology
@@ -83,32 +88,26 @@ export class Gate {
     const started = performance.now()
     const { history, servers } = this.#topology
     const age = history.age(started, requirement.timeline, requirement.lsn)
-    let worthwhile = false
+    const asked = new Set<Server>()
     const deadline = started + this.#settings.maxWait
     for (const server of servers) {
       if (!this.#topology.readable(server, started) || excluded.has(server)) continue
       if (server.observed!.timeline < requirement.timeline) continue
+      // It takes no connection to ask on: the next look tells when it does again.
+      if (server.error) continue
       if (server.delay - age <= this.#settings.maxWait) {
-        worthwhile = true
+        asked.add(server)
         this.#ask(server, deadline)
       } else {
         // It will not make it for this read; find out for later ones.
         this.#askInBackground(server, started)
       }
     }
-    if (!worthwhile) return undefined
-    return this.#firstToReach(requirement, excluded, caller)
-  }
-
-  #firstToReach(
-    requirement: Exclude<Requirement, 'primary' | undefined>,
-    excluded: ReadonlySet<Server>,
-    caller: Caller
-  ): Promise<Server | undefined> {
+    if (asked.size === 0) return undefined
     return untilAborted<Server | undefined>(
       caller,
       (found) => {
-        const waiter = { requirement, excluded, found }
+        const waiter = { requirement, excluded, asked, found }
         this.#waiters.push(waiter)
         return () => {
           this.#waiters = this.#waiters.filter((one) => one !== waiter)
@@ -135,7 +134,7 @@ export class Gate {
       let step = FIRST_STEP
       for (;;) {
         const lsn = await server.monitor.probe()
-        if (lsn === undefined) return
+        if (lsn === undefined) return this.#giveUp(server)
         this.#topology.replayed(server, lsn)
         // While it gets there for some, the others need not wait long either.
         step = this.#wake(server) ? FIRST_STEP : Math.min(step * 2, LONGEST_STEP)
@@ -152,6 +151,17 @@ export class Gate {
     if (now - (this.#asked.get(server) ?? 0) < BACKGROUND_STEP) return
     this.#asked.set(server, now)
     this.#ask(server, now)
+  }
+
+  /** It does not answer: who waits for no other replica need not wait on. */
+  #giveUp(server: Server): void {
+    const waiting = this.#waiters
+    this.#waiters = []
+    for (const waiter of waiting) {
+      waiter.asked.delete(server)
+      if (waiter.asked.size === 0) waiter.found(undefined)
+      else this.#waiters.push(waiter)
+    }
   }
 
   /** Sends those there whom it has reached; whether there were any. */

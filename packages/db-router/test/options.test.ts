@@ -281,6 +281,31 @@ t.test('a replica that nobody could look at for as long as it may lag is left al
   sub.strictSame(await read(), { replica: false })
 })
 
+t.test('a read does not wait for a replica that nobody could look at', async (sub) => {
+  await primary.query("create role visitor login password 'one'")
+  await postgres.waitForCatchUp()
+  const app = await createApp(sub, {
+    primary: primary.url,
+    replicas: [as('visitor', replica.url)],
+    ...unaware,
+    maxLag: '10m',
+    maxWait: '10s'
+  })
+  await app.db.read.query('select 1')
+  await primary.query('alter role visitor connection limit 1')
+  await postgres.waitForCatchUp()
+  await endMonitor(replica, 'visitor')
+  for (const what of ['the first to find out', 'one that knows it']) {
+    const { write, read } = app.db.session()
+    await write.query("select pg_logical_emit_message(true, 'news', 'x')")
+    const { rows } = await read.query('select pg_is_in_recovery() as replica', [], {
+      signal: AbortSignal.timeout(5_000)
+    })
+    sub.strictSame(rows, [{ replica: false }], what)
+  }
+  sub.match(app.db.status().servers[1], { state: 'up', reason: /too many connections/ })
+})
+
 t.test('no place left for a monitor at PgBouncer: what is connected goes on', async (sub) => {
   const bouncer = await startPgBouncer({ target: primary })
   sub.teardown(() => bouncer.stop())
