@@ -6,6 +6,9 @@ export interface Origin {
   isEmpty(): boolean
   /** Fetches it. Rejecting means that it is unknown. */
   load(): Promise<Position | undefined>
+  /** Whether that is at hand: then `peek` tells it too, and throws where `load` would reject. */
+  readonly atHand: boolean
+  peek(): Position | undefined
 }
 
 export interface CausalSessionOptions {
@@ -70,6 +73,18 @@ export class CausalSession {
 
   #mayLoad(): boolean {
     return this.#origin !== undefined && (this.#loading !== undefined || !this.#origin.isEmpty())
+  }
+
+  /** Loads what is at hand of what its author wrote before: a write waits for no carrier. */
+  peek(): void {
+    if (!this.#origin?.atHand || this.#loading || this.#origin.isEmpty()) return
+    try {
+      const position = this.#origin.peek()
+      if (position) this.require(position)
+      this.#origin = undefined
+    } catch {
+      // Whoever reads finds that it is unknown, if it still is.
+    }
   }
 
   async #load(origin: Origin): Promise<void> {

@@ -53,6 +53,14 @@ export class Gate {
     if (position && this.#isAhead(position)) await this.#topology.waitForTimelineOf(position, caller)
   }
 
+  /** The position that keeps a write of this session from a primary older than it, where one is known. */
+  aheadOfPrimary(session: CausalSession): Position | undefined {
+    if (!this.#settings.enabled) return undefined
+    session.peek()
+    const { position } = session
+    return position && this.#topology.isAhead(position) ? position : undefined
+  }
+
   /** Whether a read of this session can be placed without waiting for anything. */
   isReady({ ready, position }: CausalSession): boolean {
     return ready && !(position && this.#isAhead(position))

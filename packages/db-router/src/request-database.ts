@@ -92,7 +92,18 @@ class Author implements Origin {
   }
 
   async load(): Promise<Position | undefined> {
-    const tokens = await this.#carrier!.load(this.#request)
+    return this.#latestOf(await this.#carrier!.load(this.#request))
+  }
+
+  get atHand(): boolean {
+    return this.#carrier?.peek !== undefined
+  }
+
+  peek(): Position | undefined {
+    return this.#latestOf(this.#carrier!.peek!(this.#request))
+  }
+
+  #latestOf(tokens: readonly ConsistencyToken[]): Position | undefined {
     let latest: Position | undefined
     for (const token of tokens) {
       const position = this.#parts.codec.decode(token)

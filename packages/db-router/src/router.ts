@@ -62,7 +62,7 @@ export class Router {
         resolve(this.#atPrimary(caller, (server) => execute(attempt(server)), first))
       }
       const { primary } = this.topology
-      if (!primary) return again()
+      if (!primary || this.gate.aheadOfPrimary(session)) return again()
       // Nearly every write ends here, so it is spared what only failures need.
       run(attempt(primary), (error, result) => {
         if (error) again({ server: primary, error })
@@ -218,6 +218,9 @@ export class Router {
           throw this.refused(server, error)
         await pause(RETRY_PAUSE, caller)
       }
+      // A later timeline has a primary of its own: what is written to the earlier one would be lost.
+      const ahead = this.gate.aheadOfPrimary(caller.session)
+      if (ahead) await this.topology.waitForTimelineOf(ahead, caller)
       const server = this.topology.primary ?? (await this.topology.waitForPrimary(caller))
       try {
         return await attempt(server)

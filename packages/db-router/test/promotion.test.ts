@@ -1,6 +1,8 @@
-import { startPgBouncer, startPostgres, startProxy, until } from '@flotilla/testbed'
+import { startPgBouncer, startPostgres, startProxy, until, type PostgresServer } from '@flotilla/testbed'
+import type { FastifyInstance } from 'fastify'
 import { randomUUID } from 'node:crypto'
 import t, { type Test } from 'tap'
+import type { ConsistencyToken } from '../src/index.js'
 import { codeOf, createApp } from './fixtures/app-in-process.js'
 import { startPrimaryAndReplica } from './fixtures/primary-and-replica.js'
 
@@ -104,39 +106,83 @@ async function promotionUnderLoad(sub: Test, pgbouncer: boolean): Promise<void> 
   )
 }
 
-t.test('a token tells an instance of a promotion it has not seen: the read waits for that', async (sub) => {
+/**
+ * A promotion that one app has seen and others have not: those took the old primary for the primary when it came, which
+ * takes writes as before, and look at what they are told of alone. Their `POST /` writes 5.
+ *
+ * @returns them, a token from after the promotion, and the name of the primary that they are to find
+ */
+async function promoteUnseen(
+  sub: Test,
+  count: number
+): Promise<{
+  old: PostgresServer
+  promoted: PostgresServer
+  unaware: FastifyInstance[]
+  token: ConsistencyToken
+  name: string
+}> {
   const { primary: old, replica: promoted } = await startPrimaryAndReplica(sub)
-  const options = { primary: [old.url, promoted.url], carrier: false, consistency: true } as const
+  const options = { primary: [old.url, promoted.url], consistency: true } as const
   const writer = await createApp(sub, { ...options, monitor })
-  // These look once, at start, and then at what they are told; what the promoted one says takes its time.
+  // What the promoted one says takes its time.
   const proxy = await startProxy(promoted)
   sub.teardown(() => proxy.stop())
-  const unaware = {
+  const once = {
     ...options,
     primary: [old.url, proxy.through(promoted.url)],
     monitor: { interval: '1h', timeout: 3_000 },
     tokenTtl: '3h'
   } as const
-  const readers = [
-    await createApp(sub, unaware),
-    await createApp(sub, unaware),
-    await createApp(sub, unaware)
-  ] as const
-  for (const { db } of readers) await db.write.query('select 1')
+  const unaware: FastifyInstance[] = []
+  for (let n = 0; n < count; n++) {
+    const app = await createApp(sub, once, (one) => {
+      one.post('/', async (request) => {
+        await request.db.write.query('insert into writes values (5)')
+        return ''
+      })
+    })
+    await app.db.write.query('select 1')
+    unaware.push(app)
+  }
   proxy.delay(100)
   await promoted.promote()
   await until(() => writer.db.status().servers[0]!.state === 'fenced', { message: 'the writer has seen it' })
   await writer.db.write.query('insert into writes values (1)')
-  const token = writer.db.token()
+  return { old, promoted, unaware, token: writer.db.token()!, name: `${proxy.address}/app` }
+}
+
+t.test('a token tells an instance of a promotion it has not seen: the read waits for that', async (sub) => {
+  const { unaware, token, name } = await promoteUnseen(sub, 3)
   const text = 'select count(*)::int as n from writes'
-  sub.equal((await readers[0].db.read.after(token).query(text)).rows[0]!['n'], 1, 'a statement')
-  const client = await readers[1].db.read.after(token).pool.connect()
+  sub.equal((await unaware[0]!.db.read.after(token).query(text)).rows[0]!['n'], 1, 'a statement')
+  const client = await unaware[1]!.db.read.after(token).pool.connect()
   sub.equal((await client.query(text)).rows[0].n, 1, 'a connection')
   client.release()
-  const job = readers[2].db.session({ token })
+  const job = unaware[2]!.db.session({ token })
   const transaction = job.transaction(async (tx) => tx.query(text), { readOnly: true })
   sub.equal((await transaction).rows[0]!['n'], 1, 'a transaction')
-  for (const { db } of readers) sub.equal(db.status().primary, `${proxy.address}/app`)
+  for (const { db } of unaware) sub.equal(db.status().primary, name)
+})
+
+t.test('and a write does not go to the primary that was replaced', async (sub) => {
+  const { old, promoted, unaware, token, name } = await promoteUnseen(sub, 4)
+  await unaware[0]!.db.session({ token }).write.query('insert into writes values (2)')
+  const client = await unaware[1]!.db.session({ token }).write.pool.connect()
+  await client.query('insert into writes values (3)')
+  client.release()
+  const job = unaware[2]!.db.session({ token })
+  await job.transaction(async (tx) => tx.query('insert into writes values (4)'))
+  // Another instance's cookie.
+  const headers = { cookie: `flotilla-db-other=${token}` }
+  sub.equal((await unaware[3]!.inject({ method: 'POST', url: '/', headers })).statusCode, 200)
+  sub.strictSame((await old.query('select id from writes')).rows, [])
+  const { rows } = await promoted.query('select id from writes order by id')
+  sub.strictSame(
+    rows.map(({ id }) => id),
+    [1, 2, 3, 4, 5]
+  )
+  for (const { db } of unaware) sub.equal(db.status().primary, name)
 })
 
 t.test('the same where one address leads to whichever takes writes', async (sub) => {

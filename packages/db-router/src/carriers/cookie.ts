@@ -27,16 +27,18 @@ export interface CookieSettings {
 export function cookieCarrier(settings: CookieSettings, instance: string): Carrier {
   const prefix = `${settings.name}-`
   const mentions = (request: FastifyRequest): boolean => request.headers.cookie?.includes(prefix) === true
+  const load = (request: FastifyRequest): ConsistencyToken[] => {
+    if (!mentions(request)) return []
+    const tokens: ConsistencyToken[] = []
+    for (const [name, value] of Object.entries(parseCookie(request.headers.cookie!))) {
+      if (name.startsWith(prefix) && value !== undefined) tokens.push(value)
+    }
+    return tokens
+  }
   return {
     isEmpty: (request) => !mentions(request),
-    load(request) {
-      if (!mentions(request)) return []
-      const tokens: ConsistencyToken[] = []
-      for (const [name, value] of Object.entries(parseCookie(request.headers.cookie!))) {
-        if (name.startsWith(prefix) && value !== undefined) tokens.push(value)
-      }
-      return tokens
-    },
+    load,
+    peek: load,
     store(request, reply, token) {
       const cookie = stringifySetCookie({
         name: prefix + instance,

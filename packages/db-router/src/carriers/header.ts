@@ -1,3 +1,5 @@
+import type { ConsistencyToken } from '@flotilla/core'
+import type { FastifyRequest } from 'fastify'
 import type { Carrier } from './carrier.js'
 
 /**
@@ -5,17 +7,19 @@ import type { Carrier } from './carrier.js'
  * tokens, from parallel answers, go in one header, separated by commas.
  */
 export function headerCarrier(name: string): Carrier {
+  const load = (request: FastifyRequest): ConsistencyToken[] => {
+    const value = request.headers[name]
+    if (value === undefined) return []
+    const text = Array.isArray(value) ? value.join(',') : value
+    return text
+      .split(',')
+      .map((one) => one.trim())
+      .filter((one) => one !== '')
+  }
   return {
     isEmpty: (request) => request.headers[name] === undefined,
-    load(request) {
-      const value = request.headers[name]
-      if (value === undefined) return []
-      const text = Array.isArray(value) ? value.join(',') : value
-      return text
-        .split(',')
-        .map((one) => one.trim())
-        .filter((one) => one !== '')
-    },
+    load,
+    peek: load,
     store(_request, reply, token) {
       reply.header(name, token)
     }

@@ -23,12 +23,14 @@ export function sessionCarrier(
   const merged = (old: unknown, token: ConsistencyToken): ConsistencyToken =>
     typeof old === 'string' ? merge(old, token) : token
   const tokenOf = (request: FastifyRequest): unknown => sessionOf(request)?.get?.(key)
+  const load = (request: FastifyRequest): ConsistencyToken[] => {
+    const token = tokenOf(request)
+    return typeof token === 'string' ? [token] : []
+  }
   return {
     isEmpty: (request) => typeof tokenOf(request) !== 'string',
-    load(request) {
-      const token = tokenOf(request)
-      return typeof token === 'string' ? [token] : []
-    },
+    load,
+    peek: load,
     async store(request, _reply, token) {
       const session = sessionOf(request)
       if (session?.update) await session.update(key, (old) => merged(old, token))
