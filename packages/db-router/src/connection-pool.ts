@@ -195,6 +195,7 @@ export class ConnectionPool {
   /** To the next in line, or to the ready ones. */
   #free(client: RouterClient): void {
     client.pipeline = true
+    if (client.wasReset) return this.#giveBack(client, true)
     if (this.#closed || ++client.loans >= LOANS) return this.#giveBack(client)
     const next = this.#waiting.shift()
     if (next) {

@@ -6,6 +6,11 @@ import { isConnectionError, isServerError } from './sqlstate.js'
 /** A statement as `pg` takes it. */
 export type Statement = QueryConfig & { rowMode?: 'array'; queryMode?: 'extended' }
 
+interface ParameterStatus {
+  readonly parameterName: string
+  readonly parameterValue: string
+}
+
 export type StatementCallback = (error: Error | undefined, result: QueryResult) => void
 
 /**
@@ -31,11 +36,17 @@ export class RouterClient extends Client {
   statementTimeout = 0
   /** Whether this session was set to refuse writes; `undefined` where that is not known. */
   readOnly: boolean | undefined = false
+  /** Whether a statement took away what the session was set up with: it is good for its borrower alone. */
+  wasReset = false
 
   constructor(config: ClientConfig) {
     super({ ...config, pipeline: true })
     // Without a listener, an error between two statements ends the process.
     this.on('error', () => {})
+    // PostgreSQL tells of each change, also of one that a borrower's statement made, before it is ready for the next.
+    this.connection.on('parameterStatus', ({ parameterName, parameterValue }: ParameterStatus) => {
+      if (parameterName === 'default_transaction_read_only') this.readOnly = parameterValue === 'on'
+    })
   }
 
   /** The backend's process id and key as told at connect; a pooler makes up its own. */
@@ -57,7 +68,10 @@ export class RouterClient extends Client {
     const done: StatementCallback = (error, result) => {
       // Of values that can not be sent the driver tells at once, and calls again when the server has answered the rest.
       if (sending) unsendable = error
-      else callback(unsendable ?? error, result)
+      else {
+        if (!error && resetsSession(result, statement)) this.wasReset = true
+        callback(unsendable ?? error, result)
+      }
     }
     try {
       if (isPlain(statement)) {
@@ -134,6 +148,13 @@ export class RouterClient extends Client {
   destroy(error: Error): void {
     this.connection.stream.destroy(error)
   }
+}
+
+/** Whether it was DISCARD ALL or RESET ALL. */
+function resetsSession({ command }: QueryResult, { text }: Statement): boolean {
+  // Of several statements at once there is a list of results, without a command of its own.
+  const mayBe = command === 'DISCARD' || command === 'RESET' || command === undefined
+  return mayBe && /\b(?:discard|reset)\s+all\b/i.test(text)
 }
 
 /** The server's limit is the second line, for when this process can not cancel: a little later than its own. */

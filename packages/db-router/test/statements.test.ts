@@ -58,6 +58,43 @@ t.test('a read that writes is refused by name', async (sub) => {
   sub.equal(await codeOf(app.db.read.query('select * from items for update')), 'FLOTILLA_DB_ERR_NOT_A_READ')
 })
 
+const SETTINGS = `select current_setting('default_transaction_read_only') as read_only,
+  current_setting('statement_timeout') as statement, current_setting('idle_in_transaction_session_timeout') as idle`
+
+t.test('what a statement does to its session does not reach who gets the connection next', async (sub) => {
+  const app = await createApp(sub, { primary: primary.url, pool: { max: 1 } })
+  const settings = async (): Promise<unknown[]> => [
+    (await app.db.read.query(SETTINGS)).rows[0],
+    (await app.db.write.query(SETTINGS)).rows[0]
+  ]
+  const before = await settings()
+  for (const text of [
+    'discard all',
+    'reset all',
+    'Reset All; select 1',
+    'reset session authorization',
+    'set default_transaction_read_only = off',
+    "select set_config('default_transaction_read_only', 'off', false)",
+    'set session characteristics as transaction read write'
+  ]) {
+    await app.db.read.query(text)
+    sub.equal(
+      await codeOf(app.db.read.query("insert into items values (9, 'nine')")),
+      'FLOTILLA_DB_ERR_NOT_A_READ',
+      `a read after ${text}`
+    )
+    sub.strictSame(await settings(), before, `settings after ${text}`)
+    await app.db.write.query(text)
+    sub.strictSame(await settings(), before, `settings after a write's ${text}`)
+    for (const { pool } of [app.db.read, app.db.write]) {
+      const client = await pool.connect()
+      await client.query(text)
+      client.release()
+      sub.strictSame(await settings(), before, `settings after a borrower's ${text}`)
+    }
+  }
+})
+
 async function abortRuns(sub: Test, urls: { primary: string; replicas: string[] }): Promise<void> {
   const app = await createApp(sub, { ...urls, pool: { max: 1 } })
   const controller = new AbortController()
