@@ -79,7 +79,7 @@ export class ReplicaWait {
     })
     if (!this.#running) void this.#run()
     try {
-      return await within(done, timeout, () => new Error(`not within ${Math.ceil(timeout)} ms`))
+      return await within(done, timeout, () => new Error('not in time'))
     } catch (error) {
       throw new RedisNotDurableError(
         `@flotilla/redis: ${waiter?.acknowledged ?? 0} of ${replicas} replicas confirmed the write: ${(error as Error).message}`,

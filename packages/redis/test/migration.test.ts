@@ -47,7 +47,7 @@ void test('a slot moves under traffic: nobody sees a redirection, the shard chan
     startTraffic((n) => Promise.all(keys.filter((_key, k) => k % 8 === n % 8).map(bump))),
     startTraffic((n) => push.run(app.redis, ['{moving}:list'], [n])),
     startTraffic(() => runGrouped(app.redis, keys, (pipeline, key) => pipeline.get(key)), 25),
-    startTraffic(() => waitForReplicas(app.redis, { key: '{moving}:0', replicas: 1, timeout: 1_000 }), 50)
+    startTraffic(() => waitForReplicas(app.redis, { key: '{moving}:0', replicas: 1, timeout: 10_000 }), 50)
   ]
   const enough = async (): Promise<void> => {
     const goals = traffic.map(({ succeeded }) => succeeded + 8)
