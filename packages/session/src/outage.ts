@@ -18,11 +18,36 @@ export interface Outage {
   withRetryAfter<E extends Error>(error: E): E
 }
 
+/** How long a cause that has been told is not told again. */
+const TELL_EVERY = 60_000
+// Messages of Redis may name what was asked for.
+const REMEMBERED = 100
+
 /** @param retryAfter whole seconds */
 export function createOutage(log: FastifyBaseLogger, retryAfter: number): Outage {
   // Fastify's default error handler sends an error's `headers`; see `hooks.ts` for other handlers.
   const withRetryAfter = <E extends Error>(error: E): E =>
     Object.assign(error, { headers: { 'retry-after': String(retryAfter) } })
+
+  // Each request that fails is logged by Fastify, with its cause: here an outage is told as such.
+  const told = new Map<string, number>()
+  let untold = 0
+  const tell = (operation: string, err: Error): void => {
+    // Numbers are those of attempts and times.
+    const cause = err.message.replaceAll(/\d+/g, '')
+    const now = performance.now()
+    if (now - (told.get(cause) ?? -Infinity) < TELL_EVERY) {
+      untold++
+      return
+    }
+    if (told.size >= REMEMBERED) told.clear()
+    told.set(cause, now)
+    log.warn(
+      { err, operation, untold },
+      'the session store cannot be asked; this is told once a minute, `untold` counts what was not'
+    )
+    untold = 0
+  }
 
   const explain = (operation: string, cause: unknown): unknown => {
     if (cause instanceof CorruptSession || isOurs(cause)) return cause
@@ -32,7 +57,7 @@ export function createOutage(log: FastifyBaseLogger, retryAfter: number): Outage
       return new CorruptSession('its key holds another type', { cause })
     }
     withoutArguments(cause)
-    log.warn({ err: cause, operation }, 'the session store cannot be asked')
+    tell(operation, cause as Error)
     channels.outage.publish({ operation, error: cause as Error })
     const error = withRetryAfter(new ERR_UNAVAILABLE())
     error.cause = cause

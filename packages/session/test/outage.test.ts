@@ -185,3 +185,36 @@ test('the app closes in time while Redis is paused', async (t) => {
   t.ok(performance.now() - from < 5_000)
   own.resume()
 })
+
+test('a long outage is told at its beginning and when its cause changes, not for each request', async (t) => {
+  const own = await startRedis()
+  t.teardown(() => own.stop())
+  for (const onOutage of ['fail', 'anonymous'] as const) {
+    const lines: { msg: string; level: number; untold?: number; err?: { message: string } }[] = []
+    const { browser } = await serve(t, {
+      url: own.url,
+      redis: { commandTimeout: '500ms' },
+      session: { onOutage, prefix: `${onOutage}:` },
+      fastify: {
+        logger: { level: 'warn', stream: { write: (line: string) => void lines.push(JSON.parse(line)) } }
+      }
+    })
+    const told = () => lines.filter(({ msg }) => msg.includes('cannot be asked'))
+    const visitor = browser()
+    await visitor.post('/set', { count: 1 })
+    await own.command('CONFIG', 'SET', 'maxmemory', '1')
+    for (let n = 0; n < 5; n++) t.equal((await visitor.post('/set', { count: n + 2 })).status, 503)
+    t.equal(told().length, 1)
+    t.match(told()[0], { level: 40, err: { message: /OOM/ } })
+    const errors = lines.filter(({ level }) => level === 50)
+    t.equal(errors.length, 5, "Fastify's own line for each")
+    for (const { err } of errors) t.match(err?.message, /OOM/, 'which names the cause')
+    await own.command('CONFIG', 'SET', 'maxmemory', '0')
+    own.pause()
+    await visitor.get('/data')
+    own.resume()
+    t.equal(told().length, 2)
+    t.match(told()[1], { untold: 4 })
+    await until(async () => (await own.command('PING')) === 'PONG', { message: 'Redis is back' })
+  }
+})
