@@ -4,6 +4,7 @@ import { channels } from './channels.js'
 import type { RedisClock } from './clock.js'
 import type { SessionCookie } from './cookie.js'
 import type { SessionIdentity } from './identity.js'
+import type { Operations } from './operations.js'
 import type { Settings } from './options.js'
 import type { SessionReader } from './reader.js'
 import { Session, type SessionParts, withProperties } from './session.js'
@@ -49,6 +50,7 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
     ticket?: ReturnType<Ticketing['verify']>
   ): SessionState => {
     const state = new SessionState(phase, ticket, request)
+    state.response = 'ahead'
     ;(request as WithSession)[kState] = state
     return state
   }
@@ -104,9 +106,7 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
       if (renewDue(state)) await identity.renew(state, settings.renew!.grace)
     } catch (error) {
       if (reader.drop(state, error)) return
-      state.failed = true
-      abandon(payload)
-      throw state.refuse(error)
+      throw state.refuse(fail(state, payload, error))
     }
     if (state.cookie !== 'keep') cookie.write(state, request, reply)
   }
@@ -117,38 +117,67 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
     place!.ticket === found!.ticket &&
     clock.now() - found!.meta.renewedAt >= settings.renew.every
 
+  /** What the handler did not wait for: it fails as if it had. */
+  const ended = async (operations: Operations, payload: unknown): Promise<void> => {
+    try {
+      await operations.ended()
+    } catch (error) {
+      abandon(payload)
+      throw error
+    }
+  }
+
   // Before the headers are sent: the browser must not be able to come back, through another instance, to
   // what is not saved yet.
-  fastify.addHook('onSend', (request, reply, payload, done) => {
-    const state = (request as WithSession)[kState]
-    if (!state) return done()
+  const conclude = (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    state: SessionState,
+    payload: unknown
+  ): Promise<void> | undefined => {
     // Also where an error handler of the user's own does not look at `error.headers`.
     if (state.refusal && reply.statusCode === 503) reply.headers(state.refusal)
-    if (state.failed) return done()
+    state.response = 'past'
+    if (state.failed) return undefined
     let changes: Changes | undefined
     try {
       changes = writer.pending(state)
     } catch (error) {
-      if (reader.drop(state, error)) return done()
-      state.failed = true
-      abandon(payload)
+      if (reader.drop(state, error)) return undefined
+      throw fail(state, payload, error)
+    }
+    if (changes || renewDue(state)) return save(request, reply, state, changes, payload)
+    if (state.cookie !== 'keep') cookie.write(state, request, reply)
+    return undefined
+  }
+
+  fastify.addHook('onSend', (request, reply, payload, done) => {
+    const state = (request as WithSession)[kState]
+    if (!state) return done()
+    if (state.operations?.open)
+      return ended(state.operations, payload).then(() => conclude(request, reply, state, payload))
+    let saving: Promise<void> | undefined
+    try {
+      saving = conclude(request, reply, state, payload)
+    } catch (error) {
       return done(error as Error)
     }
-    if (!changes && !renewDue(state)) {
-      if (state.cookie !== 'keep') cookie.write(state, request, reply)
-      return done()
-    }
-    return save(request, reply, state, changes, payload)
+    return saving ?? done()
   })
 
   fastify.addHook('onResponse', (request: FastifyRequest, _reply: FastifyReply, done) => {
     const state = (request as WithSession)[kState]
-    if (state) {
-      state.answered = true
-      if (!state.failed && writer.touchDue(state)) later(writer.touchLater(state))
-    }
+    if (state && !state.failed && writer.touchDue(state)) later(writer.touchLater(state))
     done()
   })
+}
+
+/** Saving failed, and an error is sent in place of the payload. @returns the error, to be thrown */
+function fail(state: SessionState, payload: unknown, error: unknown): unknown {
+  state.failed = true
+  state.response = 'ahead'
+  abandon(payload)
+  return error
 }
 
 /** A stream that will not be sent, because the session could not be saved, must not stay open. */

@@ -14,6 +14,7 @@ import { addSessionHooks } from './hooks.js'
 import { createIdentity } from './identity.js'
 import { createKeys } from './keys.js'
 import { createLocalSessions } from './local-sessions.js'
+import type { Forgotten } from './operations.js'
 import { readOptions, type SessionOptions } from './options.js'
 import { createOutage } from './outage.js'
 import { createReader } from './reader.js'
@@ -111,15 +112,23 @@ async function session(fastify: FastifyInstance, options: SessionOptions): Promi
   })
   const cookie = createCookie({ settings, ticketing, log, now: () => clock.now() })
 
-  let warned = false
-  const late = (): void => {
-    if (!warned)
-      log.warn(
-        'a session was changed after its response had been sent; only `await session.save()` keeps that'
-      )
-    warned = true
+  const warned = new Set<string>()
+  const warnOnce = (message: string): void => {
+    if (!warned.has(message)) log.warn(message)
+    warned.add(message)
   }
-  const parts = { reader, writer, identity, ticketing, outage, late }
+  const late = (): void =>
+    warnOnce(
+      'a session was changed after its response had been sent; only `await session.save()` keeps what was set, and a new id, as of a login, does not reach the browser'
+    )
+  const forgotten: Forgotten = (name, failure) => {
+    if (failure) log.error({ err: failure.error }, `\`session.${name}()\` failed and was not awaited`)
+    else
+      warnOnce(
+        `\`session.${name}()\` was not awaited: the response waited for it, but what else the handler did to the session may have come before it; write \`await session.${name}()\``
+      )
+  }
+  const parts = { reader, writer, identity, ticketing, outage, late, forgotten }
   fastify.decorate('sessions', createSessions(parts, users))
   addSessionHooks(fastify, { ...parts, cookie, clock, settings, later })
   if (settings.local) fastify.addHook('onReady', async () => await bus.ready())

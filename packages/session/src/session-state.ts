@@ -1,5 +1,6 @@
 import type { CookieSerializeOptions } from '@fastify/cookie'
 import { createKeyedQueue, type KeyedQueue } from './keyed-queue.js'
+import type { Operations } from './operations.js'
 import { SessionFields } from './session-fields.js'
 import type { Found, Place } from './store.js'
 import type { Ticket } from './ticket.js'
@@ -48,8 +49,13 @@ export class SessionState {
   failed = false
   /** What a refusal of the store told to send, for error handlers that do not look at `error.headers`. */
   refusal: Readonly<Record<string, string>> | undefined
-  /** The response has been sent: what is written now needs an explicit save. */
-  answered = false
+  /**
+   * `ahead`: it saves what is written, and waits for what is under way. `past`: it is on its way, and what is written
+   * now needs an explicit save. `none`: this is no request's session.
+   */
+  response: 'none' | 'ahead' | 'past' = 'none'
+  /** Begun while the response is ahead. */
+  operations: Operations | undefined
   #updates: KeyedQueue | undefined
   /** A ticket handed out before the session exists in Redis. */
   #reserved: Ticket | undefined

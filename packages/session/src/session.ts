@@ -2,6 +2,7 @@ import type { CookieSerializeOptions } from '@fastify/cookie'
 import { inspect } from 'node:util'
 import { ERR_CONFLICT, ERR_GONE, ERR_NOT_LOADED, ERR_RESERVED } from './errors.js'
 import type { SessionIdentity } from './identity.js'
+import { type Forgotten, Operations } from './operations.js'
 import type { Outage } from './outage.js'
 import type { SessionReader } from './reader.js'
 import type { SessionState } from './session-state.js'
@@ -40,6 +41,7 @@ export interface SessionParts {
   readonly outage: Outage
   /** Something was changed after the response had been sent. */
   readonly late: () => void
+  readonly forgotten: Forgotten
 }
 
 const kState = Symbol('flotilla.session.state')
@@ -144,17 +146,19 @@ export class Session<Data extends object = SessionData> {
    * @throws FLOTILLA_SESSION_ERR_KEY, FLOTILLA_SESSION_ERR_GONE, FLOTILLA_SESSION_ERR_CONFLICT,
    *   FLOTILLA_SESSION_ERR_UNAVAILABLE
    */
-  async update<Key extends SessionKey<Data>>(
+  update<Key extends SessionKey<Data>>(
     key: Key,
     change: (
       value: SessionValue<Data, Key> | undefined
     ) => SessionValue<Data, Key> | Promise<SessionValue<Data, Key>>
   ): Promise<SessionValue<Data, Key>> {
-    await this.load()
-    const state = writable(this)
-    const { writer } = this[kParts]
-    const value = await asking(this, () => writer.update(state, key, change as (value: unknown) => unknown))
-    return value as SessionValue<Data, Key>
+    return operation(this, 'update', async () => {
+      await load(this)
+      const state = writable(this)
+      const { writer } = this[kParts]
+      const value = await asking(this, () => writer.update(state, key, change as (value: unknown) => unknown))
+      return value as SessionValue<Data, Key>
+    })
   }
 
   /**
@@ -167,23 +171,25 @@ export class Session<Data extends object = SessionData> {
    * @throws FLOTILLA_SESSION_ERR_USER_ID, FLOTILLA_SESSION_ERR_TOO_LARGE, FLOTILLA_SESSION_ERR_INVALID_DATA,
    *   FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_NOT_DURABLE
    */
-  async login(userId: string, { label }: LoginOptions = {}): Promise<void> {
-    await this.load()
-    const state = writable(this)
-    await asking(this, () => this[kParts].identity.login(state, userId, label))
+  login(userId: string, { label }: LoginOptions = {}): Promise<void> {
+    return operation(this, 'login', async () => {
+      await load(this)
+      const state = writable(this)
+      await asking(this, () => this[kParts].identity.login(state, userId, label))
+    })
   }
 
   /** Ends the session on all instances, clears the cookie and, where configured, the site's data. */
-  async logout(): Promise<void> {
-    await this.destroy()
-    this[kState].loggedOut = true
+  logout(): Promise<void> {
+    return operation(this, 'logout', async () => {
+      await end(this)
+      this[kState].loggedOut = true
+    })
   }
 
   /** Ends the session on all instances and clears the cookie. */
-  async destroy(): Promise<void> {
-    await this.load()
-    const state = writable(this)
-    await asking(this, () => this[kParts].identity.end(state))
+  destroy(): Promise<void> {
+    return operation(this, 'destroy', () => end(this))
   }
 
   /**
@@ -193,10 +199,12 @@ export class Session<Data extends object = SessionData> {
    *
    * @throws FLOTILLA_SESSION_ERR_TOO_LARGE, FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_NOT_DURABLE
    */
-  async regenerate(keep: readonly string[] = []): Promise<void> {
-    await this.load()
-    const state = writable(this)
-    await asking(this, () => this[kParts].identity.regenerate(state, keep))
+  regenerate(keep: readonly string[] = []): Promise<void> {
+    return operation(this, 'regenerate', async () => {
+      await load(this)
+      const state = writable(this)
+      await asking(this, () => this[kParts].identity.regenerate(state, keep))
+    })
   }
 
   /**
@@ -206,33 +214,34 @@ export class Session<Data extends object = SessionData> {
    * @throws FLOTILLA_SESSION_ERR_CONFLICT where others renewed it or, encrypted, wrote to it at each of a few tries;
    *   FLOTILLA_SESSION_ERR_UNAVAILABLE
    */
-  async renew(): Promise<void> {
-    await this.load()
-    const state = writable(this)
-    await this.save()
-    if (state.phase !== 'live') return
-    const renewal = await asking(this, () => this[kParts].identity.renew(state, 0))
-    if (renewal === 'busy') throw new ERR_CONFLICT('The session', RENEW_TRIES)
-    if (renewal === 'gone') this[kParts].writer.refused(state)
+  renew(): Promise<void> {
+    return operation(this, 'renew', async () => {
+      await load(this)
+      const state = writable(this)
+      await save(this)
+      if (state.phase !== 'live') return
+      const renewal = await asking(this, () => this[kParts].identity.renew(state, 0))
+      if (renewal === 'busy') throw new ERR_CONFLICT('The session', RENEW_TRIES)
+      if (renewal === 'gone') this[kParts].writer.refused(state)
+    })
   }
 
   /** Reads the session where the route's config says `session: 'lazy'`; nothing otherwise. */
-  async load(): Promise<this> {
-    const state = this[kState]
-    if (state.phase === 'lazy')
-      state.loading ??= asking(this, () => this[kParts].reader.open(state)).finally(() => {
-        state.loading = undefined
-      })
-    if (state.loading) await state.loading
-    return this
+  load(): Promise<this> {
+    return operation(this, 'load', async () => {
+      await load(this)
+      return this
+    })
   }
 
   /** Reads it again, giving up what was not saved. */
-  async reload(): Promise<this> {
-    const state = this[kState]
-    const ticket = state.place?.ticket ?? state.presented
-    if (ticket) await asking(this, () => this[kParts].reader.open(state, ticket))
-    return this
+  reload(): Promise<this> {
+    return operation(this, 'reload', async () => {
+      const state = this[kState]
+      const ticket = state.place?.ticket ?? state.presented
+      if (ticket) await asking(this, () => this[kParts].reader.open(state, ticket))
+      return this
+    })
   }
 
   /**
@@ -243,21 +252,21 @@ export class Session<Data extends object = SessionData> {
    * @throws FLOTILLA_SESSION_ERR_UNSERIALISABLE, FLOTILLA_SESSION_ERR_TOO_LARGE, FLOTILLA_SESSION_ERR_INVALID_DATA,
    *   FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_READ_ONLY
    */
-  async save(): Promise<void> {
-    const { writer } = this[kParts]
-    const changes = writer.pending(writable(this))
-    if (changes) await asking(this, () => writer.commit(this[kState], changes))
+  save(): Promise<void> {
+    return operation(this, 'save', () => save(this))
   }
 
   /**
    * Moves the idle deadline, which otherwise happens by itself; nothing where the session is still new.
    * @throws FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_READ_ONLY
    */
-  async touch(): Promise<void> {
-    const state = readable(this)
-    if (state.phase === 'none' || state.phase === 'gone') return
-    writable(this)
-    await asking(this, () => this[kParts].writer.touch(state))
+  touch(): Promise<void> {
+    return operation(this, 'touch', async () => {
+      const state = readable(this)
+      if (state.phase === 'none' || state.phase === 'gone') return
+      writable(this)
+      await asking(this, () => this[kParts].writer.touch(state))
+    })
   }
 
   /** Attributes for this session's cookie, should this response set it. */
@@ -294,8 +303,40 @@ function readable({ [kState]: state }: Inner): SessionState {
 function writable(session: Inner): SessionState {
   const state = readable(session)
   if (state.phase === 'away') throw state.refuse(session[kParts].outage.readOnly())
-  if (state.answered) session[kParts].late()
+  if (state.response === 'past') session[kParts].late()
   return state
+}
+
+/** What the response waits for, also where the caller does not; `run` throws nothing but by its promise. */
+function operation<T>(
+  { [kState]: state, [kParts]: parts }: Inner,
+  name: string,
+  run: () => Promise<T>
+): Promise<T> {
+  if (state.response !== 'ahead') return run()
+  state.operations ??= new Operations(parts.forgotten)
+  return state.operations.begin(name, run)
+}
+
+async function load(session: Inner): Promise<void> {
+  const state = session[kState]
+  if (state.phase === 'lazy')
+    state.loading ??= asking(session, () => session[kParts].reader.open(state)).finally(() => {
+      state.loading = undefined
+    })
+  if (state.loading) await state.loading
+}
+
+async function save(session: Inner): Promise<void> {
+  const { writer } = session[kParts]
+  const changes = writer.pending(writable(session))
+  if (changes) await asking(session, () => writer.commit(session[kState], changes))
+}
+
+async function end(session: Inner): Promise<void> {
+  await load(session)
+  const state = writable(session)
+  await asking(session, () => session[kParts].identity.end(state))
 }
 
 async function asking<T>({ [kState]: state, [kParts]: parts }: Inner, run: () => Promise<T>): Promise<T> {

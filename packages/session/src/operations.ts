@@ -1,0 +1,74 @@
+/** The promise of something that a session does. Tells whether anybody waits for it. */
+class Operation<T> extends Promise<T> {
+  /** What `then` makes of it is the caller's own. */
+  static override get [Symbol.species](): PromiseConstructor {
+    return Promise
+  }
+
+  awaited = false
+
+  /** What it throws, or `undefined`. Looking at it is not waiting for it. */
+  readonly failure = super.then(
+    () => undefined,
+    (error: unknown) => ({ error })
+  )
+
+  override then<Value = T, Reason = never>(
+    ...handlers: Parameters<typeof Promise.prototype.then<Value, Reason>>
+  ): Promise<Value | Reason>
+  override then(...handlers: Parameters<Promise<T>['then']>): Promise<unknown> {
+    this.awaited = true
+    return super.then(...handlers)
+  }
+}
+
+/** Told of operations that nobody awaited: of those under way when the response was ready, and of all that failed. */
+export type Forgotten = (name: string, failure?: { readonly error: unknown }) => void
+
+/** What a request has its session do, so that the response can wait for it, whoever else does. */
+export class Operations {
+  readonly #forgotten: Forgotten
+  /** Under way, or failed without anybody having waited. */
+  readonly #open = new Map<Operation<unknown>, string>()
+
+  constructor(forgotten: Forgotten) {
+    this.#forgotten = forgotten
+  }
+
+  get open(): boolean {
+    return this.#open.size > 0
+  }
+
+  begin<T>(name: string, run: () => Promise<T>): Promise<T> {
+    const operation = new Operation<T>((resolve) => resolve(run()))
+    this.#open.set(operation, name)
+    void operation.failure.then((failure) => {
+      if (!failure) return this.#open.delete(operation)
+      // An `await` takes some microtasks to arrive.
+      return process.nextTick(() => {
+        if (operation.awaited) this.#open.delete(operation)
+        else this.#forgotten(name, failure)
+      })
+    })
+    return operation
+  }
+
+  /**
+   * Waits for all, also for those that follow on one another.
+   * @throws what the first one threw that nobody else waits for
+   */
+  async ended(): Promise<void> {
+    let first: { readonly error: unknown } | undefined
+    while (this.open) {
+      for (const [operation, name] of this.#open) {
+        const failure = await operation.failure
+        this.#open.delete(operation)
+        if (operation.awaited) continue
+        if (failure) first ??= failure
+        else this.#forgotten(name)
+      }
+      await new Promise(setImmediate)
+    }
+    if (first) throw first.error
+  }
+}
