@@ -1,8 +1,10 @@
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { inspect } from 'node:util'
+import type { FastifyContextConfig, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { hasRoutes, markPersonal } from '@flotilla/core'
 import { channels } from './channels.js'
 import type { RedisClock } from './clock.js'
 import type { SessionCookie } from './cookie.js'
+import { ERR_OPTION } from './errors.js'
 import type { SessionIdentity } from './identity.js'
 import type { Operations } from './operations.js'
 import type { Settings } from './options.js'
@@ -15,6 +17,8 @@ import type { SessionWriter } from './writer.js'
 
 const kState = Symbol('flotilla.session.request-state')
 const kSession = Symbol('flotilla.session.request-session')
+
+type Mode = FastifyContextConfig['session']
 
 interface WithSession extends FastifyRequest {
   [kState]: SessionState | null
@@ -39,11 +43,14 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
   // Most apps configure no route, and then no request needs to look: `routeOptions` builds an object each time. Of
   // routes that are there already Fastify does not tell what they configure.
   let configured = hasRoutes(fastify)
-  fastify.addHook('onRoute', ({ config }) => {
-    if (config?.session !== undefined) configured = true
+  fastify.addHook('onRoute', ({ config, method, url }) => {
+    if (modeIn(config, method, url) !== undefined) configured = true
   })
-  const modeOf = (request: FastifyRequest): false | 'lazy' | undefined =>
-    configured ? request.routeOptions.config?.session : undefined
+  const modeOf = (request: FastifyRequest): Mode => {
+    if (!configured) return undefined
+    const { config, method, url } = request.routeOptions
+    return modeIn(config, method, url)
+  }
   const begin = (
     request: FastifyRequest,
     phase: 'none' | 'lazy',
@@ -170,6 +177,19 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
     if (state && !state.failed && writer.touchDue(state)) later(writer.touchLater(state))
     done()
   })
+}
+
+/** @throws FLOTILLA_SESSION_ERR_OPTION naming the route */
+function modeIn(
+  config: { readonly session?: unknown } | undefined,
+  method: string | readonly string[] | undefined,
+  url: string | undefined
+): Mode {
+  const mode = config?.session
+  if (mode === undefined || mode === false || mode === 'lazy') return mode
+  throw new ERR_OPTION(
+    `@flotilla/session: route ${String(method)} ${url}: config.session must be false or 'lazy', got ${inspect(mode)}`
+  )
 }
 
 /** Saving failed, and an error is sent in place of the payload. @returns the error, to be thrown */

@@ -1,5 +1,5 @@
 import type { CookieSerializeOptions } from '@fastify/cookie'
-import { type Duration, optionReader, type Secret, type Size } from '@flotilla/core'
+import { type Duration, type OptionReader, optionReader, type Secret, type Size } from '@flotilla/core'
 import type { RedisClient } from '@flotilla/redis'
 import { ERR_OPTION } from './errors.js'
 import type { StandardSchema } from './schema.js'
@@ -117,6 +117,7 @@ export interface Settings {
 }
 
 const COOKIE_NAME = /^[\w!#$%&'*+.^`|~-]+$/
+const COOKIE = { name: 'sid', secure: true, persistent: false } as const
 const YEAR = 365 * 24 * 3_600_000
 
 /**
@@ -128,9 +129,7 @@ export function readOptions(input: unknown): Settings {
   const idleTimeout = read.duration('idleTimeout', { default: 30 * 60_000, min: 1_000, max: YEAR })
   const absoluteTimeout = read.duration('absoluteTimeout', { default: 24 * 3_600_000, min: 1_000, max: YEAR })
   if (absoluteTimeout < idleTimeout) read.fail('absoluteTimeout', 'at least as long as idleTimeout')
-  const cookie = readCookie(read.raw<SessionCookieOptions>('cookie'), (name, expected) =>
-    read.fail(name, expected)
-  )
+  const cookie = read.group('cookie', readCookie) ?? COOKIE
   const clearSiteData = read.raw<boolean | string>('clearSiteData') ?? false
   if (
     typeof clearSiteData !== 'boolean' &&
@@ -181,32 +180,33 @@ export function readOptions(input: unknown): Settings {
   return settings
 }
 
-// Not a group: attributes of later versions of @fastify/cookie pass through.
-function readCookie(input: unknown, fail: (name: string, expected: string) => never): Settings['cookie'] {
-  if (input !== undefined && (typeof input !== 'object' || input === null)) fail('cookie', 'an object')
-  const {
-    name = 'sid',
-    secure = true,
-    persistent = false,
-    ...attributes
-  } = (input ?? {}) as SessionCookieOptions
-  if (typeof name !== 'string' || !COOKIE_NAME.test(name))
-    fail('cookie', 'given a `name` of cookie-name characters')
-  if (/^__(host|secure)-/i.test(name))
-    fail('cookie', 'given a `name` without __Host- or __Secure-, which are added where they apply')
-  if (typeof secure !== 'boolean' && secure !== 'auto')
-    fail('cookie', "given `secure` as true, false or 'auto'")
-  if (typeof persistent !== 'boolean') fail('cookie', 'given `persistent` as true or false')
+function readCookie(read: OptionReader): Settings['cookie'] {
   for (const refused of ['signed', 'encode', 'expires', 'maxAge', 'httpOnly']) {
-    if (refused in attributes) {
-      fail(
-        'cookie',
-        `without \`${refused}\`: the plugin signs the value, keeps it from scripts and sets its lifetime (\`persistent\`)`
+    if (read.keys().includes(refused)) {
+      read.fail(
+        refused,
+        'left out: the plugin signs the value, keeps it from scripts and sets its lifetime (`cookie.persistent`)'
       )
     }
   }
-  if (secure === false && (attributes.sameSite === 'none' || attributes.partitioned)) {
-    fail('cookie', 'secure where it is SameSite=None or partitioned: browsers refuse it otherwise')
+  const name = read.string('name', COOKIE.name)
+  if (!COOKIE_NAME.test(name)) read.fail('name', 'of cookie-name characters')
+  if (/^__(host|secure)-/i.test(name))
+    read.fail('name', 'without __Host- or __Secure-, which are added where they apply')
+  const given = {
+    domain: read.string('domain', undefined),
+    path: read.string('path', undefined),
+    sameSite: read.oneOf('sameSite', ['lax', 'strict', 'none', true, false], undefined),
+    partitioned: read.boolean('partitioned', undefined),
+    priority: read.oneOf('priority', ['low', 'medium', 'high'], undefined)
   }
-  return { ...attributes, name, secure, persistent }
+  const secure = read.oneOf('secure', [true, false, 'auto'], COOKIE.secure)
+  if (secure === false && (given.sameSite === 'none' || given.partitioned)) {
+    read.fail(
+      'secure',
+      "true or 'auto' where the cookie is SameSite=None or partitioned: browsers refuse it otherwise"
+    )
+  }
+  const attributes = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
+  return { ...attributes, name, secure, persistent: read.boolean('persistent', COOKIE.persistent) }
 }

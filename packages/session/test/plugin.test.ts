@@ -20,12 +20,25 @@ test('a wrong option fails register, naming it, before anything is opened', asyn
     [{ secret: 'short' }, /'secret'.*32 bytes/],
     [{ secret: SECRET, idleTimeout: 'soon' }, /'idleTimeout'/],
     [{ secret: SECRET, idleTimeout: '2h', absoluteTimeout: '1h' }, /'absoluteTimeout'/],
-    [{ secret: SECRET, cookie: { name: '__Host-sid' } }, /'cookie'/],
-    [{ secret: SECRET, cookie: { maxAge: 5 } }, /maxAge/],
-    [{ secret: SECRET, cookie: { secure: false, sameSite: 'none' } }, /'cookie'/],
+    [{ secret: SECRET, cookie: 'sid' }, /'cookie'/],
+    [{ secret: SECRET, cookie: { name: '__Host-sid' } }, /'cookie.name'/],
+    [{ secret: SECRET, cookie: { maxAge: 5 } }, /'cookie.maxAge'.*persistent/],
+    [{ secret: SECRET, cookie: { samesite: 'lax' } }, /unknown option 'cookie.samesite'.*sameSite/],
+    [{ secret: SECRET, cookie: { sameSite: 'Lax' } }, /'cookie.sameSite'.*'lax'/],
+    [{ secret: SECRET, cookie: { path: 1 } }, /'cookie.path'/],
+    [{ secret: SECRET, cookie: { domain: '' } }, /'cookie.domain'/],
+    [{ secret: SECRET, cookie: { partitioned: 'yes' } }, /'cookie.partitioned'/],
+    [{ secret: SECRET, cookie: { priority: 'urgent' } }, /'cookie.priority'/],
+    [{ secret: SECRET, cookie: { persistent: 1 } }, /'cookie.persistent'/],
+    [{ secret: SECRET, cookie: { secure: 'Auto' } }, /'cookie.secure'/],
+    [{ secret: SECRET, cookie: { secure: false, sameSite: 'none' } }, /'cookie.secure'/],
+    [{ secret: SECRET, cookie: { secure: false, partitioned: true } }, /'cookie.secure'/],
     [{ secret: SECRET, renew: {} }, /'renew.every'/],
     [{ secret: SECRET, renew: { every: '1s', grace: '2001ms' } }, /'renew.grace'/],
+    [{ secret: SECRET, renew: { every: '1s', Grace: '1s' } }, /unknown option 'renew.Grace'/],
     [{ secret: SECRET, local: { maxAge: '1h' } }, /'local.maxAge'/],
+    [{ secret: SECRET, local: { maxage: '1s' } }, /unknown option 'local.maxage'/],
+    [{ secret: SECRET, durable: { replica: 1 } }, /unknown option 'durable.replica'/],
     [{ secret: SECRET, schema: {} }, /'schema'/],
     [{ secret: SECRET, clearSiteData: 'cookies' }, /'clearSiteData'/],
     [{ secret: SECRET, prefix: 'a{b}' }, /'prefix'/],
@@ -51,6 +64,37 @@ test('a wrong option fails register, naming it, before anything is opened', asyn
     { code: 'FLOTILLA_REDIS_ERR_NO_CLIENT', message: /@flotilla\/session/ }
   )
   await app.close()
+})
+
+test("a route's wrong config fails its declaration, naming the route", async (t) => {
+  const app = await buildApp({ url: redis.url })
+  t.teardown(() => app.close())
+  for (const session of ['Lazy', true, null, { lazy: true }] as never[]) {
+    t.throws(() => app.get('/wrong', { config: { session } }, async () => 'never'), {
+      code: 'FLOTILLA_SESSION_ERR_OPTION',
+      message: /route GET \/wrong.*config\.session.*false or 'lazy'/
+    })
+  }
+})
+
+test('routes that are declared before the plugin has loaded have their sessions, as they ask', async (t) => {
+  const app = Fastify()
+  void app.register(flotillaRedis, { url: redis.url, commandTimeout: '10s' })
+  void app.register(flotillaSession, { secret: SECRET, cookie: { secure: 'auto' } })
+  addRoutes(app)
+  app.get('/wrong', { config: { session: 'Lazy' as never } }, async () => 'never')
+  const { browser } = await serve(t, app)
+  const visitor = browser()
+  await visitor.post('/set', { count: 1 })
+  const { commands } = await redis.countCommands(async () => {
+    t.same((await visitor.get('/off')).body, { session: 'undefined' })
+    t.equal((await visitor.get('/lazy')).status, 200)
+  })
+  t.same(commands, [])
+  t.same((await visitor.get('/lazy/load')).body, { count: 1 })
+  t.equal((await visitor.get('/lazy/unloaded')).body['code'], 'FLOTILLA_SESSION_ERR_NOT_LOADED')
+  t.match((await visitor.get('/wrong')).body, { code: 'FLOTILLA_SESSION_ERR_OPTION', message: /GET \/wrong/ })
+  t.match((await browser().get('/wrong')).body, 'never')
 })
 
 test('twice in one scope is refused; side by side they are strangers, whatever they share', async (t) => {
