@@ -167,10 +167,12 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
       ended = true
       try {
         result = await outage.ask('end', () => store.takeUnchanged(place, revision))
-        ended = result?.taken === true
+        ended = result === 'repeated' || result?.taken === true
       } catch (error) {
         if (!reader.drop(state, error)) throw error
       }
+      // What the new one holds is what was known.
+      if (result === 'repeated') break
       const wanted = textsOf(result?.found)
       const changes = difference(held, wanted)
       if (changes) {

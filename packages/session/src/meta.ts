@@ -21,6 +21,8 @@ export interface Meta {
 export const META = '@'
 export const USER = '@u'
 export const ALIAS = '@a'
+/** All that is left, for a moment, of a session that another one has replaced. */
+export const ENDED = '@t'
 
 const LAYOUT =
   /^1 (\d{1,16}) (\d{1,16}) (\d{1,16}) (\d{1,16}) (\d{1,16}) (\d{1,9}) ([\w-]{43}) ([\w-]{32}|-)$/

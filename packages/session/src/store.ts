@@ -9,7 +9,7 @@ import { renewAnonymous, renewOwned } from './lua/renew.js'
 import { saveAnonymous, saveOwned } from './lua/save.js'
 import { takeAnonymous, takeOwned, type TakeReply } from './lua/take.js'
 import { updateAnonymous, updateOwned } from './lua/update.js'
-import { ALIAS, META, type Meta, parseMeta, USER } from './meta.js'
+import { ALIAS, ENDED, META, type Meta, parseMeta, USER } from './meta.js'
 import type { Ticket, Ticketing } from './ticket.js'
 
 /** A session as Redis holds it. Shared between requests in `local` mode, so never changed. */
@@ -48,8 +48,11 @@ export interface CreateInput {
 /** `stored` is the field's text as Redis now holds it: what was written, or what stood in the way. */
 export type UpdateResult = { readonly stored: string | undefined; readonly written: boolean } | undefined
 
-/** `undefined` where the session is gone. */
-export type TakeResult = { readonly found: Found; readonly taken: boolean } | undefined
+/**
+ * `undefined` where the session is gone. `'repeated'`: the call was sent again, as its first reply was lost; that one
+ * ended the session as it was known.
+ */
+export type TakeResult = { readonly found: Found; readonly taken: boolean } | 'repeated' | undefined
 
 /**
  * The id a session has now (`moved` is false where somebody else had just given it that), or why it has none new:
@@ -98,6 +101,9 @@ const HOPS = 5
 const LATE_TRIES = 4
 /** How often a renewal is tried where others write to the session. */
 export const RENEW_TRIES = 5
+
+/** By which a script knows a call that the client sends again. */
+const newMark = (): string => randomBytes(6).toString('base64url')
 
 export interface StoreParts {
   readonly client: RedisClient
@@ -184,11 +190,12 @@ export function createStore(parts: StoreParts): SessionStore {
   const runTake = async (
     place: Place,
     revision: number | '-',
-    latest: number | '-'
+    latest: number | '-',
+    mark: string
   ): Promise<Exclude<TakeReply, readonly [2, string]>> => {
     const script = place.userHash === undefined ? takeAnonymous : takeOwned
     return await following<Exclude<TakeReply, readonly [2, string]>>(place, (at) =>
-      script.run(client, keysOf(at), [revision, latest])
+      script.run(client, keysOf(at), [revision, latest, mark, 2 * commandTimeoutOf(client)])
     )
   }
 
@@ -202,6 +209,7 @@ export function createStore(parts: StoreParts): SessionStore {
         if (fields[META] !== undefined) return read(at, fields)
         const alias = fields[ALIAS]
         if (alias === undefined) {
+          if (fields[ENDED] !== undefined) return undefined
           for (const _ in fields) throw new CorruptSession('its meta field is missing')
           return undefined
         }
@@ -242,7 +250,7 @@ export function createStore(parts: StoreParts): SessionStore {
 
     async update(place, field, expected, next) {
       const script = place.userHash === undefined ? updateAnonymous : updateOwned
-      const mark = randomBytes(6).toString('base64url')
+      const mark = newMark()
       let stored = ''
       const reply = await following(place, (at) => {
         stored = codec.encode(at.ticket, field, next)
@@ -289,15 +297,17 @@ export function createStore(parts: StoreParts): SessionStore {
     },
 
     async take(place) {
-      const reply = await runTake(place, '-', '-')
+      const reply = await runTake(place, '-', '-', '-')
       return reply[0] === 1 ? readFlat(place.ticket, reply[1]) : undefined
     },
 
     async takeUnchanged(place, revision) {
+      const mark = newMark()
       for (let attempt = 0; attempt < LATE_TRIES; attempt++) {
         const latest = Math.round(clock.now() + commandTimeoutOf(client) / 2)
-        const reply = await runTake(place, revision ?? '-', latest)
+        const reply = await runTake(place, revision ?? '-', latest, mark)
         if (reply[0] === 0) return undefined
+        if (reply[0] === 5) return 'repeated'
         if (reply[0] !== 4) return { found: readFlat(place.ticket, reply[1]), taken: reply[0] === 1 }
         clock.observe(reply[1])
       }

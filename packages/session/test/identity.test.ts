@@ -1,7 +1,8 @@
-import { listen, startRedis, until } from '@flotilla/testbed'
+import { listen, startProxy, startRedis, until } from '@flotilla/testbed'
 import type { FastifyInstance } from 'fastify'
 import { after, before, test } from 'tap'
-import { renewAnonymous } from '../src/lua/renew.js'
+import { renewAnonymous, renewOwned } from '../src/lua/renew.js'
+import { takeAnonymous } from '../src/lua/take.js'
 import type { Sessions } from '../src/sessions.js'
 import { beforeScript, buildApp, type AppSettings } from './support/app.js'
 import { serve } from './support/serve.js'
@@ -22,6 +23,14 @@ async function ageIds(prefix: string, ms: number): Promise<void> {
     await redis.command('HSET', key, '@', parts.join(' '))
   }
 }
+
+/** The one session there is. */
+async function liveKey(prefix: string): Promise<string> {
+  for (const key of (await redis.command('KEYS', `${prefix}s:*`)) as string[])
+    if (await isLive(key)) return key
+  throw new Error('there is none')
+}
+const isLive = async (key: string): Promise<boolean> => (await redis.command('HEXISTS', key, '@')) === 1
 
 const HOUR = 3_600_000
 const hourly = { renew: { every: '1h', grace: '10m' } } as const
@@ -303,6 +312,63 @@ test('renew while a periodic renewal is a moment faster: neither id before leads
     t.same((await visitor.get('/data')).body, { count: 1 })
     t.same((await other.get('/data')).body, {})
     t.same((await first.get('/data')).body, {})
+  }
+})
+
+test('a renewal whose reply was lost and that the client sent again is the one that was made', async (t) => {
+  for (const encrypt of [false, true]) {
+    for (const userId of [undefined, 'ada']) {
+      const prefix = `lost-${encrypt}-${userId}:`
+      const proxy = await startProxy(redis)
+      t.teardown(() => proxy.stop())
+      const app = await buildApp({ url: proxy.through(redis.url), session: { encrypt, prefix } })
+      const { browser } = await serve(t, app)
+      const visitor = browser()
+      await visitor.post('/set', { count: 1 })
+      if (userId !== undefined) await visitor.post('/login', { userId })
+      const old = visitor.clone()
+      const before = await liveKey(prefix)
+      beforeScript(app, [renewAnonymous.sha, renewOwned.sha], () => proxy.loseReplies())
+      const renewing = visitor.post('/renew')
+      await until(async () => (await redis.command('EXISTS', before!)) === 0, {
+        message: 'it was carried out'
+      })
+      proxy.cut()
+      await proxy.restore()
+      t.equal((await renewing).status, 200)
+      t.not(visitor.cookie, old.cookie)
+      const { body } = await visitor.get('/me')
+      t.same([body['userId'], body['isNew']], [userId ?? null, false], prefix)
+      t.same((await visitor.get('/data')).body, { count: 1 })
+      t.same((await old.get('/data')).body, {}, 'the old id is dead')
+      if (userId !== undefined)
+        t.equal(await app.sessions.revokeAll(userId), 1, 'listed once, under its new id')
+    }
+  }
+})
+
+test('a login whose end of the session before was carried out and sent again keeps the data', async (t) => {
+  const dropped = listen(t, 'flotilla:session:dropped')
+  for (const encrypt of [false, true]) {
+    const prefix = `ended-${encrypt}:`
+    const proxy = await startProxy(redis)
+    t.teardown(() => proxy.stop())
+    const app = await buildApp({ url: proxy.through(redis.url), session: { encrypt, prefix } })
+    const { browser } = await serve(t, app)
+    const visitor = browser()
+    await visitor.post('/set', { count: 1 })
+    const old = visitor.clone()
+    const before = await liveKey(prefix)
+    beforeScript(app, [takeAnonymous.sha], () => proxy.loseReplies())
+    const login = visitor.post('/login', { userId: 'ada' })
+    await until(async () => !(await isLive(before)), { message: 'it was carried out' })
+    proxy.cut()
+    await proxy.restore()
+    t.equal((await login).status, 200)
+    t.same((await visitor.get('/data')).body, { count: 1 })
+    t.same((await old.get('/data')).body, {}, 'the old id is dead')
+    t.same(dropped, [], 'and nothing is found in its place')
+    t.ok(Number(await redis.command('PTTL', before)) > 0, 'for long')
   }
 })
 

@@ -19,6 +19,7 @@ export class TcpProxy {
   #delay = 0
   #blackhole = false
   #refusing = false
+  #swallowing = false
 
   private constructor(
     readonly port: number,
@@ -103,10 +104,19 @@ export class TcpProxy {
     }
   }
 
+  /**
+   * Requests arrive, and what is answered from now on is lost, until `restore()`. A connection that lost bytes is of no
+   * use after that: `cut()` before.
+   */
+  loseReplies(): void {
+    this.#swallowing = true
+  }
+
   /** Ends every fault. What a blackhole held back is delivered, as TCP would after the cable is mended. */
   async restore(): Promise<void> {
     this.#delay = 0
     this.#blackhole = false
+    this.#swallowing = false
     for (const { client, upstream } of this.#pairs) {
       client.resume()
       upstream.resume()
@@ -146,7 +156,10 @@ export class TcpProxy {
       [upstream, client]
     ] as const) {
       from.setNoDelay(true)
-      from.on('data', (chunk) => this.#later(() => to.writable && to.write(chunk)))
+      from.on('data', (chunk) => {
+        if (this.#swallowing && from === upstream) return
+        this.#later(() => to.writable && to.write(chunk))
+      })
       from.on('end', () => this.#later(() => to.end()))
       from.on('error', () => reset(to))
       from.on('close', () => {

@@ -92,6 +92,27 @@ test('a blackhole keeps connections open and silent, and lets nothing be lost', 
   await until(() => heard === 'lost?')
 })
 
+test('replies can be lost while requests arrive', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const proxy = await startProxy(redis)
+  t.teardown(() => proxy.stop())
+  const socket = connect(proxy.port, proxy.host)
+  socket.on('error', () => {})
+  await once(socket, 'connect')
+  t.equal(await roundTrip(socket, 'PING\r\n'), '+PONG\r\n')
+  let heard = ''
+  socket.on('data', (chunk: Buffer) => (heard += chunk.toString()))
+  proxy.loseReplies()
+  socket.write('INCR n\r\n')
+  await until(async () => (await redis.command('GET', 'n')) === '1', { message: 'it was carried out' })
+  const closed = new Promise((resolve) => socket.once('close', resolve))
+  proxy.cut()
+  await closed
+  await proxy.restore()
+  t.equal(heard, '')
+})
+
 test('a URL through the proxy leads to the same server', async (t) => {
   const redis = await startRedis({ password: 'secret' })
   t.teardown(() => redis.stop())

@@ -8,11 +8,13 @@ import { CLOSE, NOW, OPEN } from './fragments.js'
  * ARGV  idle ms, grace ms, alias text, new hash, expected revision or `-`, then field, value, … to replace
  *       all fields with (encrypted under the new id), or none to keep them
  * Reply {1, now} moved; {0} gone; {2, alias} somebody was faster; {3, [field, value, …]} written to meanwhile, and
- *       left as it is
+ *       left as it is. Where somebody is under the new id already, it is this very call, sent again by the client after
+ *       its reply was lost: ids are 192 random bits
  */
 const LUA = `
-${OPEN}
 ${NOW}
+if redis.call('HEXISTS', KEYS[2], '@') == 1 then return {1, now} end
+${OPEN}
 ${CLOSE}
 if ARGV[5] ~= '-' and ARGV[5] ~= revision then return {3, redis.call('HGETALL', KEYS[1])} end
 if #ARGV > 5 then
