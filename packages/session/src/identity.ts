@@ -250,13 +250,15 @@ export function createIdentity(parts: IdentityParts): SessionIdentity {
     end,
 
     async regenerate(state, keep) {
-      if (state.place && keep.some((key) => state.fields.has(key))) {
-        await move(state, (fields) => fields.only(keep))
+      const { fields } = state
+      if (state.place && keep.some((key) => fields.has(key))) {
+        await move(state, (present) => present.only(keep))
       } else {
-        const kept = state.place ? undefined : state.fields.only(keep)
+        const kept = state.place ? undefined : fields.only(keep)
         await end(state)
         if (kept) state.fields = kept
       }
+      fields.retire()
     },
 
     async renew(state, grace) {

@@ -73,6 +73,11 @@ export class SessionFields {
     return picked
   }
 
+  /** Another session's data is in its place: who still writes to the `data` of this one is to notice. */
+  retire(): void {
+    if (this.#whole) Object.freeze(this.#values)
+  }
+
   get(key: string): unknown {
     let value: unknown
     if (Object.hasOwn(this.#values, key)) value = this.#values[key]

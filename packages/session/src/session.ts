@@ -194,7 +194,8 @@ export class Session<Data extends object = SessionData> {
 
   /**
    * Ends the session and begins a new one without a user. Of the data only the values of `keep` are taken
-   * along; use {@link renew} for a new id and everything else as it was. Where it rejects, the session is still the
+   * along; use {@link renew} for a new id and everything else as it was. An object that `data` gave before is frozen: what
+   * is written to it would not be saved. Where it rejects, the session is still the
    * one it was, but for FLOTILLA_SESSION_ERR_NOT_DURABLE: then it has ended, and only a failover could bring it back.
    *
    * @throws FLOTILLA_SESSION_ERR_TOO_LARGE, FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_NOT_DURABLE

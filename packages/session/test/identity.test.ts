@@ -115,6 +115,39 @@ test('regenerate keeps what is named and nothing else, not even the user', async
   t.equal(visitor.cookies.size, 0)
 })
 
+test('regenerate: the data that a handler had got before says so when it is written to', async (t) => {
+  const app = await buildApp({ url: redis.url })
+  app.post<{ Body: { how: string } }>('/captured', async ({ session, body }) => {
+    const data = session.data as Record<string, unknown>
+    const cart = session.data.cart!
+    if (body.how === 'keep') await session.regenerate(['cart'])
+    if (body.how === 'nothing') await session.regenerate()
+    if (body.how === 'login') await session.login('ada')
+    const read = data['count']
+    cart.items.push('pen')
+    let written = 'kept'
+    try {
+      data['late'] = 1
+    } catch (error) {
+      written = (error as Error).name
+    }
+    return { read, written, data: session.data }
+  })
+  const { browser } = await serve(t, app)
+  const rest = { cart: { items: ['book', 'pen'] } }
+  for (const [how, written, left] of [
+    ['keep', 'TypeError', rest],
+    ['nothing', 'TypeError', {}],
+    ['login', 'kept', { ...rest, count: 1, late: 1 }]
+  ] as const) {
+    const visitor = browser()
+    await visitor.post('/login', { userId: 'ada' })
+    await visitor.post('/set', { cart: { items: ['book'] }, count: 1 })
+    t.same((await visitor.post('/captured', { how })).body, { read: 1, written, data: left }, how)
+    t.same((await visitor.get('/data')).body, left, how)
+  }
+})
+
 test('renew changes the id at once and keeps everything, the reference too', async (t) => {
   for (const encrypt of [false, true]) {
     const { browser } = await serve(t, { url: redis.url, session: { encrypt, prefix: `renew-${encrypt}:` } })
