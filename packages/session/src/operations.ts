@@ -13,12 +13,13 @@ class Operation<T> extends Promise<T> {
     (error: unknown) => ({ error })
   )
 
+  // oxlint-disable-next-line unicorn/no-thenable -- it is a promise
   override then<Value = T, Reason = never>(
-    ...handlers: Parameters<typeof Promise.prototype.then<Value, Reason>>
-  ): Promise<Value | Reason>
-  override then(...handlers: Parameters<Promise<T>['then']>): Promise<unknown> {
+    fulfilled?: ((value: T) => Value | PromiseLike<Value>) | null,
+    rejected?: ((reason: unknown) => Reason | PromiseLike<Reason>) | null
+  ): Promise<Value | Reason> {
     this.awaited = true
-    return super.then(...handlers)
+    return super.then(fulfilled, rejected)
   }
 }
 

@@ -363,7 +363,7 @@ test('a renewal whose reply was lost and that the client sent again is the one t
       const before = await liveKey(prefix)
       beforeScript(app, [renewAnonymous.sha, renewOwned.sha], () => proxy.loseReplies())
       const renewing = visitor.post('/renew')
-      await until(async () => (await redis.command('EXISTS', before!)) === 0, {
+      await until(async () => !(await isLive(before)), {
         message: 'it was carried out'
       })
       proxy.cut()
