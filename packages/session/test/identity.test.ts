@@ -359,6 +359,8 @@ test('a renewal whose reply was lost and that the client sent again is the one t
       const visitor = browser()
       await visitor.post('/set', { count: 1 })
       if (userId !== undefined) await visitor.post('/login', { userId })
+      // From now on the server knows the script: a lost NOSCRIPT would be another story.
+      await visitor.post('/renew')
       const old = visitor.clone()
       const before = await liveKey(prefix)
       beforeScript(app, [renewAnonymous.sha, renewOwned.sha], () => proxy.loseReplies())
@@ -390,6 +392,8 @@ test('a login whose end of the session before was carried out and sent again kee
     const { browser } = await serve(t, app)
     const visitor = browser()
     await visitor.post('/set', { count: 1 })
+    // From now on the server knows the script.
+    await visitor.post('/regenerate', { keep: ['count'] })
     const old = visitor.clone()
     const before = await liveKey(prefix)
     beforeScript(app, [takeAnonymous.sha], () => proxy.loseReplies())

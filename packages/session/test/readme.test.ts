@@ -1,5 +1,6 @@
 import { execFile } from 'node:child_process'
 import { readFile, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { flotillaRedis } from '@flotilla/redis'
@@ -33,7 +34,7 @@ test('every example compiles, strictly, and does what it says', async (t) => {
   const file = new URL(`.readme-${process.pid}.ts`, import.meta.url)
   await writeFile(file, program)
   t.teardown(() => rm(file, { force: true }))
-  const tsc = fileURLToPath(new URL('../../../node_modules/.bin/tsc', import.meta.url))
+  const tsc = join(fileURLToPath(new URL('../../..', import.meta.url)), 'node_modules', '.bin', 'tsc')
   const options =
     '--noEmit --ignoreConfig --strict --exactOptionalPropertyTypes --skipLibCheck --module nodenext --target es2023 --types node'
   const compiled = await start(tsc, [...options.split(' '), fileURLToPath(file)], {
