@@ -5,7 +5,13 @@ import { MessageFrame } from './message-frame.js'
 import { compareOffsets, START } from './position.js'
 import type { GapReason, Position } from './protocol.js'
 
-type HistoryReply = [epoch: Buffer, last: Buffer, from: Buffer, entries: [id: Buffer, fields: Buffer[]][]]
+type HistoryReply = [
+  epoch: Buffer,
+  last: Buffer,
+  from: Buffer,
+  entries: [id: Buffer, fields: Buffer[]][],
+  more: number
+]
 
 const historyScript = defineScript<HistoryReply>({ name: 'ws-history', keys: 2, lua: historyLua })
 
@@ -22,8 +28,11 @@ export interface HistoryPage {
   readonly complete: boolean
 }
 
-/** Messages of one page: as many as a socket may take at once. */
-const PAGE = 200
+/**
+ * One page: about as much as a socket takes at once. Counted in bytes as well, since many long messages would take Redis and the
+ * network longer than a command may, each time anew.
+ */
+const PAGE = { messages: 200, bytes: 262_144 }
 
 /** Channels asked about in one pipeline. */
 const PIPELINE = 256
@@ -63,7 +72,7 @@ export class HistoryReader {
     const id = `${channel} ${since.epoch} ${since.offset}`
     const running = this.#reads.get(id)
     if (running) return running
-    const read = this.#run(channel, since, PAGE)
+    const read = this.#run(channel, since, PAGE.messages)
       .then((reply) => toPage(since, reply))
       .finally(() => this.#reads.delete(id))
     this.#reads.set(id, read)
@@ -106,17 +115,18 @@ export class HistoryReader {
     return historyScript.runBuffer<HistoryReply>(this.client, this.#keysOf(channel), [
       since.epoch,
       since.offset,
-      count
+      count,
+      PAGE.bytes
     ])
   }
 }
 
-function toPage(since: Position, [epoch, last, read, entries]: HistoryReply): HistoryPage {
+function toPage(since: Position, [epoch, last, read, entries, more]: HistoryReply): HistoryPage {
   const end = { epoch: epoch.toString(), offset: last.toString() }
   const readFrom = read.toString()
   const messages = entries.map(([id, fields]) => toMessage(id, fields))
   const first = messages[0]
-  const complete = messages.length < PAGE
+  const complete = more === 0
   const page = (from: Position, gap?: GapReason): HistoryPage => ({ end, from, gap, messages, complete })
 
   // The position just before the first message that is left; with none left, the end.

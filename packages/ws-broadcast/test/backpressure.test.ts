@@ -100,6 +100,26 @@ test('resync: memory stays bounded, the others feel nothing, and nothing is miss
   await until(() => numbers(stalled).at(-1) === last + 1, { message: 'live again' })
 })
 
+test('resync: what a slow client catches up on is read from Redis about once, however long its messages', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const server = await startTestApp(t, redis.url, {
+    channels: { feed: { history: { size: 1000 } } }
+  })
+  const long = 'x'.repeat(60_000)
+  for (let n = 0; n < 250; n += 10) {
+    await Promise.all(Array.from({ length: 10 }, () => server.app.broadcast.publish('feed', long)))
+  }
+  const sent = async (): Promise<number> =>
+    Number(/total_net_output_bytes:(\d+)/.exec((await redis.command('INFO', 'stats')) as string)![1])
+  const before = await sent()
+  const client = await RawClient.open(t, server.ws)
+  await client.subscribe('feed', { epoch: '', offset: '0-0' })
+  await client.count(250)
+  const times = ((await sent()) - before) / (250 * 60_000)
+  t.ok(times < 1.5, `${times} times`)
+})
+
 test('drop: skips what does not fit, then says so', async (t) => {
   const server = await setUp(t, 'drop')
   const client = await RawClient.open(t, server.ws)

@@ -3,12 +3,15 @@
  *
  * KEYS[1] meta hash  KEYS[2] history stream
  * ARGV[1] the reader's epoch  ARGV[2] its offset  ARGV[3] most entries to return; 0 for the position alone
- * Reply: { epoch, last offset, offset read from or '' where the epoch is unknown, entries as XRANGE gives them }
+ * ARGV[4] bytes of messages that end the page
+ * Reply: { epoch, last offset, offset read from or '' where the epoch is unknown, entries as XRANGE gives them, 1 where more may follow }
  *
  * A reader of an earlier epoch reads from where that epoch ended in this log, if it had read further: all
  * that follows was written after the fork, so it has seen none of it.
  */
 export const historyLua = `
+-- Read at a time: of messages that are long not many more than the page has room for.
+local STEP = 10
 local function after(a, b)
   local ams, aseq = string.match(a, '^(%d+)-(%d+)$')
   local bms, bseq = string.match(b, '^(%d+)-(%d+)$')
@@ -28,7 +31,18 @@ elseif ARGV[1] ~= epoch then
   end
   if not found then from = '' elseif after(from, found) then from = found end
 end
-if ARGV[3] == '0' then return { epoch, last, from, {} } end
+if ARGV[3] == '0' then return { epoch, last, from, {}, 0 } end
 local start = from == '' and '-' or '(' .. from
-return { epoch, last, from, redis.call('XRANGE', KEYS[2], start, '+', 'COUNT', ARGV[3]) }
+local entries, most, bytes, room = {}, tonumber(ARGV[3]), 0, tonumber(ARGV[4])
+while #entries < most do
+  local part = redis.call('XRANGE', KEYS[2], start, '+', 'COUNT', STEP)
+  for _, entry in ipairs(part) do
+    entries[#entries + 1] = entry
+    bytes = bytes + string.len(entry[2][2])
+    if bytes >= room then return { epoch, last, from, entries, 1 } end
+  end
+  if #part < STEP then return { epoch, last, from, entries, 0 } end
+  start = '(' .. part[#part][1]
+end
+return { epoch, last, from, entries, 1 }
 `
