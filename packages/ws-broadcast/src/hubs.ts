@@ -7,6 +7,8 @@ import { Hub } from './hub.js'
 
 /** Channels repaired at the same time after a gap. */
 const REPAIRS = 64
+/** How long the last messages of a channel are kept for clients that come back, at least, in milliseconds. */
+const RECENT = 30_000
 
 interface Entry {
   readonly hub: Hub
@@ -24,6 +26,7 @@ export class Hubs {
   readonly #idle = new Map<Hub, number>()
   readonly #stopGap: () => void
   readonly #sweeper: NodeJS.Timeout
+  readonly #ager: NodeJS.Timeout
   readonly #sharded: boolean
   #closed = false
 
@@ -32,7 +35,8 @@ export class Hubs {
     private readonly subscriber: Subscriber,
     private readonly keys: ChannelKeys,
     private readonly reader: HistoryReader,
-    private readonly linger: number
+    private readonly linger: number,
+    recent = RECENT
   ) {
     this.#sharded = isCluster(client)
     this.#stopGap = subscriber.onGap((gap) => {
@@ -41,6 +45,10 @@ export class Hubs {
     })
     this.#sweeper = setInterval(() => this.#sweep(), Math.max(50, Math.min(1000, linger / 2)))
     this.#sweeper.unref()
+    this.#ager = setInterval(() => {
+      for (const { hub } of this.#entries.values()) hub.recent.age()
+    }, recent)
+    this.#ager.unref()
   }
 
   get size(): number {
@@ -84,6 +92,7 @@ export class Hubs {
   close(): void {
     this.#closed = true
     clearInterval(this.#sweeper)
+    clearInterval(this.#ager)
     this.#stopGap()
     for (const entry of this.#entries.values()) this.#drop(entry)
     this.#entries.clear()

@@ -12,13 +12,21 @@ const MAX_BYTES = 262_144
 export class RecentMessages {
   #messages: MessageFrame[] = []
   #bytes = 0
+  /** How many of them were there at the last {@link age}. */
+  #aged = 0
 
   push(message: MessageFrame): void {
     this.#messages.push(message)
     this.#bytes += message.bytes.length
     while (this.#messages.length > MAX_MESSAGES || (this.#bytes > MAX_BYTES && this.#messages.length > 1)) {
-      this.#bytes -= this.#messages.shift()!.bytes.length
+      this.#shift()
     }
+  }
+
+  /** Lets go of what was there at the last call: of the many channels that are quiet for long, each would keep all it has room for. */
+  age(): void {
+    while (this.#aged > 0) this.#shift()
+    this.#aged = this.#messages.length
   }
 
   /** Puts messages before the ones held, if they lead up to them. */
@@ -39,11 +47,17 @@ export class RecentMessages {
     for (let index = messages.length - 1; index >= 0; index -= 1) {
       if (samePosition(messages[index]!, position)) return messages.slice(index + 1)
     }
-    return undefined
+    return messages[0] && samePosition(messages[0].before, position) ? [...messages] : undefined
   }
 
   clear(): void {
     this.#messages = []
     this.#bytes = 0
+    this.#aged = 0
+  }
+
+  #shift(): void {
+    this.#bytes -= this.#messages.shift()!.bytes.length
+    if (this.#aged > 0) this.#aged -= 1
   }
 }

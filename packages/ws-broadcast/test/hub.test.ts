@@ -1,4 +1,6 @@
+import { flotillaRedis, resolveSubscriber } from '@flotilla/redis'
 import { listen, startRedis, until } from '@flotilla/testbed'
+import Fastify from 'fastify'
 import { test, type Test } from 'tap'
 import { ChannelKeys } from '../src/channel-keys.js'
 import { HistoryReader, type HistoryPage } from '../src/history.js'
@@ -6,7 +8,10 @@ import { Hub } from '../src/hub.js'
 import { Connection } from '../src/connection.js'
 import { Outbox, type Batch } from '../src/outbox.js'
 import { Subscription } from '../src/subscription.js'
-import type { MessageFrame } from '../src/message-frame.js'
+import { Hubs } from '../src/hubs.js'
+import { MessageFrame } from '../src/message-frame.js'
+import { samePosition } from '../src/position.js'
+import { RecentMessages } from '../src/recent-messages.js'
 import type { Position } from '../src/protocol.js'
 import { createPublisher, type Publisher } from '../src/publisher.js'
 
@@ -22,6 +27,15 @@ interface Bench {
   hold(): () => void
   /** Happens once, between Redis's answer to the next read and its arrival. */
   afterRead: (() => Promise<void>) | undefined
+}
+
+const RULE = {
+  pattern: 'news',
+  history: { size: 5000, ttl: 600_000 },
+  presence: undefined,
+  clientPublish: false,
+  backpressure: 'resync' as const,
+  durable: false
 }
 
 /** A hub on a real Redis, with `meanwhile` happening between its two first steps: subscribed, and told where the log ends. */
@@ -51,15 +65,7 @@ async function setUp(
       return page
     }
   }
-  const rule = {
-    pattern: 'news',
-    history: { size: 5000, ttl: 600_000 },
-    presence: undefined,
-    clientPublish: false,
-    backpressure: 'resync' as const,
-    durable: false
-  }
-  const hub = new Hub('news', rule, new Slow(redis.client(), keys))
+  const hub = new Hub('news', RULE, new Slow(redis.client(), keys))
   t.teardown(() => hub.close())
   let held: Buffer[] | undefined
   const bench: Bench = {
@@ -182,4 +188,67 @@ test('a client that resumes ahead of its instance misses nothing that arrives wh
     written.map((body) => (JSON.parse(body.toString()) as { data: unknown }).data),
     ['new']
   )
+})
+
+test('a channel keeps its last messages for a while, and not for as long as it has members', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(flotillaRedis, { client: redis.client() })
+  const keys = new ChannelKeys('flotilla:ws:', '')
+  const reader = new HistoryReader(app.redis, keys)
+  const hubs = new Hubs(app.redis, resolveSubscriber(app, app.redis), keys, reader, 5000, 50)
+  t.teardown(() => hubs.close())
+  const hub = await hubs.join('news', RULE)
+  const publisher = createPublisher({
+    redis: redis.client(),
+    channels: { news: { history: { size: 5000 } } }
+  })
+  t.teardown(() => publisher.close())
+  const positions: Position[] = []
+  for (let n = 0; n < 3; n += 1) {
+    const { epoch, offset } = await publisher.publish('news', n)
+    positions.push({ epoch: epoch!, offset: offset! })
+  }
+  await until(() => samePosition(hub.position, positions[2]!))
+  t.ok(hub.recent.after(positions[2]!), 'what has just come is there')
+  await until(() => !hub.recent.after(positions[2]!), { message: 'it is let go of' })
+  await publisher.publish('news', 3)
+  await until(() => hub.recent.after(positions[2]!)?.length === 1, {
+    message: 'the next one follows where it ended'
+  })
+  t.equal(hub.recent.after(positions[1]!), undefined)
+})
+
+test('of the last messages those that were there at two looks are let go of, in whatever way they came', (t) => {
+  const recent = new RecentMessages()
+  const message = (n: number): MessageFrame =>
+    new MessageFrame({
+      kind: 'm',
+      epoch: 'e',
+      offset: `${n}-0`,
+      previous: `${n - 1}-0`,
+      conflateKey: '',
+      body: Buffer.from('x'.repeat(n === 400 ? 300_000 : 1000))
+    })
+  const after = (n: number): string[] | undefined =>
+    recent.after({ epoch: 'e', offset: `${n}-0` })?.map(({ offset }) => offset)
+  for (let n = 10; n < 300; n += 1) recent.push(message(n))
+  recent.age()
+  recent.push(message(300))
+  recent.push(message(301))
+  recent.age()
+  t.same([after(298), after(299), after(300), after(301)], [undefined, ['300-0', '301-0'], ['301-0'], []])
+  recent.prepend([message(298), message(299)], message(301))
+  recent.age()
+  t.same(after(297)?.length, 4)
+  // One that is too long for the others to stay.
+  recent.push(message(302))
+  recent.push(message(400))
+  recent.age()
+  t.same([after(399), after(302)], [['400-0'], undefined])
+  recent.age()
+  t.same(after(399), undefined)
+  t.end()
 })
