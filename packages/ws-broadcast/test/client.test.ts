@@ -6,7 +6,7 @@ import { startProxy, startRedis, until } from '@flotilla/testbed'
 import { build } from 'esbuild'
 import { test, type Test } from 'tap'
 import { WebSocket, WebSocketServer } from 'ws'
-import { connect, type BroadcastClient, type ClientOptions } from '../src/client/index.js'
+import { connect, type BroadcastClient, type ClientOptions, type MessageEvent } from '../src/client/index.js'
 import type { ClientFrame, ServerFrame } from '../src/protocol.js'
 import { RawClient, startTestApp } from './app.js'
 
@@ -25,6 +25,11 @@ function newGate(): { opened: Promise<void>; open: () => void } {
     open = resolve
   })
   return { opened, open }
+}
+
+/** What keeps this process alive, of its timers. `until` has none while its condition is asked. */
+function timers(): number {
+  return process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length
 }
 
 /** One connection of a client, as a scripted server has it. */
@@ -488,6 +493,66 @@ test('the client', async (parent) => {
     }
   )
 
+  await parent.test(
+    'who subscribes after another has the channel, and keeps it when the other ends',
+    async (t) => {
+      const client = open(t, url)
+      const seen: string[] = []
+      const note = (who: string) => (message: MessageEvent<number>) => seen.push(`${who} ${message.data}`)
+      const first = client.subscribe('load:page', note('first'))
+      const second = client.subscribe('load:page', note('second'))
+      await Promise.all([first.ready, second.ready])
+      await server.app.broadcast.publish('load:page', 1)
+      await until(() => seen.length === 1)
+      first.unsubscribe()
+      const { offset, epoch } = await server.app.broadcast.publish('load:page', 2)
+      await until(() => seen.length === 2)
+      await server.app.broadcast.publish('load:page', 3)
+      await until(() => seen.length === 3)
+      const third = client.subscribe('load:page', note('third'), {
+        since: { offset: offset!, epoch: epoch! }
+      })
+      await third.ready
+      await until(() => seen.length === 4)
+      second.unsubscribe()
+      await server.app.broadcast.publish('load:page', 4)
+      await until(() => seen.length === 5)
+      t.same(seen, ['second 1', 'second 2', 'second 3', 'third 3', 'third 4'])
+
+      // As a component does that is mounted twice.
+      const once = client.subscribe('load:strict', note('once'))
+      once.unsubscribe()
+      const twice = client.subscribe('load:strict', note('twice'))
+      await t.rejects(once.ready, { code: 'unsubscribed' })
+      await twice.ready
+      once.unsubscribe()
+      await server.app.broadcast.publish('load:strict', 1)
+      await until(() => seen.length === 6)
+      t.equal(seen[5], 'twice 1')
+      third.unsubscribe()
+      const replaced = client.subscribe('load:page', note('replaced'))
+      const since = { epoch: '', offset: '0-0' }
+      await client.subscribe('load:page', note('last'), { since }).ready
+      await t.rejects(replaced.ready, { code: 'unsubscribed' })
+      await until(() => seen.length === 10)
+      t.same(seen.slice(6), ['last 1', 'last 2', 'last 3', 'last 4'])
+    }
+  )
+
+  await parent.test('a listener given twice counts twice, and each end is its own', async (t) => {
+    const client = open(t, url)
+    const states: string[] = []
+    const listener = ({ state }: { state: string }): unknown => states.push(state)
+    const end = client.on('state', listener)
+    client.on('state', listener)
+    await until(() => states.length > 0)
+    t.same(states, ['open', 'open'])
+    end()
+    end()
+    client.close()
+    t.same(states, ['open', 'open', 'closed'])
+  })
+
   await parent.test('data that is no JSON is refused before anything is sent', async (t) => {
     const client = open(t, url)
     // Asked before the connection is open: what waits for it must not break it.
@@ -521,6 +586,29 @@ test('the client', async (parent) => {
     await until(() => client.state === 'connecting')
     t.match(states.at(-1), { state: 'connecting', code: 1012 })
   })
+})
+
+test('a closed client keeps nothing alive, whatever it was waiting for', async (t) => {
+  const script = await startScript(t, (peer, frame) => {
+    if (frame.type !== 'subscribe') return
+    const { channel } = frame
+    peer.send({ type: 'error', id: frame.id!, channel, code: 'unavailable', message: 'try again' })
+  })
+  const before = timers()
+  const client = open(t, script.url, { reconnect: { min: 60_000 } })
+  const gone = client.subscribe('gone')
+  client.subscribe('news')
+  client.subscribe('last')
+  void client.publish('news', 1).catch(() => undefined)
+  await until(() => timers() === before + 5, {
+    message: 'three subscribes, a publish and the connection are waited for'
+  })
+  gone.unsubscribe()
+  t.equal(timers(), before + 4)
+  client.close()
+  // That of `ws` for the answer to its close ends by itself.
+  await until(() => timers() === before, { message: 'nothing is waited for any more' })
+  t.equal(client.state, 'closed')
 })
 
 test('a browser bundle of the client stays under 4 kB gzipped', async (t) => {

@@ -12,8 +12,12 @@ export class Channel {
   /** That subscribe has been confirmed. What comes on the channel before was for an earlier subscription, and comes again. */
   live = false
   handler: ((message: MessageEvent<never>) => void) | undefined
+  /** Until it asks again. */
+  retry: ReturnType<typeof setTimeout> | undefined
+  /** What the last `subscribe` of it returned: an earlier one's end is not its end. */
+  holder: object | undefined
   readonly ready: Promise<void>
-  refuse!: (error: Error) => void
+  #refuse!: (error: Error) => void
   #confirm!: () => void
   /** Of the last messages that had one, with their epoch and time of publishing. */
   readonly #keys = new Map<string, { epoch: string | undefined; at: number }>()
@@ -21,7 +25,7 @@ export class Channel {
   constructor(public position: Position | undefined) {
     this.ready = new Promise<void>((resolve, reject) => {
       this.#confirm = resolve
-      this.refuse = reject
+      this.#refuse = reject
     })
     // Awaiting `ready` is up to the caller; the `error` event tells as well.
     this.ready.catch(() => undefined)
@@ -32,6 +36,12 @@ export class Channel {
     this.position = { epoch, offset }
     this.live = true
     this.#confirm()
+  }
+
+  /** Nobody is in it any more. Where it has not been confirmed, `ready` tells why. */
+  end(error: Error): void {
+    clearTimeout(this.retry)
+    this.#refuse(error)
   }
 
   /**

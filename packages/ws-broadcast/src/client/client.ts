@@ -114,7 +114,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
     clearTimeout(watchdog)
     const error = closedError(code)
     calls.rejectAll(error)
-    for (const channel of channels.values()) channel.refuse(error)
+    for (const channel of channels.values()) channel.end(error)
     channels.clear()
   }
 
@@ -182,14 +182,14 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
       const [name, channel] = asked
       if (frame.code === 'unavailable') {
         // The server could not reach Redis just now.
-        setTimeout(
+        channel.retry = setTimeout(
           () => channels.get(name) === channel && channel.asked === frame.id && ask(name, channel),
           min + Math.random() * min
         )
         return
       }
       channels.delete(name)
-      channel.refuse(error)
+      channel.end(error)
     }
     emit('error', error)
   }
@@ -213,10 +213,14 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
       { since }: SubscribeOptions = {}
     ): Subscription {
       let channel = channels.get(name)
-      if (!channel) {
+      // Elsewhere in the log: a subscription of its own, in the place of the one before.
+      if (!channel || since) {
+        channel?.end(
+          new BroadcastError('unsubscribed', 'Another subscription has taken the place of this one')
+        )
         channel = new Channel(since)
         if (state === 'closed') {
-          channel.refuse(closedError())
+          channel.end(closedError())
         } else {
           channels.set(name, channel)
           ask(name, channel)
@@ -224,19 +228,21 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
       }
       const mine = channel
       mine.handler = onMessageOf
-      return {
+      const subscription: Subscription = {
         channel: name,
         get position() {
           return mine.position
         },
         ready: mine.ready,
         unsubscribe() {
-          if (channels.get(name) !== mine) return
+          if (channels.get(name) !== mine || mine.holder !== subscription) return
           channels.delete(name)
-          mine.refuse(new BroadcastError('unsubscribed', 'Unsubscribed before the server confirmed it'))
+          mine.end(new BroadcastError('unsubscribed', 'Unsubscribed before the server confirmed it'))
           send({ type: 'unsubscribe', channel: name })
         }
       }
+      mine.holder = subscription
+      return subscription
     },
     async publish(channel, data, { idempotencyKey: key = randomKey() } = {}): Promise<PublishAck> {
       const { offset, epoch } = (await call({ type: 'publish', channel, data, key })) as PublishAck
@@ -249,8 +255,10 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
     on(event, listener) {
       const set = listeners.get(event) ?? new Set()
       listeners.set(event, set)
-      set.add(listener)
-      return () => set.delete(listener)
+      // Given twice it counts twice.
+      const own = (value: never): void => listener(value)
+      set.add(own)
+      return () => set.delete(own)
     },
     close() {
       const current = socket

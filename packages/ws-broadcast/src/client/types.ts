@@ -95,7 +95,7 @@ export interface Subscription {
   readonly position: Position | undefined
   /** Resolves once the server has confirmed the subscription; rejects with a `BroadcastError` where that cannot come. */
   readonly ready: Promise<void>
-  /** Ends it; nothing more is delivered. */
+  /** Ends it, unless a later `subscribe` to the channel has taken its place; nothing more is delivered. */
   unsubscribe(): void
 }
 
@@ -118,7 +118,10 @@ export interface BroadcastClient {
   readonly state: ClientState
   /** This connection's id, as presence shows it. */
   readonly connection: string | undefined
-  /** One subscription a channel: a second call replaces the handler. Survives reconnects. Of a closed client `ready` rejects. */
+  /**
+   * One subscription a channel: a later call takes the place of the one before, whose handler gets nothing more and whose
+   * `unsubscribe` does nothing any more; with `since` it begins there. Survives reconnects. Of a closed client `ready` rejects.
+   */
   subscribe<Data = unknown>(
     channel: string,
     onMessage?: (message: MessageEvent<Data>) => void,
