@@ -11,7 +11,7 @@ import {
   FLOTILLA_WS_ERR_NO_PRESENCE
 } from './errors.js'
 import type { Hubs } from './hubs.js'
-import type { Identity } from './identity.js'
+import { readIdentity, type Identity } from './identity.js'
 import type { Presence } from './presence.js'
 import { CLOSE, type Member, type Position } from './protocol.js'
 import type { Publishing, PublishOptions, PublishResult } from './publishing.js'
@@ -22,7 +22,10 @@ import { limitPayload, releaseUpgrade, WsTransport } from './ws-transport.js'
 
 /** How a socket of the app's own joins. */
 export interface AttachOptions {
-  /** Subscribe to these at once; `authorize` is not asked whether it may, only whether it sees who is there. */
+  /**
+   * Subscribe to these at once, for an other end that only listens (that of `./client` subscribes itself); `authorize` is not
+   * asked whether it may, only whether it sees who is there.
+   */
   channels?: readonly string[]
   /** Whose connection it is. Default: the request's session. */
   identity?: Identity
@@ -90,7 +93,7 @@ export class Broadcast {
    * Sends data to every subscriber of a channel, on all instances. With history it resolves with the message's
    * position once Redis has stored it; without, once Redis has taken it.
    *
-   * @throws FLOTILLA_WS_ERR_UNKNOWN_CHANNEL, _CHANNEL_NAME, _NO_HISTORY, _UNSERIALISABLE, _TOO_LARGE,
+   * @throws FLOTILLA_WS_ERR_UNKNOWN_CHANNEL, _CHANNEL_NAME, _NO_HISTORY, _OPTION, _UNSERIALISABLE, _TOO_LARGE,
    * _PUBLISH, _NOT_DURABLE, _CLOSED
    */
   publish(channel: string, data: unknown, options?: PublishOptions): Promise<PublishResult> {
@@ -102,11 +105,11 @@ export class Broadcast {
    * the route checks about its request (origin, login) is the route's to check.
    *
    * @returns the connection's id
-   * @throws FLOTILLA_WS_ERR_ATTACHED
+   * @throws FLOTILLA_WS_ERR_ATTACHED, FLOTILLA_WS_ERR_OPTION
    */
   attach(socket: WebSocket, request: FastifyRequest, options: AttachOptions = {}): string {
     if ((socket as Attached)[kConnection]) throw new FLOTILLA_WS_ERR_ATTACHED()
-    const identity = options.identity ?? this.#parts.gate.identityOf(request)
+    const identity = readIdentity(options.identity) ?? this.#parts.gate.identityOf(request)
     releaseUpgrade(socket)
     limitPayload(socket, this.#parts.maxPayload)
     const connection = this.open(new WsTransport(socket), request, identity)
@@ -138,12 +141,13 @@ export class Broadcast {
   /**
    * Closes the connections that match, on all instances; here at once, elsewhere when the bus has told them.
    *
-   * @throws FLOTILLA_WS_ERR_CLOSE_CODE; TypeError for a filter that names nobody; the client's error when Redis is away
+   * @throws FLOTILLA_WS_ERR_CLOSE_CODE; TypeError for a filter that names nobody, or not by strings; the client's error when Redis is away
    */
   async disconnect(filter: ConnectionFilter, options: DisconnectOptions = {}): Promise<void> {
     const { userId, ref, connection } = filter
-    if (userId === undefined && ref === undefined && connection === undefined) {
-      throw new TypeError('disconnect() takes { userId }, { ref } or { connection }')
+    const given = [userId, ref, connection].filter((one) => one !== undefined)
+    if (given.length === 0 || given.some((one) => typeof one !== 'string')) {
+      throw new TypeError('disconnect() takes { userId }, { ref } or { connection }, each a string')
     }
     const { code = CLOSE.DISCONNECTED, reason = 'disconnected' } = options
     if (!isCloseCode(code)) throw new FLOTILLA_WS_ERR_CLOSE_CODE(String(code))

@@ -32,14 +32,14 @@ export interface ChannelRules {
 
 export function createChannelRules(rules: readonly ChannelRule[]): ChannelRules {
   const exact = new Map<string, ChannelRule>()
-  const patterns: { rule: ChannelRule; test: RegExp }[] = []
+  const patterns: { rule: ChannelRule; test: (channel: string) => boolean }[] = []
   for (const rule of rules) {
-    if (rule.pattern.includes('*')) patterns.push({ rule, test: patternToRegExp(rule.pattern) })
+    if (rule.pattern.includes('*')) patterns.push({ rule, test: createTest(rule.pattern) })
     else exact.set(rule.pattern, rule)
   }
   patterns.sort((a, b) => b.rule.pattern.length - a.rule.pattern.length)
   const find = (channel: string): ChannelRule | undefined =>
-    exact.get(channel) ?? patterns.find(({ test }) => test.test(channel))?.rule
+    exact.get(channel) ?? patterns.find(({ test }) => test(channel))?.rule
   return {
     find,
     get(channel) {
@@ -51,10 +51,24 @@ export function createChannelRules(rules: readonly ChannelRule[]): ChannelRules 
   }
 }
 
-/** `*` stands for one or more characters. Everything else is literal. */
-function patternToRegExp(pattern: string): RegExp {
-  const literal = pattern.split('*').map((part) => part.replaceAll(/[.+?^$()|[\]\\/-]/g, String.raw`\$&`))
-  return new RegExp(`^${literal.join('.+')}$`)
+/**
+ * `*` stands for one or more characters. Everything else is literal. Each part is looked for once, at its first place after the
+ * one before: clients choose the names, and a regular expression could be made to go back and forth in one for seconds.
+ */
+function createTest(pattern: string): (channel: string) => boolean {
+  const parts = pattern.split('*')
+  const first = parts.shift()!
+  const last = parts.pop()!
+  return (channel) => {
+    if (!channel.startsWith(first)) return false
+    let end = first.length
+    for (const part of parts) {
+      const at = channel.indexOf(part, end + 1)
+      if (at === -1) return false
+      end = at + part.length
+    }
+    return channel.length - last.length > end && channel.endsWith(last)
+  }
 }
 
 function show(value: unknown): string {

@@ -200,8 +200,8 @@ export class Commands {
       return this.#parts.publishing.publish(
         channel,
         data,
-        // Keys are the user's own: another user cannot suppress messages by guessing them.
-        key === undefined ? {} : { idempotencyKey: `${connection.identity.userId ?? ''}:${key}` }
+        // Keys are the user's own: no other user, whatever its name, can suppress messages by guessing them.
+        key === undefined ? {} : { idempotencyKey: JSON.stringify([connection.identity.userId ?? '', key]) }
       )
     })
     // Without an id nobody waits for the answer.
@@ -224,6 +224,8 @@ export class Commands {
     const before = this.#lists.get(connection)
     const list = async (): Promise<Member[]> => {
       await before
+      // Who has asked to subscribe finds itself in it.
+      await this.#subscriptions.settled(connection, channel)
       await connection.drained()
       return connection.open ? this.#parts.presence.list(channel) : []
     }

@@ -1,4 +1,5 @@
 import type { FastifyRequest } from 'fastify'
+import { FLOTILLA_WS_ERR_OPTION } from './errors.js'
 
 /** Who a connection belongs to. */
 export interface Identity {
@@ -19,4 +20,22 @@ export function sessionIdentity(request: FastifyRequest): Identity {
     ...(typeof session?.userId === 'string' && { userId: session.userId }),
     ...(typeof session?.ref === 'string' && { ref: session.ref })
   }
+}
+
+/**
+ * What the app says who somebody is. In JavaScript that may be anything: what is no object lets nobody in, and an id
+ * that is no string would be found by no `disconnect` and no revocation.
+ *
+ * @throws FLOTILLA_WS_ERR_OPTION
+ */
+export function readIdentity(answer: unknown): Identity | null {
+  if (typeof answer !== 'object' || answer === null) return null
+  for (const name of ['userId', 'ref'] as const) {
+    const value = (answer as Record<string, unknown>)[name]
+    if (value === undefined || typeof value === 'string') continue
+    throw new FLOTILLA_WS_ERR_OPTION(
+      `@flotilla/ws-broadcast: the ${name} of an identity must be a string, got ${value === null ? 'null' : typeof value}`
+    )
+  }
+  return answer
 }

@@ -17,13 +17,13 @@ export type ChannelAction = 'subscribe' | 'publish' | 'presence'
 export interface ChannelOptions {
   /** Messages kept for resume: at least `size`, for `ttl` after the last one. `false`: none, deliver at most once. Default `false`. */
   history?: { size?: number; ttl?: Duration } | false
-  /** Keep who is subscribed. A function returns what the others see as `info`. Default `false`. */
+  /** Keep who is subscribed. A function returns what the others see as `info`, as JSON has it. Default `false`. */
   presence?: boolean | ((request: FastifyRequest) => unknown)
   /** Who may publish: the server alone, or clients too (after `authorize`). Default `'server'`. */
   publish?: 'server' | 'client'
   /**
    * What happens to a socket over `highWaterMark`. `resync` (default with history): catch up from history once drained;
-   * `drop`: skip, then say `gap`; `conflate`: keep the latest message per `conflateKey`; `disconnect` (default without history).
+   * `drop`: skip, then say `gap`; `conflate`: keep the latest message per `conflateKey`, and of those without one; `disconnect` (default without history).
    */
   backpressure?: BackpressurePolicy
   /** Acknowledge a publish only when a replica has it; with history alone. Default `false`. */
@@ -42,7 +42,7 @@ export interface BroadcastOptions {
   redis?: string | RedisClient
   /** Prefix of every key and pub/sub channel. Default `'flotilla:ws:'`. */
   keyPrefix?: string
-  /** Who connects, from the upgrade request; throw or return `null` to refuse with 401. Default: the session, if there is one. */
+  /** Who connects, from the upgrade request; throw or return `null` (anything that is no object) to refuse with 401. Default: the session, if there is one. */
   authenticate?: (request: FastifyRequest) => Identity | null | Promise<Identity | null>
   /** Whether this request's connection may do this. Default: yes to what the channel's rule allows. */
   authorize?: (request: FastifyRequest, channel: string, action: ChannelAction) => boolean | Promise<boolean>
@@ -110,6 +110,8 @@ export const NO_INFO = (): undefined => undefined
 /** @throws FLOTILLA_WS_ERR_OPTION naming the option, before anything is opened */
 export function readOptions(input: unknown): BroadcastConfig {
   const read = optionReader(PLUGIN, input, FLOTILLA_WS_ERR_OPTION)
+  // Fastify applies it to plugins with a scope of their own alone: here it would change nothing.
+  if (read.has('prefix')) read.fail('prefix', "left out; put it into 'path' and 'ssePath'")
   const maxChannels = read.integer('maxChannels', { default: 100, min: 1 })
   const config: BroadcastConfig = {
     rules: readRules(read),

@@ -6,14 +6,19 @@ import type { ChannelRule, ChannelRules } from './channel-rules.js'
 import { publishChannel } from './diagnostics.js'
 import { DurableLanes } from './durable-lanes.js'
 import { encodeConflateKey, plainEnvelope } from './envelope.js'
-import { FLOTILLA_WS_ERR_CLOSED, FLOTILLA_WS_ERR_NO_HISTORY, FLOTILLA_WS_ERR_PUBLISH } from './errors.js'
+import {
+  FLOTILLA_WS_ERR_CLOSED,
+  FLOTILLA_WS_ERR_NO_HISTORY,
+  FLOTILLA_WS_ERR_OPTION,
+  FLOTILLA_WS_ERR_PUBLISH
+} from './errors.js'
 import { messageHead } from './message-body.js'
 import type { Position } from './protocol.js'
 import { publishOnceScript, publishScript, type PublishReply } from './publish-script.js'
 
 /** How one message is published. */
 export interface PublishOptions {
-  /** The same key publishes once, however often it is tried, for `idempotencyTtl`. */
+  /** Not empty. The same key publishes once, however often it is tried, for `idempotencyTtl`. */
   idempotencyKey?: string
   /** Carried to the clients as `token`, so that what they fetch next is at least as new. */
   consistency?: ConsistencyToken | undefined
@@ -58,6 +63,13 @@ export class Publishing {
     if (this.#closed) throw new FLOTILLA_WS_ERR_CLOSED()
     const rule = this.rules.get(channel)
     if (options.durable && !rule.history) throw new FLOTILLA_WS_ERR_NO_HISTORY(channel)
+    const { idempotencyKey: key } = options
+    // Messages whose keys came out empty would all be one, and the others lost without a word.
+    if (key !== undefined && (typeof key !== 'string' || key === '')) {
+      throw new FLOTILLA_WS_ERR_OPTION(
+        `The idempotencyKey of a publish to ${channel} must be a non-empty string`
+      )
+    }
     const head = messageHead(channel, data, options, this.settings.maxPayload)
     const startedAt = publishChannel.active ? performance.now() : 0
     const result = rule.history

@@ -46,7 +46,7 @@ export function addSseRoute(
     },
     async (request: FastifyRequest, reply: FastifyReply) => {
       const { channels: list, since } = request.query as { channels?: unknown; since?: unknown }
-      const channels = typeof list === 'string' ? list.split(',') : []
+      const channels = typeof list === 'string' ? [...new Set(list.split(','))] : []
       if (channels.length === 0 || channels.length > config.maxChannels || !channels.every(isChannelName)) {
         return reply
           .code(400)
@@ -73,10 +73,13 @@ export function addSseRoute(
         'cache-control': 'no-store, no-transform',
         'x-accel-buffering': 'no'
       })
-      const transport = new SseTransport(raw, new Map(positions))
+      // Each event names them anew: those of other channels are not carried along.
+      const own = [...positions].filter(([channel]) => channels.includes(channel))
+      const transport = new SseTransport(raw, new Map(own))
       const connection = broadcast.open(transport, request, gate.identityOf(request))
       raw.once('close', () => connection.ended(connection.closeCode || 1006))
       for (const channel of channels) {
+        if (!connection.open) break
         if (await broadcast.subscribe(connection, channel, positions.get(channel))) continue
         // It cannot ask again but by coming again, which it does by itself.
         connection.close(CLOSE.RESTART, 'could not subscribe')

@@ -38,7 +38,7 @@ interface Entry {
 /** Puts connections into channels and takes them out. */
 export class Subscriptions {
   /** Subscribes under way, so that a slow one does not undo what its client did meanwhile. */
-  readonly #joining = new WeakMap<Connection, Map<string, symbol>>()
+  readonly #joining = new WeakMap<Connection, Map<string, Promise<void>>>()
 
   constructor(private readonly parts: SubscriptionParts) {}
 
@@ -59,7 +59,7 @@ export class Subscriptions {
         presence(request),
         authorize ? authorize(request, channel, 'presence') : true
       ])
-      return { info, seesMembers }
+      return { info: toPlain(info), seesMembers }
     }
   }
 
@@ -68,26 +68,28 @@ export class Subscriptions {
    * over at its own `since`.
    */
   async add(connection: Connection, channel: string, rule: ChannelRule, entry: Entry): Promise<void> {
+    // Gone while the app was asked: Redis need not hear of it.
+    if (!connection.open) return
     const joining = this.#joiningOf(connection)
     const { maxChannels } = this.parts.config
     const known = connection.subscriptions.has(channel) || joining.has(channel)
     if (!known && connection.subscriptions.size + joining.size >= maxChannels) {
       throw new Refusal('too_many_channels', `At most ${maxChannels} channels a connection`)
     }
-    const turn = Symbol(channel)
-    joining.set(channel, turn)
     const current = (): boolean => connection.open && joining.get(channel) === turn
-    try {
-      const hub = await this.parts.hubs.join(channel, rule)
-      try {
-        if (current()) await this.#enter(connection, hub, entry, current)
-      } finally {
-        hub.joining -= 1
-        this.parts.hubs.left(hub)
-      }
-    } finally {
+    const turn = this.#join(connection, channel, rule, entry, current).finally(() => {
       if (joining.get(channel) === turn) joining.delete(channel)
-    }
+    })
+    joining.set(channel, turn)
+    await turn
+  }
+
+  /** Settles once no subscribe of the connection to the channel is under way. */
+  async settled(connection: Connection, channel: string): Promise<void> {
+    await this.#joining
+      .get(connection)
+      ?.get(channel)
+      ?.catch(() => undefined)
   }
 
   end(connection: Connection, channel: string): void {
@@ -102,6 +104,22 @@ export class Subscriptions {
     this.#joining.delete(connection)
     for (const subscription of connection.subscriptions.values()) this.#leave(subscription)
     connection.subscriptions.clear()
+  }
+
+  async #join(
+    connection: Connection,
+    channel: string,
+    rule: ChannelRule,
+    entry: Entry,
+    current: () => boolean
+  ): Promise<void> {
+    const hub = await this.parts.hubs.join(channel, rule)
+    try {
+      if (current()) await this.#enter(connection, hub, entry, current)
+    } finally {
+      hub.joining -= 1
+      this.parts.hubs.left(hub)
+    }
   }
 
   async #enter(
@@ -154,7 +172,7 @@ export class Subscriptions {
     })
   }
 
-  #joiningOf(connection: Connection): Map<string, symbol> {
+  #joiningOf(connection: Connection): Map<string, Promise<void>> {
     let joining = this.#joining.get(connection)
     if (!joining) {
       joining = new Map()
@@ -162,6 +180,12 @@ export class Subscriptions {
     }
     return joining
   }
+}
+
+/** As the others will see it. What has no JSON fails the subscribe here; kept, it would fail all that is written or told later. */
+function toPlain(info: unknown): unknown {
+  const json = JSON.stringify(info) as string | undefined
+  return json === undefined ? undefined : JSON.parse(json)
 }
 
 function toMember({ id, identity: { userId } }: Connection, info: unknown): Member {

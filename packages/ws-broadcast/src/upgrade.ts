@@ -7,7 +7,7 @@ import {
   FLOTILLA_WS_ERR_ORIGIN,
   FLOTILLA_WS_ERR_UNAUTHENTICATED
 } from './errors.js'
-import { sessionIdentity, type Identity } from './identity.js'
+import { readIdentity, sessionIdentity, type Identity } from './identity.js'
 import type { BroadcastConfig } from './options.js'
 import { isOriginAllowed } from './origin.js'
 import { hasGone } from './transport.js'
@@ -67,7 +67,7 @@ export class UpgradeGate {
   /** Asks again, for a connection that is open already; null when it is no longer good. */
   async identify(request: FastifyRequest): Promise<Identity | null> {
     const { authenticate } = this.config
-    return authenticate ? authenticate(request) : sessionIdentity(request)
+    return authenticate ? readIdentity(await authenticate(request)) : sessionIdentity(request)
   }
 
   /** Whose the connection of this request is. It is added at once, so that its place is not kept any longer. */

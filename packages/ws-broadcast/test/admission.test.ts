@@ -12,7 +12,7 @@ import { startRedis, until } from '@flotilla/testbed'
 import Fastify from 'fastify'
 import { test } from 'tap'
 import { WebSocket } from 'ws'
-import { flotillaBroadcast } from '../src/index.js'
+import { flotillaBroadcast, type Identity } from '../src/index.js'
 import { RawClient, refusal, startTestApp } from './app.js'
 
 test('who may come in', async (parent) => {
@@ -137,6 +137,28 @@ test('who may come in', async (parent) => {
     letIn!()
     t.equal(await answer, 503)
   })
+
+  await parent.test(
+    'nobody for whom authenticate answers no identity, whatever else it answers',
+    async (t) => {
+      for (const [answer, status] of [
+        [undefined, 401],
+        [false, 401],
+        ['ann', 401],
+        [null, 401],
+        [{ userId: 17 }, 500],
+        [{ ref: null }, 500],
+        [{ userId: undefined }, 101],
+        [{ userId: 'ann', id: 17 }, 101]
+      ] as const) {
+        const server = await startTestApp(t, redis.url, {
+          // As an app in JavaScript may.
+          authenticate: () => answer as Identity | null
+        })
+        t.equal(await refusal(server.ws), status, JSON.stringify(answer) ?? 'undefined')
+      }
+    }
+  )
 
   await parent.test('the last place is a reader’s of events as well', async (t) => {
     for (const options of [{}, { authorize: () => true }]) {

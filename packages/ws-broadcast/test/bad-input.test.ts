@@ -5,6 +5,7 @@ import websocket from '@fastify/websocket'
 import { startRedis, until } from '@flotilla/testbed'
 import { test } from 'tap'
 import { WebSocket } from 'ws'
+import type { PublishOptions } from '../src/index.js'
 import { encodeConflateKey } from '../src/envelope.js'
 import { RawClient, startTestApp } from './app.js'
 
@@ -194,6 +195,62 @@ test('bad frames', async (parent) => {
       await t.rejects(broadcast.publish('plain:1', 1, options), { code: 'FLOTILLA_WS_ERR_NO_HISTORY' })
     }
   })
+
+  await parent.test('idempotency keys: none is empty, and those of two users are two', async (t) => {
+    for (const idempotencyKey of ['', 17, null]) {
+      for (const channel of ['news', 'plain:1']) {
+        await t.rejects(server.app.broadcast.publish(channel, 1, { idempotencyKey } as PublishOptions), {
+          code: 'FLOTILLA_WS_ERR_OPTION',
+          message: /idempotencyKey/
+        })
+      }
+    }
+    const users = await startTestApp(t, redis.url, {
+      authenticate: (request) => ({ userId: (request.query as { user: string }).user })
+    })
+    for (const [user, key] of [
+      ['ann', 'b:1'],
+      ['ann:b', '1']
+    ] as const) {
+      const client = await RawClient.open(t, `${users.ws}?user=${user}`)
+      await client.subscribe('room:keys')
+      client.send({ type: 'publish', id: 1, channel: 'room:keys', data: user, key })
+      await client.next('published')
+      await client.count(1)
+      t.same(client.data(), [user])
+    }
+  })
+
+  await parent.test(
+    'a name that nearly fits a pattern in many ways takes no longer than another',
+    async (t) => {
+      const patterns = await startTestApp(t, redis.url, {
+        channels: { '*:*:*:*:*:*:*:end': {}, 'a*b': {}, 'c**': {}, 'd*': {} }
+      })
+      const client = await RawClient.open(t, patterns.ws)
+      const names = {
+        'a:b:c:d:e:f:g:end': 'subscribed',
+        [`${'x:'.repeat(90)}end`]: 'subscribed',
+        ':::::::end': 'error',
+        [':'.repeat(190)]: 'error',
+        axb: 'subscribed',
+        abxb: 'subscribed',
+        ab: 'error',
+        axbx: 'error',
+        cxx: 'subscribed',
+        cx: 'error',
+        dx: 'subscribed',
+        d: 'error'
+      }
+      for (const channel of Object.keys(names)) client.send({ type: 'subscribe', channel })
+      const answers = (): [string, string][] =>
+        client.frames.flatMap((frame) =>
+          frame.type === 'subscribed' || frame.type === 'error' ? [[frame.channel!, frame.type]] : []
+        )
+      await until(() => answers().length === Object.keys(names).length)
+      t.same(Object.fromEntries(answers()), names)
+    }
+  )
 
   await parent.test('conflate keys: any string is one, and stays one of its own', (t) => {
     t.equal(encodeConflateKey(undefined), '')

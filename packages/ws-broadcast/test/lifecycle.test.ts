@@ -6,7 +6,7 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import { test } from 'tap'
 import { WebSocket } from 'ws'
 import { createPublisher } from '../src/publisher.js'
-import { flotillaBroadcast } from '../src/index.js'
+import { flotillaBroadcast, type ConnectionFilter } from '../src/index.js'
 import { RawClient, refusal, startTestApp } from './app.js'
 
 /** A session as another plugin would leave it on the request. */
@@ -231,6 +231,9 @@ test('life of connections', async (parent) => {
     const server = await startTestApp(t, redis.url, { path: false }, async (app) => {
       await app.register(websocket)
       app.get('/own', { websocket: true }, (socket, request) => {
+        t.throws(() => app.broadcast.attach(socket, request, { identity: { userId: 17 } as never }), {
+          code: 'FLOTILLA_WS_ERR_OPTION'
+        })
         app.broadcast.attach(socket, request, { channels: ['news'], identity: { userId: 'me' } })
         t.throws(() => app.broadcast.attach(socket, request), { code: 'FLOTILLA_WS_ERR_ATTACHED' })
       })
@@ -243,6 +246,9 @@ test('life of connections', async (parent) => {
     t.equal(server.app.broadcast.stats().connections, 1)
     await server.app.broadcast.disconnect({ userId: 'me' })
     await until(() => client.closed)
+    for (const filter of [{}, { userId: 17 }, { userId: 'me', ref: null }]) {
+      await t.rejects(server.app.broadcast.disconnect(filter as ConnectionFilter), TypeError)
+    }
   })
 
   await parent.test(
@@ -351,6 +357,63 @@ test('life of connections', async (parent) => {
     t.same(retries, [3000, 1000], 'a browser keeps the last: never next to nothing')
   })
 
+  await parent.test(
+    'SSE: a channel named twice is one, and an id names no channel but its own',
+    async (t) => {
+      const server = await startTestApp(t, redis.url, { ssePath: '/events', ping: { interval: 500 } })
+      const { epoch, offset } = await server.app.broadcast.publish('load:sse', 1)
+      for (const data of [2, 3]) await server.app.broadcast.publish('load:sse', data)
+      const id = `load%3Asse=${epoch}:${offset}&load%3Aother=${epoch}:${offset}`
+      for (const [query, headers] of [
+        ['', { 'last-event-id': id }],
+        [`&since=${encodeURIComponent(id)}`, {}]
+      ] as const) {
+        const stop = new AbortController()
+        t.teardown(() => stop.abort())
+        const response = await fetch(`${server.url}/events?channels=load:sse,load:sse${query}`, {
+          headers,
+          signal: stop.signal
+        })
+        let text = ''
+        for await (const chunk of response.body!) {
+          text += Buffer.from(chunk as Uint8Array).toString()
+          if (text.includes('"type":"ping"')) break
+        }
+        t.same(
+          [...text.matchAll(/"data":(\d)/g)].map(([, data]) => data),
+          ['2', '3']
+        )
+        t.notMatch(text, 'other')
+      }
+    }
+  )
+
+  await parent.test('SSE: who has gone is subscribed to nothing more', async (t) => {
+    let asked = 0
+    let answer = (): void => undefined
+    const answered = new Promise<boolean>((resolve) => {
+      answer = () => resolve(true)
+    })
+    const server = await startTestApp(t, redis.url, {
+      ssePath: '/events',
+      // Asked about members, too: once it has been let in.
+      authorize: (_request, _channel, action) => {
+        if (action !== 'presence') return true
+        asked += 1
+        return answered
+      }
+    })
+    const stop = new AbortController()
+    await fetch(`${server.url}/events?channels=room:1,room:2,room:3`, { signal: stop.signal })
+    await until(() => asked === 1)
+    stop.abort()
+    await until(() => server.app.broadcast.stats().connections === 0)
+    answer()
+    await server.app.broadcast.publish('plain:1', 1)
+    t.equal(asked, 1, 'not even asked about')
+    t.equal(server.app.broadcast.stats().channels, 0)
+  })
+
   await parent.test('a publisher without a server', async (t) => {
     const server = await startTestApp(t, redis.url)
     const client = await RawClient.open(t, server.ws)
@@ -396,7 +459,8 @@ test('life of connections', async (parent) => {
       { channels: { a: {} }, ping: { interval: '1' } },
       { channels: { a: {} }, rate: { burst: 99 } },
       { channels: { a: {} }, rate: { perSecond: 0 } },
-      { channels: { a: {} }, unknown: 1 }
+      { channels: { a: {} }, unknown: 1 },
+      { channels: { a: {} }, prefix: '/api' }
     ]) {
       await t.rejects(attempt(options), { code: 'FLOTILLA_WS_ERR_OPTION' }, JSON.stringify(options))
     }

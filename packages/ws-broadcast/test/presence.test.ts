@@ -5,8 +5,9 @@ import { test } from 'tap'
 import { WebSocket } from 'ws'
 import { ChannelKeys } from '../src/channel-keys.js'
 import { connect } from '../src/client/index.js'
+import type { BroadcastOptions } from '../src/index.js'
 import { Presence } from '../src/presence.js'
-import { RawClient, startTestApp } from './app.js'
+import { RawClient, startTestApp, type TestApp } from './app.js'
 
 const LEASE = 900
 
@@ -196,6 +197,41 @@ test('where the presence function fails, the subscribe is refused and may be tri
   failures = 1
   const reader = await fetch(`${server.url}/events?channels=room:3`)
   t.match(await reader.text(), /"unavailable"/, 'a reader of events is sent away, so that it comes again')
+})
+
+test('what the presence function returns is taken as JSON has it, and refused where JSON has nothing for it', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const infos: Record<string, unknown> = {
+    ann: { since: new Date(0) },
+    bob: { id: 1n },
+    eve: undefined,
+    kim: () => 1
+  }
+  const options: Partial<BroadcastOptions> = {
+    channels: { 'room:*': { presence: (request) => infos[(request.query as { name: string }).name] } },
+    presenceLease: 300
+  }
+  const [here, there] = await Promise.all([
+    startTestApp(t, redis.url, options),
+    startTestApp(t, redis.url, options)
+  ])
+  const enter = async (name: string): Promise<RawClient> => {
+    const client = await RawClient.open(t, `${here.ws}?name=${name}`)
+    client.send({ type: 'subscribe', id: 1, channel: 'room:1' })
+    return client
+  }
+  const bob = await enter('bob')
+  t.match(await bob.next('error'), { id: 1, code: 'unavailable' })
+  await Promise.all(['ann', 'eve', 'kim'].map(async (name) => (await enter(name)).next('join')))
+  const seen = async ({ app }: TestApp): Promise<string[]> =>
+    (await app.broadcast.presence('room:1'))
+      .map(({ info }) => (info === undefined ? 'none' : JSON.stringify(info)))
+      .toSorted()
+  const expected = ['none', 'none', '{"since":"1970-01-01T00:00:00.000Z"}']
+  await until(async () => (await there.app.broadcast.presence('room:1')).length === 3)
+  t.same(await seen(here), expected)
+  t.same(await seen(there), expected, 'the same on every instance')
 })
 
 test('who has just subscribed finds itself among the members', async (t) => {
