@@ -76,7 +76,7 @@ test('a fleet rolled by its button has new processes, and the page missed nothin
   t.equal(await ask(page, 'Roll the fleet'), 409, 'one roll at a time')
   await write(page, 'while the fleet rolls')
   await until(() => fleet.apps.instances.every(({ pid, running }, at) => running && pid !== before[at]), {
-    timeout: 40_000,
+    timeout: 90_000,
     message: 'every instance is another process'
   })
   await page.locator('#instances li[data-state="ready"]').nth(1).waitFor({ timeout: 20_000 })

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { until } from '@flotilla/testbed'
 import type { Fleet } from './fleet.js'
 import { DemoError } from './errors.js'
 
@@ -20,7 +21,10 @@ interface Action {
   readonly busy?: string
 }
 
-/** Seconds after which a killed instance is started again, as any orchestrator would. */
+/** By which an instance is known to its visitors, in `x-instance`. */
+export const nameOf = (index: number): string => `app-${index + 1}`
+
+/** Milliseconds after which a killed instance is started again, as any orchestrator would. */
 const RESPAWN = 4_000
 
 const actions: Record<string, Action> = {
@@ -28,8 +32,7 @@ const actions: Record<string, Action> = {
     offered: () => true,
     async run(fleet, query) {
       const name = query.get('instance') ?? ''
-      const index = Number(/^app-(\d+)$/.exec(name)?.[1] ?? 0) - 1
-      const instance = fleet.apps.instances[index]
+      const instance = fleet.apps.instances.find((_instance, index) => nameOf(index) === name)
       if (!instance) throw new DemoError('DEMO_ERR_CONTROL', `there is no instance "${name}"`)
       await instance.kill()
       const respawn = (): void => {
@@ -77,12 +80,25 @@ const actions: Record<string, Action> = {
   }
 }
 
-/** Drains, ends and starts each instance in turn: what a deploy does. */
-export async function rollFleet({ apps }: Pick<Fleet, 'apps'>): Promise<void> {
-  for (const instance of apps.instances) {
+/**
+ * Drains, ends and starts each instance in turn, as a deploy does. The next one goes when the balancer sends requests to the
+ * new one: a busy balancer may learn of it later than the next would have stopped to serve.
+ */
+export async function rollFleet({ apps, url }: Pick<Fleet, 'apps' | 'url'>): Promise<void> {
+  for (const [index, instance] of apps.instances.entries()) {
     await instance.stop()
     await instance.restart()
+    await until(async () => (await answeredBy(url)) === nameOf(index), {
+      timeout: 30_000,
+      message: `the balancer sends requests to ${nameOf(index)} again`
+    })
   }
+}
+
+async function answeredBy(url: string): Promise<string | null> {
+  const response = await fetch(`${url}/api/me`)
+  await response.body?.cancel()
+  return response.headers.get('x-instance')
 }
 
 /**

@@ -16,7 +16,7 @@ import {
   type TcpProxy
 } from '@flotilla/testbed'
 import type { Command } from './command-line.js'
-import { startControl } from './control.js'
+import { nameOf, startControl } from './control.js'
 import { DemoError } from './errors.js'
 import { step } from './progress.js'
 
@@ -61,7 +61,7 @@ export async function startFleet(settings: Settings): Promise<Fleet> {
           script: new URL('../server.js', import.meta.url),
           instances: settings.instances,
           env: (index) => ({
-            HOSTNAME: `app-${index + 1}`,
+            HOSTNAME: nameOf(index),
             APP_VERSION: process.env['APP_VERSION'] ?? '1.0.0',
             NODE_ENV: 'production',
             REDIS_URL: redis.url,
