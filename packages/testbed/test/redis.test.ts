@@ -72,6 +72,23 @@ test('countCommands shows what the application asked for, once, and nothing of t
   )
 })
 
+test('countCommands on a server that never rests', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const client = redis.client()
+  t.teardown(() => client.disconnect())
+  let over = false
+  const noise = Array.from({ length: 4 }, async () => {
+    while (!over) await client.incr('noise')
+  })
+  for (let turn = 0; turn < 20; turn += 1) {
+    const { commands } = await redis.countCommands(() => client.get(`key ${turn}`))
+    t.ok(commands.some(([name, key]) => name === 'GET' && key === `key ${turn}`))
+  }
+  over = true
+  await Promise.all(noise)
+})
+
 test('twenty servers at once get twenty ports', async (t) => {
   const servers = await Promise.all(Array.from({ length: 20 }, () => startRedis()))
   t.teardown(() => Promise.all(servers.map((server) => server.stop())))
