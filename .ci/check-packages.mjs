@@ -57,7 +57,8 @@ await app.close()
       SESSION_SECRET: 'a secret for the example, of 32 bytes or more',
       DATABASE_URL: postgres.primary.url,
       DATABASE_REPLICA_URL: postgres.replicas[0].url,
-      APP_VERSION: '1.2.3'
+      APP_VERSION: '1.2.3',
+      PORT: '0'
     }
     // Ends by itself once the app is closed: nothing holds the process.
     const { stdout, stderr } = await run(process.execPath, ['ask.mjs'], {

@@ -77,15 +77,15 @@ test('countCommands on a server that never rests', async (t) => {
   t.teardown(() => redis.stop())
   const client = redis.client()
   t.teardown(() => client.disconnect())
-  let over = false
+  const over = new AbortController()
   const noise = Array.from({ length: 4 }, async () => {
-    while (!over) await client.incr('noise')
+    while (!over.signal.aborted) await client.incr('noise')
   })
   for (let turn = 0; turn < 20; turn += 1) {
     const { commands } = await redis.countCommands(() => client.get(`key ${turn}`))
     t.ok(commands.some(([name, key]) => name === 'GET' && key === `key ${turn}`))
   }
-  over = true
+  over.abort()
   await Promise.all(noise)
 })
 
