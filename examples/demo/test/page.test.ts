@@ -68,7 +68,8 @@ test('an entry whose answer was lost is sent again, and is still one entry and o
   await page.keyboard.press('Enter')
   await note.filter({ hasText: 'read back at once from the' }).waitFor()
   t.equal(await page.locator('#feed li', { hasText: 'only once' }).count(), 1)
-  t.equal(await numberOf(page, 'messages'), 1, 'the news of it came once')
+  await until(async () => (await numberOf(page, 'messages')) > 0, { message: 'the news of it has come' })
+  t.equal(await numberOf(page, 'messages'), 1, 'and once')
   await page.close()
 })
 
