@@ -48,6 +48,12 @@ function leaveFormerMaster(): (error: Error) => 2 | false {
   }
 }
 
+/**
+ * What a client needs at most to find Redis again once it is back, and to send what it sends regularly, in milliseconds:
+ * its longest pause between two attempts, that of a plain ioredis too, is 2 s. No lease may be given up sooner.
+ */
+export const RETURN_ALLOWANCE = 2_000
+
 /** A client that has not connected yet. */
 export function createClient(target: RedisTarget, settings: Settings): RedisClient {
   const { commandTimeout } = settings

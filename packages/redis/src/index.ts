@@ -1,6 +1,7 @@
 // Brings `fastify.redis` into the types of apps that do not depend on @fastify/redis themselves.
 export type { FastifyRedis } from '@fastify/redis'
 export type { FleetBus, FleetBusHandler, FleetBusMeta, FleetBusStatus } from './bus.js'
+export { RETURN_ALLOWANCE } from './client.js'
 export { waitForReplicas, type WaitForReplicasOptions } from './durability.js'
 export { runGrouped } from './grouped.js'
 export { checkRedis } from './health.js'

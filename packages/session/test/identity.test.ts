@@ -1,4 +1,4 @@
-import { listen, startProxy, startRedis, until } from '@flotilla/testbed'
+import { listen, startProxy, startRedis, until, type TcpProxy } from '@flotilla/testbed'
 import type { FastifyInstance } from 'fastify'
 import { after, before, test } from 'tap'
 import { renewAnonymous, renewOwned } from '../src/lua/renew.js'
@@ -348,6 +348,19 @@ test('renew while a periodic renewal is a moment faster: neither id before leads
   }
 })
 
+/** Has a script end the session under a key, loses the reply to it with the connection, and returns what came of it. */
+async function replyLost<Answer>(
+  of: { app: FastifyInstance; proxy: TcpProxy; scripts: string[]; before: string },
+  act: () => Promise<Answer>
+): Promise<Answer> {
+  beforeScript(of.app, of.scripts, () => of.proxy.loseReplies())
+  const acting = act()
+  await until(async () => !(await isLive(of.before)), { message: 'it was carried out' })
+  of.proxy.cut()
+  await of.proxy.restore()
+  return acting
+}
+
 test('a renewal whose reply was lost and that the client sent again is the one that was made', async (t) => {
   for (const encrypt of [false, true]) {
     for (const userId of [undefined, 'ada']) {
@@ -363,14 +376,9 @@ test('a renewal whose reply was lost and that the client sent again is the one t
       await visitor.post('/renew')
       const old = visitor.clone()
       const before = await liveKey(prefix)
-      beforeScript(app, [renewAnonymous.sha, renewOwned.sha], () => proxy.loseReplies())
-      const renewing = visitor.post('/renew')
-      await until(async () => !(await isLive(before)), {
-        message: 'it was carried out'
-      })
-      proxy.cut()
-      await proxy.restore()
-      t.equal((await renewing).status, 200)
+      const scripts = [renewAnonymous.sha, renewOwned.sha]
+      const renewing = await replyLost({ app, proxy, scripts, before }, () => visitor.post('/renew'))
+      t.equal(renewing.status, 200)
       t.not(visitor.cookie, old.cookie)
       const { body } = await visitor.get('/me')
       t.same([body['userId'], body['isNew']], [userId ?? null, false], prefix)
@@ -396,12 +404,11 @@ test('a login whose end of the session before was carried out and sent again kee
     await visitor.post('/regenerate', { keep: ['count'] })
     const old = visitor.clone()
     const before = await liveKey(prefix)
-    beforeScript(app, [takeAnonymous.sha], () => proxy.loseReplies())
-    const login = visitor.post('/login', { userId: 'ada' })
-    await until(async () => !(await isLive(before)), { message: 'it was carried out' })
-    proxy.cut()
-    await proxy.restore()
-    t.equal((await login).status, 200)
+    const scripts = [takeAnonymous.sha]
+    const login = await replyLost({ app, proxy, scripts, before }, () =>
+      visitor.post('/login', { userId: 'ada' })
+    )
+    t.equal(login.status, 200)
     t.same((await visitor.get('/data')).body, { count: 1 })
     t.same((await old.get('/data')).body, {}, 'the old id is dead')
     t.same(dropped, [], 'and nothing is found in its place')

@@ -8,7 +8,8 @@ import type { Drain } from './drain.js'
 import {
   FLOTILLA_WS_ERR_ATTACHED,
   FLOTILLA_WS_ERR_CLOSE_CODE,
-  FLOTILLA_WS_ERR_NO_PRESENCE
+  FLOTILLA_WS_ERR_NO_PRESENCE,
+  FLOTILLA_WS_ERR_OPTION
 } from './errors.js'
 import type { Hubs } from './hubs.js'
 import { readIdentity, type Identity } from './identity.js'
@@ -109,7 +110,12 @@ export class Broadcast {
    */
   attach(socket: WebSocket, request: FastifyRequest, options: AttachOptions = {}): string {
     if ((socket as Attached)[kConnection]) throw new FLOTILLA_WS_ERR_ATTACHED()
-    const identity = readIdentity(options.identity) ?? this.#parts.gate.identityOf(request)
+    // One that is no identity must not make the connection somebody else's: the session's.
+    const identity =
+      options.identity === undefined ? this.#parts.gate.identityOf(request) : readIdentity(options.identity)
+    if (!identity) {
+      throw new FLOTILLA_WS_ERR_OPTION("@flotilla/ws-broadcast: attach() takes 'identity' as an object")
+    }
     releaseUpgrade(socket)
     limitPayload(socket, this.#parts.maxPayload)
     const connection = this.open(new WsTransport(socket), request, identity)

@@ -234,6 +234,9 @@ test('life of connections', async (parent) => {
         t.throws(() => app.broadcast.attach(socket, request, { identity: { userId: 17 } as never }), {
           code: 'FLOTILLA_WS_ERR_OPTION'
         })
+        t.throws(() => app.broadcast.attach(socket, request, { identity: 'me' as never }), {
+          code: 'FLOTILLA_WS_ERR_OPTION'
+        })
         app.broadcast.attach(socket, request, { channels: ['news'], identity: { userId: 'me' } })
         t.throws(() => app.broadcast.attach(socket, request), { code: 'FLOTILLA_WS_ERR_ATTACHED' })
       })

@@ -1,8 +1,5 @@
-import { defineScript } from '@flotilla/redis'
+import { defineScript, RETURN_ALLOWANCE } from '@flotilla/redis'
 import type { Integer } from './integer.js'
-
-/** What a client needs at most to find Redis again, and its next beat to come, after Redis is back, ms. */
-const RETURN = 2_000
 
 /**
  * Renews one instance's lease, evicts those that lapsed, and returns the fleet. All time is Redis' own.
@@ -28,7 +25,7 @@ local beat = tonumber(redis.call('HGET', KEYS[4], 'beat') or 0)
 local grace = tonumber(redis.call('HGET', KEYS[4], 'grace') or 0)
 local stepped = now < beat - 1000
 if beat > 0 and (stepped or now - beat > lease) then
-  grace = now + lease + ${RETURN}
+  grace = now + lease + ${RETURN_ALLOWANCE}
   redis.call('HSET', KEYS[4], 'grace', grace)
 end
 if stepped then

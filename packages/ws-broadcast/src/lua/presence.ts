@@ -1,3 +1,5 @@
+import { RETURN_ALLOWANCE } from '@flotilla/redis'
+
 /**
  * Adds members of one instance to a channel and tells the others.
  *
@@ -43,9 +45,6 @@ if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('SREM', KEYS[1], ARGV[1]) 
 return removed
 `
 
-/** What a client needs at most to find Redis again, and its next heartbeat to come, after Redis is back, ms. */
-const RETURN = 2_000
-
 /**
  * Renews an instance's lease and hands out lapsed ones to clean up after.
  *
@@ -75,7 +74,7 @@ local lapsed = {}
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ms(now))) do
   redis.call('ZREM', KEYS[1], name)
   if silence and base(name) == name then
-    redis.call('ZADD', KEYS[1], ms(now + lease + ${RETURN}), 'away ' .. name)
+    redis.call('ZADD', KEYS[1], ms(now + lease + ${RETURN_ALLOWANCE}), 'away ' .. name)
   else
     redis.call('ZADD', KEYS[1], ms(now + lease), 'gone ' .. base(name))
     lapsed[#lapsed + 1] = base(name)
