@@ -3,10 +3,11 @@
 // README's first example, copied as it stands into that project, answers on a real Redis and PostgreSQL.
 import { execFile } from 'node:child_process'
 import { rmSync } from 'node:fs'
-import { mkdtemp, readdir, readFile, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { pack, publicPackages } from './pack.mjs'
 
 const start = promisify(execFile)
 /** No command of this check takes minutes: one that hangs fails it. */
@@ -94,23 +95,12 @@ void codes
 `
 
 const bin = (name) => join(root, 'node_modules', '.bin', name)
-const manifests = []
-for (const name of await readdir(join(root, 'packages'))) {
-  const manifest = JSON.parse(await readFile(join(root, 'packages', name, 'package.json'), 'utf8'))
-  if (!manifest.private) manifests.push({ ...manifest, folder: join(root, 'packages', name) })
-}
+const manifests = await publicPackages()
 
 const tarballs = []
 for (const manifest of manifests) {
   await check(`${manifest.name} packs`, async () => {
-    const { stdout } = await run('npx', ['pnpm', 'pack', '--json', '--pack-destination', folder], {
-      cwd: manifest.folder
-    })
-    const { filename } = JSON.parse(stdout)
-    tarballs.push({
-      name: manifest.name,
-      file: filename.startsWith('/') ? filename : join(folder, filename)
-    })
+    tarballs.push({ name: manifest.name, file: await pack(manifest, folder) })
   })
 }
 for (const { name, file } of tarballs) {
