@@ -80,8 +80,8 @@ export function createClient(target: RedisTarget, settings: Settings): RedisClie
   }
   if (target.topology === 'cluster') return createCluster(target, connection, settings)
   if (target.topology === 'single') {
-    const [{ host, port }] = target.nodes
-    return new BoundedRedis({ enableAutoPipelining: true, host, port, ...connection })
+    const place = target.socketPath === undefined ? target.nodes[0]! : { path: target.socketPath }
+    return new BoundedRedis({ enableAutoPipelining: true, ...place, ...connection })
   }
   return new BoundedRedis({
     enableAutoPipelining: true,

@@ -4,7 +4,7 @@ import { isCluster, usesTls, type RedisClient } from './redis-client.js'
 import type { RedisAddress } from './topology.js'
 import { within } from './deadline.js'
 import { RedisConnectError } from './errors.js'
-import { explain } from './causes.js'
+import { explain, isNotSentinel } from './causes.js'
 import { withoutArguments } from './reply-error.js'
 
 export interface ConnectOptions {
@@ -16,69 +16,129 @@ export interface ConnectOptions {
   nodes?: readonly RedisAddress[]
 }
 
+/** Before the nodes are asked what is wrong, in milliseconds: most starts have ended by then. */
+const INQUIRY_DELAY = 1_000
+
 /**
  * Connects a client, or waits until one is ready, within a time.
  *
  * @throws FLOTILLA_REDIS_ERR_CONNECT naming address and cause: as soon as it is known that trying again cannot help, else when
  *   the time is over. The client is left as it is.
  */
-export async function connect(
-  client: RedisClient,
-  { address, timeout, nodes = [] }: ConnectOptions
-): Promise<void> {
-  const deadline = Date.now() + timeout
-  let last: unknown
-  let found: unknown
-  const fail = (error: unknown): Error => {
-    const { reason } = explain(error, usesTls(client))
-    return new RedisConnectError(`@flotilla/redis: cannot use Redis at ${address}: ${reason}`, {
+export async function connect(client: RedisClient, options: ConnectOptions): Promise<void> {
+  const attempt = new ConnectAttempt(client, options)
+  const started = performance.now()
+  try {
+    await attempt.ready()
+    const left = Math.max(100, options.timeout - (performance.now() - started))
+    await within(checkMode(client), left, () => new Error('no answer to INFO'))
+  } catch (error) {
+    throw error instanceof RedisConnectError ? error : attempt.failure(error)
+  } finally {
+    attempt.end()
+  }
+}
+
+/**
+ * One wait for a client to become ready. ioredis goes on trying; this listens to what it meets, keeps the error that says
+ * most, and gives up at the first that no further try can mend. Used once: `ready()`, then `end()`.
+ */
+class ConnectAttempt {
+  readonly #client: RedisClient
+  readonly #options: ConnectOptions
+  readonly #listeners: (() => void)[] = []
+  #inquiry: NodeJS.Timeout | undefined
+  /** What the inquiry found, which knows more than what ioredis emits. */
+  #found: unknown
+  #last: unknown
+  /** Of the Sentinels asked in this round. */
+  #refusals: unknown[] = []
+  #ended = false
+  #reject: (error: Error) => void = () => {}
+
+  constructor(client: RedisClient, options: ConnectOptions) {
+    this.#client = client
+    this.#options = options
+  }
+
+  async ready(): Promise<void> {
+    if (this.#client.status === 'ready') return
+    const { timeout } = this.#options
+    await within(
+      new Promise<void>((resolve, reject) => {
+        this.#reject = reject
+        this.#listen(resolve)
+      }),
+      timeout,
+      () => this.failure(this.#found ?? this.#last ?? new Error(`no answer within ${timeout} ms`))
+    )
+  }
+
+  failure(error: unknown): Error {
+    const { reason } = explain(error, usesTls(this.#client))
+    return new RedisConnectError(`@flotilla/redis: cannot use Redis at ${this.#options.address}: ${reason}`, {
       cause: withoutArguments(error)
     })
   }
-  const trace: (() => void)[] = []
-  let inquiry: NodeJS.Timeout | undefined
-  const on = (event: string, listener: (error: unknown) => void): void => {
-    client.on(event, listener)
-    trace.push(() => client.off(event, listener))
+
+  end(): void {
+    this.#ended = true
+    clearTimeout(this.#inquiry)
+    for (const remove of this.#listeners) remove()
   }
-  try {
-    await within(
-      new Promise<void>((resolve, reject) => {
-        if (client.status === 'ready') return resolve()
-        const note = (error: unknown): void => {
-          if (error === undefined) return
-          const { fatal, weight } = explain(error, usesTls(client))
-          if (fatal) reject(fail(error))
-          else if (weight > 0) last = error
-        }
-        on('error', note)
-        on('node error', note)
-        on('sentinelError', note)
-        on('close', () => {
-          last ??= new Error('closed without a word')
-        })
-        on('ready', () => resolve())
-        on('end', () => reject(fail(found ?? last ?? new Error('the client has been closed'))))
-        if (client.status === 'wait') client.connect().catch(note)
-        const conclude = (error: unknown): void => {
-          found = error
-          note(error)
-        }
-        inquiry = setTimeout(() => void inquire(client, nodes, timeout / 3).then(conclude), timeout / 5)
-      }),
-      timeout,
-      () => fail(found ?? last ?? new Error(`no answer within ${timeout} ms`))
+
+  #listen(resolve: () => void): void {
+    const client = this.#client
+    const note = (error: unknown): void => this.#note(error)
+    this.#on('error', (error) => {
+      this.#endRound()
+      note(error)
+    })
+    this.#on('node error', note)
+    this.#on('sentinelError', (error) => {
+      this.#refusals.push(error)
+      note(error)
+    })
+    this.#on('close', () => {
+      this.#last ??= new Error('the server closed the connection')
+    })
+    this.#on('ready', resolve)
+    this.#on('end', () =>
+      this.#reject(this.failure(this.#found ?? this.#last ?? new Error('the client has been closed')))
     )
-    await within(
-      checkMode(client),
-      Math.max(100, deadline - Date.now()),
-      () => new Error('no answer to INFO')
-    )
-  } catch (error) {
-    throw error instanceof RedisConnectError ? error : fail(error)
-  } finally {
-    clearTimeout(inquiry)
-    for (const remove of trace) remove()
+    if (client.status === 'wait') client.connect().catch(note)
+    this.#inquireIn(Math.min(INQUIRY_DELAY, this.#options.timeout / 5))
+  }
+
+  #inquireIn(delay: number): void {
+    this.#inquiry = setTimeout(() => void this.#inquire(), delay)
+  }
+
+  /** Asks the nodes themselves, and again later: what is wrong may change. */
+  async #inquire(): Promise<void> {
+    const { timeout, nodes = [] } = this.#options
+    this.#found = await inquire(this.#client, nodes, timeout / 3)
+    this.#note(this.#found)
+    if (!this.#ended) this.#inquireIn(timeout / 5)
+  }
+
+  #on(event: string, listener: (error: unknown) => void): void {
+    this.#client.on(event, listener)
+    this.#listeners.push(() => this.#client.off(event, listener))
+  }
+
+  #note(error: unknown): void {
+    if (error === undefined) return
+    const { fatal, weight } = explain(error, usesTls(this.#client))
+    if (fatal) this.#reject(this.failure(error))
+    else if (weight > 0) this.#last = error
+  }
+
+  /** ioredis has asked all Sentinels. One that is away may come back; servers in place of Sentinels stay what they are. */
+  #endRound(): void {
+    const [first] = this.#refusals
+    if (first !== undefined && this.#refusals.every(isNotSentinel)) this.#reject(this.failure(first))
+    this.#refusals = []
   }
 }
 
@@ -93,7 +153,8 @@ async function checkMode(client: RedisClient): Promise<void> {
     if (error instanceof Error && error.message.startsWith('NOPERM')) return
     throw error
   }
-  const mode = /^redis_mode:(\w+)/m.exec(info)?.[1]
+  // Valkey's word is server_mode.
+  const mode = /^(?:redis|server)_mode:(\w+)/m.exec(info)?.[1]
   if (mode === 'cluster') throw new Error('WRONGMODE cluster')
   if (mode === 'sentinel') throw new Error('WRONGMODE sentinel')
 }
@@ -105,7 +166,7 @@ async function inquire(
   timeout: number
 ): Promise<unknown> {
   let found: unknown
-  if (!isCluster(client) && !client.options.sentinels) return found
+  if (!isCluster(client) && !client.options.sentinels) return undefined
   for (const node of nodes.slice(0, 3)) {
     const connection = new Redis({
       ...credentials(client),

@@ -21,8 +21,8 @@ export interface BusOptions {
 /** The plugin's own options. */
 export interface OwnOptions {
   /**
-   * `redis://`, `rediss://`, `redis+sentinel://h1,h2/mymaster` or `redis+cluster://h1,h2`, with user, password
-   * and database. Either this or `client`.
+   * `redis://`, `rediss://`, `redis+sentinel://h1,h2/mymaster`, `redis+cluster://h1,h2` or `unix:///run/redis.sock`, with user,
+   * password and database; `valkey` may stand for `redis`. Either this or `client`.
    */
   url?: string
   /** An ioredis client (5 or 6) of your own, which stays yours to close. */
@@ -72,7 +72,7 @@ const FASTIFY = new Set(['prefix', 'logLevel', 'logSerializers'])
 const REFUSED: Record<string, string> = {
   host: "it belongs into the url: 'redis://host:6379'",
   port: "it belongs into the url: 'redis://host:6379'",
-  path: 'a Unix socket needs a client of your own',
+  path: "it belongs into the url: 'unix:///run/redis/redis.sock'",
   sentinels: "use url: 'redis+sentinel://h1:26379,h2:26379/mymaster'",
   name: "the name of the master group belongs into the url: 'redis+sentinel://h1:26379/mymaster'",
   lazyConnect: 'the plugin connects before the app is ready',

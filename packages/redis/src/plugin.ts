@@ -12,7 +12,7 @@ import { readOptions, type RedisPluginOptions, type Settings } from './options.j
 import { isCluster, usesTls, type RedisClient } from './redis-client.js'
 import { withoutArguments } from './reply-error.js'
 import { registerBus } from './resolve.js'
-import { formatAddress } from './topology.js'
+import { formatTarget } from './topology.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -42,7 +42,7 @@ async function register(fastify: FastifyInstance, input: RedisPluginOptions): Pr
 async function open(fastify: FastifyInstance, settings: Settings): Promise<RedisClient> {
   const target = settings.target!
   const client = createClient(target, settings)
-  const address = target.nodes.map(formatAddress).join(',')
+  const address = formatTarget(target)
   observe(fastify, client, { address, topology: target.topology })
   try {
     await connect(client, {

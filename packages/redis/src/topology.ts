@@ -9,8 +9,10 @@ export interface RedisAddress {
 /** What a Redis URL says. */
 export interface RedisTarget {
   readonly topology: Topology
-  /** The server; the sentinels; or nodes of the Cluster, of which one reachable is enough. */
-  readonly nodes: readonly [RedisAddress, ...RedisAddress[]]
+  /** The server; the Sentinels; or nodes of the Cluster, of which one reachable is enough. Empty behind a Unix socket. */
+  readonly nodes: readonly RedisAddress[]
+  /** The Unix socket of the server. */
+  readonly socketPath: string | undefined
   /** Sentinel: the name of the group. */
   readonly master: string | undefined
   readonly username: string | undefined
@@ -19,26 +21,26 @@ export interface RedisTarget {
   readonly tls: boolean
 }
 
-const URL_SHAPE = /^(rediss?)(?:\+(sentinel|cluster))?:\/\/(?:([^@/]*)@)?([^@/?#]*)(\/[^?#]*)?(?:\?([^#]*))?$/
+const URL_SHAPE =
+  /^(?:(?:redis|valkey)(s)?(?:\+(sentinel|cluster))?|(unix)):\/\/(?:([^@/]*)@)?([^@/?#]*)(\/[^?#]*)?(?:\?([^#]*))?$/
 const HOST_SHAPE = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]\s]+))(?::(\d{1,5}))?$/
 const ENCODING = "special characters of a user or password are percent-encoded ('@' is %40, '/' is %2F)"
+const SCHEMES =
+  'a Redis URL begins with redis://, rediss://, redis+sentinel://, redis+cluster:// or unix://, and may say valkey for redis'
 
 /**
- * Reads `redis://`, `rediss://`, `redis+sentinel://` and `redis+cluster://` URLs. The URL class of the
- * platform cannot: it knows no lists of hosts.
+ * Reads `redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://` and `unix://` URLs, with `valkey` for `redis` as
+ * well. The URL class of the platform cannot: it knows no lists of hosts.
  *
  * @throws an `Error` that says what is wrong. It does not repeat hosts or path: of a password that is not encoded,
  *   parts stand there.
  */
 export function parseRedisUrl(url: string, cluster = false): RedisTarget {
   const match = URL_SHAPE.exec(url)
-  if (!match) {
-    throw new Error(
-      `a Redis URL begins with redis://, rediss://, redis+sentinel:// or redis+cluster://; ${ENCODING}`
-    )
-  }
-  const [, scheme, suffix, auth, hosts = '', path = '', query = ''] = match
+  if (!match) throw new Error(`${SCHEMES}; ${ENCODING}`)
+  const [, secure, suffix, unix, auth, hosts = '', path = '', query = ''] = match
   if (path.includes('@') || query.includes('@')) throw new Error(ENCODING)
+  if (unix) return parseUnixUrl({ auth, hosts, path, query, cluster })
   if (cluster && suffix === 'sentinel') throw new Error("'cluster: true' contradicts redis+sentinel://")
   const topology = (suffix as Topology | undefined) ?? (cluster ? 'cluster' : 'single')
   const nodes = hosts.split(',').map((host) => parseHost(host, topology === 'sentinel' ? 26379 : 6379))
@@ -47,15 +49,45 @@ export function parseRedisUrl(url: string, cluster = false): RedisTarget {
   }
   return {
     topology,
-    nodes: nodes as [RedisAddress, ...RedisAddress[]],
-    tls: scheme === 'rediss',
+    nodes,
+    socketPath: undefined,
+    tls: secure !== undefined,
     ...parseAuth(auth),
     ...parsePath(topology, path, query)
   }
 }
 
+interface UnixUrl {
+  readonly auth: string | undefined
+  readonly hosts: string
+  readonly path: string
+  readonly query: string
+  readonly cluster: boolean
+}
+
+/** `unix://user:password@/run/redis.sock?db=2`: the whole path is that of the socket. */
+function parseUnixUrl({ auth, hosts, path, query, cluster }: UnixUrl): RedisTarget {
+  if (cluster) throw new Error("'cluster: true' contradicts unix://: the nodes of a Cluster have addresses")
+  if (hosts !== '' || path === '' || path.endsWith('/')) {
+    throw new Error("unix:// needs the absolute path of the socket: 'unix:///run/redis/redis.sock'")
+  }
+  return {
+    topology: 'single',
+    nodes: [],
+    socketPath: decode(path, 'the path of the socket'),
+    tls: false,
+    ...parseAuth(auth),
+    ...parsePath('single', '', query)
+  }
+}
+
+/** Where a URL leads, as a person writes it. */
+export function formatTarget({ nodes, socketPath }: RedisTarget): string {
+  return socketPath ?? nodes.map(formatAddress).join(',')
+}
+
 /** `host:port`, as a person writes it. */
-export function formatAddress({ host, port }: RedisAddress): string {
+function formatAddress({ host, port }: RedisAddress): string {
   return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
 }
 
@@ -71,15 +103,18 @@ function parseHost(text: string, defaultPort: number): RedisAddress {
 function parseAuth(auth: string | undefined): Pick<RedisTarget, 'username' | 'password'> {
   if (auth === undefined || auth === '') return { username: undefined, password: undefined }
   const colon = auth.indexOf(':')
-  const decode = (text: string): string | undefined => {
-    try {
-      return text === '' ? undefined : decodeURIComponent(text)
-    } catch {
-      throw new Error('the user or password is not percent-encoded correctly')
-    }
+  const part = (text: string): string | undefined =>
+    text === '' ? undefined : decode(text, 'the user or password')
+  if (colon === -1) return { username: part(auth), password: undefined }
+  return { username: part(auth.slice(0, colon)), password: part(auth.slice(colon + 1)) }
+}
+
+function decode(text: string, what: string): string {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    throw new Error(`${what} is not percent-encoded correctly`)
   }
-  if (colon === -1) return { username: decode(auth), password: undefined }
-  return { username: decode(auth.slice(0, colon)), password: decode(auth.slice(colon + 1)) }
 }
 
 function parsePath(topology: Topology, path: string, query: string): Pick<RedisTarget, 'master' | 'db'> {
@@ -99,5 +134,5 @@ function parsePath(topology: Topology, path: string, query: string): Pick<RedisT
   }
   const db = text === undefined ? undefined : Number(text)
   if (topology === 'cluster' && db) throw new Error('a Redis Cluster has database 0 only')
-  return { master: master === undefined ? undefined : decodeURIComponent(master), db }
+  return { master: master === undefined ? undefined : decode(master, 'the name of the master group'), db }
 }

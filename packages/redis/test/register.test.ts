@@ -9,16 +9,19 @@ import {
 } from '@flotilla/testbed'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { Redis } from 'ioredis'
+import { execFile } from 'node:child_process'
 import { once } from 'node:events'
-import { readFile } from 'node:fs/promises'
+import { chmod, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { createServer as createHttpServer } from 'node:http'
 import { createServer, type AddressInfo, type Server as NetServer } from 'node:net'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createServer as createTlsServer } from 'node:tls'
-import { inspect } from 'node:util'
+import { fileURLToPath } from 'node:url'
+import { inspect, promisify } from 'node:util'
 import { test, type Test } from 'tap'
 import redis, { resolveBus, resolveRedis, type RedisPluginOptions } from '../src/index.js'
-import { rejection, startApp, timed } from './fixtures/app.js'
+import { record, rejection, startApp, timed } from './fixtures/app.js'
 
 /** The error with which an app fails to start, and that it leaves nothing open. */
 async function failure(t: Test, options: unknown): Promise<{ code?: string; message: string; ms: number }> {
@@ -127,6 +130,8 @@ void test('Redis that cannot be used: one coded error with address and cause, in
       /closes the connection: .* TLS where the URL says none/
     ],
     ['node as single', { url: `redis://${at(lone)}` }, /node of a Redis Cluster: use redis\+cluster/],
+    ['node as single, in Valkey words', { url: `valkey://${at(lone)}` }, /node of a Redis Cluster/],
+    ['no such socket', { url: 'unix:///no/such.sock' }, /at \/no\/such\.sock: there is no such socket/],
     ['single as Cluster', { url: plain.url, cluster: true }, /single server, no Redis Cluster/],
     // Whatever speaks TLS there: its certificate comes before its protocol.
     [
@@ -137,7 +142,7 @@ void test('Redis that cannot be used: one coded error with address and cause, in
     [
       'TLS: a Sentinel that is trusted by the same CA',
       { url: `rediss+sentinel://${at(secure)}/m`, tls: { ca: secure.ca! } },
-      /not a Sentinel|unknown command/i
+      /it is a server, not a Sentinel: use redis:\/\//
     ],
     ['CLUSTERDOWN', { url: lone.url, cluster: true }, /Cluster is down/],
     [
@@ -147,7 +152,12 @@ void test('Redis that cannot be used: one coded error with address and cause, in
     ],
     ['Cluster NOAUTH', { url: `redis://${at(locked)}`, cluster: true }, /NOAUTH/],
     ['no sentinel', { url: 'redis+sentinel://127.0.0.1:1/m' }, /127\.0\.0\.1:1: connection refused/],
-    ['server as sentinel', { url: `redis+sentinel://${at(plain)}/m` }, /not a Sentinel|unknown command/i]
+    ['server as Sentinel', { url: `redis+sentinel://${at(plain)}/m` }, /it is a server, not a Sentinel/],
+    [
+      'server as Sentinel, and a Sentinel that is away',
+      { url: `redis+sentinel://${at(plain)},127.0.0.1:1/m` },
+      /127\.0\.0\.1:1: (it is a server, not a Sentinel|connection refused)/
+    ]
   ]
   for (const [name, options, message] of cases) {
     await t.test(name, async (t: Test) => {
@@ -173,6 +183,24 @@ void test('Sentinel: an unknown master, and a sentinel asked as a server', async
   t.match(unknown, { code: 'FLOTILLA_REDIS_ERR_CONNECT', message: /no master of that name/ })
   const wrong = await failure(t, { url: `redis://127.0.0.1:${sentinel!.port}`, connectTimeout: 800 })
   t.match(wrong, { code: 'FLOTILLA_REDIS_ERR_CONNECT', message: /it is a Sentinel/ })
+})
+
+void test('Sentinel: servers in the place of all Sentinels fail at once, one among Sentinels does not', async (t) => {
+  const group = await startSentinel({ replicas: 0, sentinels: 1 })
+  const server = await startRedis()
+  t.teardown(() => Promise.all([group.stop(), server.stop()]))
+  const lone = `${server.host}:${server.port}`
+  // Ten minutes: only giving up at once ends this test.
+  const app = Fastify({ pluginTimeout: 0 })
+  const error = await rejection(
+    Promise.resolve(
+      app.register(redis, { url: `redis+sentinel://${lone},${lone}/mymaster`, connectTimeout: '10m' })
+    )
+  )
+  await app.close()
+  t.match(error, { code: 'FLOTILLA_REDIS_ERR_CONNECT', message: /it is a server, not a Sentinel/ })
+  const mixed = await startApp(t, { url: group.url.replace('://', `://${lone},`) })
+  t.equal(await mixed.redis.ping(), 'PONG')
 })
 
 void test('Sentinel: passwords of its own', async (t) => {
@@ -223,6 +251,59 @@ void test('passwords, ACL users, databases and TLS from the URL', async (t) => {
   t.equal(await sharded.redis.set('k', 'v'), 'OK')
   await sharded.bus.ready()
 })
+
+void test('a Unix socket: commands, database, subscriber and bus', async (t) => {
+  // The folder of a test is too deep: the path of a socket has at most 107 bytes.
+  const folder = await mkdtemp(join(tmpdir(), 'flotilla-'))
+  t.teardown(() => rm(folder, { recursive: true }))
+  const socket = join(folder, 'redis.sock')
+  const server = await startRedis({ args: ['--unixsocket', socket], password: 'pw' })
+  t.teardown(() => server.stop())
+  const app = await startApp(t, { url: `unix://:pw@${socket}?db=2` })
+  t.match(await app.redis.client('INFO'), new RegExp(`laddr=${socket}:0 .*db=2 `))
+  await app.bus.ready()
+  const heard = record(app.bus)
+  await app.bus.publish('news', 1)
+  await until(() => heard.length === 1)
+  await chmod(socket, 0)
+  if (process.getuid?.() !== 0) {
+    t.match(await failure(t, { url: `unix://:pw@${socket}`, connectTimeout: 700 }), {
+      code: 'FLOTILLA_REDIS_ERR_CONNECT',
+      message: /may not open the socket/
+    })
+  }
+})
+
+void test(
+  "Node's permission model without the network",
+  {
+    skip: !process.allowedNodeEnvironmentFlags.has('--allow-net') && 'this Node.js cannot forbid the network'
+  },
+  async (t) => {
+    const script = `
+      import Fastify from 'fastify'
+      import redis from '@flotilla/redis'
+      for (const url of ['redis://127.0.0.1:6379', 'redis+cluster://127.0.0.1:6379', 'redis+sentinel://127.0.0.1:6379/m']) {
+        const app = Fastify({ pluginTimeout: 0 })
+        await app.register(redis, { url, connectTimeout: '10m' }).then(
+          () => console.log('registered'),
+          ({ code, message }) => console.log(code, message)
+        )
+        await app.close()
+      }`
+    const { stdout } = await promisify(execFile)(
+      process.execPath,
+      ['--permission', '--allow-fs-read=*', '--input-type=module', '--eval', script],
+      { cwd: fileURLToPath(new URL('..', import.meta.url)), timeout: 30_000 }
+    )
+    const lines = stdout.trim().split('\n')
+    t.equal(lines.length, 3)
+    for (const line of lines) {
+      t.match(line, /^FLOTILLA_REDIS_ERR_CONNECT .*start it with --allow-net/)
+      t.notMatch(line, /protected mode/)
+    }
+  }
+)
 
 void test('registered twice', async (t) => {
   const server = await startRedis()

@@ -2,7 +2,7 @@ import type { Redis } from 'ioredis'
 import { test } from 'tap'
 import { createClient } from '../src/client.js'
 import { readOptions } from '../src/options.js'
-import { parseRedisUrl } from '../src/topology.js'
+import { formatTarget, parseRedisUrl } from '../src/topology.js'
 
 void test('URLs of each topology', async (t) => {
   t.match(parseRedisUrl('redis://localhost'), {
@@ -50,6 +50,33 @@ void test('URLs of each topology', async (t) => {
   })
 })
 
+void test("Valkey's schemes mean what those of Redis mean", (t) => {
+  for (const rest of ['://u:p@h:7000/2', 's://h', '+sentinel://h1,h2/m/1', 's+cluster://h1,h2']) {
+    t.same(parseRedisUrl(`valkey${rest}`), parseRedisUrl(`redis${rest}`), rest)
+  }
+  t.end()
+})
+
+void test('a Unix socket', (t) => {
+  t.match(parseRedisUrl('unix:///run/redis%20one/redis.sock'), {
+    topology: 'single',
+    nodes: [],
+    socketPath: '/run/redis one/redis.sock',
+    tls: false,
+    password: undefined,
+    db: undefined
+  })
+  t.match(parseRedisUrl('unix://app:p%40ss@/redis.sock?db=3'), {
+    socketPath: '/redis.sock',
+    username: 'app',
+    password: 'p@ss',
+    db: 3
+  })
+  t.equal(formatTarget(parseRedisUrl('unix://:pw@/redis.sock')), '/redis.sock')
+  t.equal(formatTarget(parseRedisUrl('redis+sentinel://h1,[::1]:5/m')), 'h1:26379,[::1]:5')
+  t.end()
+})
+
 void test('what is malformed is said, without the password', async (t) => {
   const cases: [url: string, reason: RegExp, cluster?: boolean][] = [
     ['localhost:6379', /begins with/],
@@ -73,6 +100,16 @@ void test('what is malformed is said, without the password', async (t) => {
     ['redis://h?tls=true', /unknown parameter 'tls'/],
     ['redis+sentinel://h', /name of the master/],
     ['redis+sentinel://h/m', /contradicts/, true],
+    ['valkey://h1,h2', /several hosts/],
+    ['unix://h/redis.sock', /absolute path/],
+    ['unix://u:sec/ret@/redis.sock', /percent-encoded/],
+    ['unix://', /absolute path/],
+    ['unix:///', /absolute path/],
+    ['unix:///run/%zz', /percent-encoded/],
+    ['unix:///redis.sock?db=x', /number of a database/],
+    ['unix:///redis.sock', /contradicts/, true],
+    ['unixs:///redis.sock', /begins with/],
+    ['redis+sentinel://h/%zz', /percent-encoded/],
     ['redis+cluster://h/1', /database 0 only/]
   ]
   for (const [url, reason, cluster] of cases) {
