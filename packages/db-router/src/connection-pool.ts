@@ -1,7 +1,8 @@
 import { Pool, type ClientBase, type ClientConfig } from 'pg'
+import { ConnectBackoff } from './connect-backoff.js'
 import { because, ClosedError, PoolExhaustedError, retryAfter, UnavailableError } from './errors.js'
 import { greet, RouterClient, type SessionSettings } from './router-client.js'
-import { isServerError } from './sqlstate.js'
+import { isRefusal } from './sqlstate.js'
 
 export interface PoolSettings extends SessionSettings {
   /** Connections. */
@@ -18,9 +19,11 @@ export interface PoolSettings extends SessionSettings {
 
 export type AcquireCallback = (error: Error | undefined, client: RouterClient) => void
 
+/** A caller without a connection: in line, or with an attempt to connect under way for it. */
 interface Waiter {
   readonly callback: AcquireCallback
-  readonly timer: NodeJS.Timeout
+  /** Ends its wait in line; it has none until it has been in line. */
+  timer: NodeJS.Timeout | undefined
 }
 
 const none = undefined as unknown as RouterClient
@@ -44,6 +47,11 @@ export class ConnectionPool {
   readonly #waiting: Waiter[] = []
   /** Connections taken from the driver's pool, and those it has been asked for. */
   #taken = 0
+  /** Those it has been asked for. */
+  #pending = 0
+  readonly #backoff = new ConnectBackoff()
+  /** Serves the line again once another attempt may be made. */
+  #retry: NodeJS.Timeout | undefined
   #sweep: NodeJS.Timeout | undefined
   #closed = false
 
@@ -99,19 +107,27 @@ export class ConnectionPool {
    * @returns what takes the caller out of the line; does nothing where there was no wait
    */
   acquire(callback: AcquireCallback): () => void {
-    let client: RouterClient | undefined
-    while ((client = this.#ready.pop())) {
-      if (!client.broken) {
-        callback(undefined, client)
-        return nothing
-      }
-      this.#giveBack(client, true)
+    const client = this.#popReady()
+    if (client) {
+      callback(undefined, client)
+      return nothing
     }
-    if (this.#closed) callback(new ClosedError(), none)
-    else if (this.#taken < this.#settings.max) this.#take(callback)
-    else if (this.#waiting.length < this.#settings.maxWaiting) return this.#wait(callback)
+    if (this.#closed) {
+      callback(new ClosedError(), none)
+      return nothing
+    }
+    const waiter: Waiter = { callback, timer: undefined }
+    if (this.#mayTake()) this.#take(waiter)
+    else if (!this.#mayComeFree()) callback(this.#unavailable(this.#backoff.error), none)
+    else if (this.#waiting.length < this.#settings.maxWaiting) this.#wait(waiter)
     else callback(this.#exhausted(), none)
-    return nothing
+    return () => this.#leave(waiter)
+  }
+
+  /** The server was reached in another way: connecting need not wait any longer. */
+  reachable(): void {
+    this.#backoff.reachable()
+    this.#serve()
   }
 
   /** Gives a connection back; with an error, or broken, it is dropped, and an open transaction is rolled back first. */
@@ -144,6 +160,7 @@ export class ConnectionPool {
   async close(deadline: number): Promise<void> {
     if (this.#closed) return
     this.#closed = true
+    clearTimeout(this.#retry)
     for (const { callback, timer } of this.#waiting.splice(0)) {
       clearTimeout(timer)
       callback(new ClosedError(), none)
@@ -161,35 +178,81 @@ export class ConnectionPool {
     clearTimeout(timer)
   }
 
-  #wait(callback: AcquireCallback): () => void {
-    const leave = (): boolean => {
-      clearTimeout(waiter.timer)
-      const at = this.#waiting.indexOf(waiter)
-      if (at !== -1) this.#waiting.splice(at, 1)
-      return at !== -1
+  #popReady(): RouterClient | undefined {
+    let client: RouterClient | undefined
+    while ((client = this.#ready.pop())) {
+      if (!client.broken) return client
+      this.#giveBack(client, true)
     }
-    const timer = setTimeout(() => {
-      if (leave()) callback(this.#exhausted(), none)
-    }, this.#settings.acquireTimeout)
-    timer.unref()
-    const waiter: Waiter = { callback, timer }
-    this.#waiting.push(waiter)
-    return leave
+    return undefined
   }
 
-  #take(callback: AcquireCallback): void {
+  /** Whether the driver's pool may be asked for one more. */
+  #mayTake(): boolean {
+    if (this.#taken >= this.#settings.max) return false
+    return this.#pool.idleCount > 0 || this.#backoff.allows(performance.now(), this.#pending)
+  }
+
+  /** Whether there is a connection, or an attempt at one, that a caller in line can hope for. */
+  #mayComeFree(): boolean {
+    return this.#taken > 0
+  }
+
+  #wait(waiter: Waiter): void {
+    this.#start(waiter)
+    this.#waiting.push(waiter)
+    this.#serve()
+  }
+
+  #start(waiter: Waiter): void {
+    waiter.timer ??= setTimeout(() => {
+      if (this.#leave(waiter)) waiter.callback(this.#exhausted(), none)
+    }, this.#settings.acquireTimeout).unref()
+  }
+
+  #leave(waiter: Waiter): boolean {
+    const at = this.#waiting.indexOf(waiter)
+    if (at === -1) return false
+    clearTimeout(waiter.timer)
+    this.#waiting.splice(at, 1)
+    return true
+  }
+
+  #take(waiter: Waiter): void {
     this.#taken++
+    this.#pending++
     this.#pool.connect((error, client) => {
+      this.#pending--
       if (!client) {
         this.#taken--
-        callback(this.#explain(error!), none)
-        return this.#serve()
+        return this.#failed(error!, waiter)
       }
+      this.#backoff.succeeded()
+      clearTimeout(waiter.timer)
       const own = client as unknown as RouterClient
       own.giveBack = own.release
       own.loans = 0
-      callback(undefined, own)
+      waiter.callback(undefined, own)
+      // Others may have waited to see whether connecting works again.
+      if (this.#waiting.length > 0) this.#serve()
     })
+  }
+
+  /** A caller that the server refuses waits for the connections there are; one whose server is away goes elsewhere. */
+  #failed(error: Error, waiter: Waiter): void {
+    this.#backoff.failed(performance.now(), error)
+    if (isRefusal(error) && this.#mayComeFree() && !this.#closed) {
+      this.#start(waiter)
+      this.#waiting.unshift(waiter)
+    } else {
+      clearTimeout(waiter.timer)
+      waiter.callback(this.#explain(error), none)
+    }
+    if (this.#mayComeFree()) return this.#serve()
+    for (const { callback, timer } of this.#waiting.splice(0)) {
+      clearTimeout(timer)
+      callback(this.#explain(error), none)
+    }
   }
 
   /** To the next in line, or to the ready ones. */
@@ -197,12 +260,7 @@ export class ConnectionPool {
     client.pipeline = true
     if (client.wasReset) return this.#giveBack(client, true)
     if (this.#closed || ++client.loans >= LOANS) return this.#giveBack(client)
-    const next = this.#waiting.shift()
-    if (next) {
-      clearTimeout(next.timer)
-      next.callback(undefined, client)
-      return
-    }
+    if (this.#waiting.length > 0) return this.#lend(client)
     this.#ready.push(client)
     this.#sweep ??= setTimeout(() => this.#returnReady(), READY_FOR).unref()
   }
@@ -219,14 +277,26 @@ export class ConnectionPool {
     this.#serve()
   }
 
-  /** Has the driver's pool make what the line waits for, as far as it may. */
+  /** Lends the line what is free, and has the driver's pool make what it may. */
   #serve(): void {
-    while (this.#taken < this.#settings.max) {
-      const next = this.#waiting.shift()
-      if (!next) return
-      clearTimeout(next.timer)
-      this.#take(next.callback)
-    }
+    let client: RouterClient | undefined
+    while (this.#waiting.length > 0 && (client = this.#popReady())) this.#lend(client)
+    while (this.#waiting.length > 0 && this.#mayTake()) this.#take(this.#waiting.shift()!)
+    if (this.#waiting.length === 0 || this.#taken >= this.#settings.max || this.#pending > 0) return
+    this.#retry ??= setTimeout(
+      () => {
+        this.#retry = undefined
+        this.#serve()
+      },
+      Math.ceil(this.#backoff.waitAt(performance.now()))
+    ).unref()
+  }
+
+  /** To the first in line. */
+  #lend(client: RouterClient): void {
+    const { callback, timer } = this.#waiting.shift()!
+    clearTimeout(timer)
+    callback(undefined, client)
   }
 
   #ended(client: RouterClient): void {
@@ -238,14 +308,18 @@ export class ConnectionPool {
   }
 
   #exhausted(): Error {
-    const error = new PoolExhaustedError(this.#name, this.#settings.max, this.#waiting.length)
-    return retryAfter(error, this.#settings.acquireTimeout)
+    const error = new PoolExhaustedError(this.#name, this.#taken, this.#waiting.length)
+    return retryAfter(because(error, this.#backoff.error), this.#settings.acquireTimeout)
   }
 
+  #unavailable(cause: Error | undefined): Error {
+    return retryAfter(because(new UnavailableError(this.#name), cause), 1_000)
+  }
+
+  /** The server's own words stay inside, as cause: they name the user, and Fastify shows a message to the client. */
   #explain(error: Error): Error {
     if (error.message.startsWith('timeout exceeded')) return because(this.#exhausted(), error)
-    if (isServerError(error)) return error
-    return because(new UnavailableError(this.#name), error)
+    return this.#unavailable(error)
   }
 }
 

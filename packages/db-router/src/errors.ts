@@ -10,7 +10,7 @@ export const AlreadyRegisteredError = createError(
 )
 export const StartError = createError<[string, string]>(
   'FLOTILLA_DB_ERR_START',
-  'The primary %s could not be connected to: %s. Check its URL: user, password, database and sslmode',
+  'The primary %s could not be connected to: %s. Check its URL: user, password, database, sslmode, and the authority that signed its certificate',
   500
 )
 export const NoPrimaryError = createError<[string]>(
@@ -30,7 +30,7 @@ export const OverBudgetError = createError(
 )
 export const PoolExhaustedError = createError<[string, number, number]>(
   'FLOTILLA_DB_ERR_POOL_EXHAUSTED',
-  "No connection to %s came free: all %s are in use and %s wait; raise 'pool.max' or look for transactions left open",
+  "No connection to %s came free: all %s are in use and %s wait; raise 'pool.max', or what the server allows, or look for transactions left open",
   503
 )
 export const UnavailableError = createError<[string]>(

@@ -214,9 +214,15 @@ function readServers(options: OptionReader, name: string): ServerAddress[] {
   const value = options.raw(name)
   const list: unknown[] = Array.isArray(value) ? value : [value]
   return list.map((one, index) => {
+    const where = Array.isArray(value) ? `${name}[${index}]` : name
+    const { password } = (one ?? {}) as { password?: unknown }
+    if (password !== undefined && typeof password !== 'string' && typeof password !== 'function') {
+      throw new OptionError(
+        `@flotilla/db-router: option '${where}.password' must be a string or a function that returns one, got ${typeof password}`
+      )
+    }
     const address = parseServer(one)
     if (address) return address
-    const where = Array.isArray(value) ? `${name}[${index}]` : name
     throw new OptionError(
       `@flotilla/db-router: option '${where}' must be a postgres:// URL or a connection object with a host, got ${show(one)}`
     )

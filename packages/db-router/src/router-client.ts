@@ -40,13 +40,32 @@ export class RouterClient extends Client {
   wasReset = false
 
   constructor(config: ClientConfig) {
-    super({ ...config, pipeline: true })
+    // The driver's pool hides the password from what copies its options, and its URL's missing one hides one beside it.
+    const { password } = config
+    super({ ...config, ...(password !== undefined && { password }), pipeline: true })
+    if (password !== undefined && !this.password) this.password = password as string
     // Without a listener, an error between two statements ends the process.
     this.on('error', () => {})
     // PostgreSQL tells of each change, also of one that a borrower's statement made, before it is ready for the next.
     this.connection.on('parameterStatus', ({ parameterName, parameterValue }: ParameterStatus) => {
       if (parameterName === 'default_transaction_read_only') this.readOnly = parameterValue === 'on'
     })
+  }
+
+  override connect(): Promise<Client>
+  override connect(callback: ((err: Error) => void) | ((err: null, c: Client) => void)): void
+  override connect(callback?: ((err: Error) => void) | ((err: null, c: Client) => void)): unknown {
+    if (!callback) {
+      return new Promise<Client>((resolve, reject) => {
+        this.connect((error: Error | null) => (error ? reject(error) : resolve(this)))
+      })
+    }
+    super.connect((error: Error | null) => {
+      // The driver leaves the socket open where the failure is its own, such as that of a password function.
+      if (error) this.connection.stream.destroy()
+      ;(callback as (err: Error | null, c: Client) => void)(error, this)
+    })
+    return undefined
   }
 
   /** The backend's process id and key as told at connect; a pooler makes up its own. */

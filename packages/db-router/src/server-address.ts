@@ -1,4 +1,5 @@
 import type pg from 'pg'
+import { because } from './errors.js'
 
 /** One server as listed in the options. */
 export interface ServerAddress {
@@ -33,6 +34,22 @@ function fromUrl(text: string, config: pg.ClientConfig): ServerAddress | undefin
 }
 
 function withDefaults(config: pg.ClientConfig): pg.ClientConfig {
+  const { password } = config
   // A dead peer must show even on a connection that only waits.
-  return { keepAlive: true, keepAliveInitialDelayMillis: 10_000, ...config }
+  const own = { keepAlive: true, keepAliveInitialDelayMillis: 10_000, ...config }
+  // In the options of the driver's pool it is not enumerable.
+  return password === undefined
+    ? own
+    : { ...own, password: typeof password === 'function' ? guarded(password) : password }
+}
+
+/** What a password function fails with may name secrets: it stays inside, as cause. */
+function guarded(ask: () => string | Promise<string>): () => Promise<string> {
+  return async function password(this: unknown, ...args: []) {
+    try {
+      return await ask.apply(this, args)
+    } catch (error) {
+      throw because(new Error('The password function failed'), error)
+    }
+  }
 }

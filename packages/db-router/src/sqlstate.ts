@@ -53,14 +53,27 @@ export function isCancelled(error: unknown): boolean {
   return isServerError(error) && codeOf(error) === '57014'
 }
 
-/** What the driver says, without a code, of a password that it lacks or can not use, and of TLS that the server lacks. */
-const DRIVER_REFUSED = /^SASL: |^Password must be a string$|^The server does not support SSL connections$/
+/** What the driver says, without a code, of a password that it lacks or can not use. */
+const DRIVER_REFUSED = /^SASL: |^Password must be a string$/
+const NO_TLS = 'The server does not support SSL connections'
 
-/** Authentication failed, TLS is not to be had, or there is no such database: no retry will help. */
-export function isMisconfigured(error: unknown): boolean {
+/** Node's codes of a certificate that is not trusted ("X509 certificate error codes" of `node:tls`). */
+const UNTRUSTED =
+  /^(?:CERT_|CRL_|UNABLE_TO_|DEPTH_ZERO_SELF_SIGNED_CERT$|SELF_SIGNED_CERT_IN_CHAIN$|ERR_TLS_CERT_ALTNAME_INVALID$|HOSTNAME_MISMATCH$|INVALID_CA$|INVALID_PURPOSE$|PATH_LENGTH_EXCEEDED$)/
+
+/** The user, its password or the database does not count. */
+export function isRefusedLogin(error: unknown): boolean {
   const code = codeOf(error)
   if (code === undefined) return error instanceof Error && DRIVER_REFUSED.test(error.message)
   return isServerError(error) && (code.startsWith('28') || code === '3D000')
+}
+
+/** No retry will help: a login that does not count, no TLS where it is asked for, or a certificate that is not trusted. */
+export function isMisconfigured(error: unknown): boolean {
+  if (isRefusedLogin(error)) return true
+  const code = codeOf(error)
+  if (code === undefined) return error instanceof Error && error.message === NO_TLS
+  return UNTRUSTED.test(code)
 }
 
 /**

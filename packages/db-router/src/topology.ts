@@ -5,7 +5,7 @@ import type { PositionSink } from './capture.js'
 import { endOfRecord, type Lsn, type WalLayout } from './lsn.js'
 import type { Observation } from './observation.js'
 import type { Server } from './server.js'
-import { codeOf, isRefusal, isServerError } from './sqlstate.js'
+import { codeOf, isRefusal, isRefusedLogin, isServerError } from './sqlstate.js'
 import { laterOf, type Position } from './token.js'
 import { WalHistory } from './wal-history.js'
 
@@ -149,6 +149,7 @@ export class Topology implements PositionSink {
     const before = server.observed
     server.observed = observation
     server.seenAt = now
+    if (server.error) server.pool.reachable()
     server.error = undefined
     this.#failures.delete(server)
     server.breaker.reachable()
@@ -207,7 +208,7 @@ export class Topology implements PositionSink {
   #lost(server: Server, error: Error | undefined): void {
     const failures = (this.#failures.get(server) ?? 0) + 1
     this.#failures.set(server, failures)
-    server.reason = error?.message ?? 'not reachable'
+    server.reason = reasonOf(error)
     server.error = error
     // One late answer is not yet an outage; and what is connected goes on where no further connection is taken.
     const once = codeOf(error) !== 'ECONNREFUSED' && failures < PRIMARY_FAILURES
@@ -333,6 +334,13 @@ export class Topology implements PositionSink {
     const level = event === 'foreign' ? 'error' : event === 'up' || event === 'promoted' ? 'info' : 'warn'
     this.#log[level]({ server: server.name, event, reason }, `${server.name} is ${event}`)
   }
+}
+
+/** As it may be shown: what the server says of credentials names the user. */
+function reasonOf(error: Error | undefined): string {
+  if (error === undefined) return 'not reachable'
+  if (!isRefusedLogin(error)) return error.message
+  return `it refuses the user, the password or the database (${codeOf(error) ?? 'SASL'})`
 }
 
 /** Servers behind one address, at most; restarts make new ones of the same. */

@@ -38,7 +38,7 @@ t.test('every example of the README compiles and runs', async (sub) => {
 
   const text = await readFile(new URL('../README.md', import.meta.url), 'utf8')
   const examples = [...text.matchAll(/^```ts\n(.*?)^```/gms)].map(([, code]) => code!)
-  sub.equal(examples.length, 5)
+  sub.equal(examples.length, 6)
   const imports: string[] = []
   const last: string[] = []
   const code = examples.join('\n').replaceAll(/^(?:import |await app\.listen).*\n/gm, (line) => {
