@@ -14,7 +14,7 @@ import {
 import type { Hubs } from './hubs.js'
 import { readIdentity, type Identity } from './identity.js'
 import type { Presence } from './presence.js'
-import { CLOSE, type Member, type Position } from './protocol.js'
+import { CLOSE, type ClientLimits, type Member, type Position } from './protocol.js'
 import type { Publishing, PublishOptions, PublishResult } from './publishing.js'
 import { isCloseCode, type Revocation } from './revocation.js'
 import type { Transport } from './transport.js'
@@ -70,7 +70,7 @@ export interface BroadcastParts {
   readonly context: ConnectionContext
   readonly ping: number
   readonly idempotencyTtl: number
-  readonly maxPayload: number
+  readonly limits: ClientLimits
   readonly log: FastifyBaseLogger
   /** Whether an option reads a connection's request after the upgrade. */
   readonly keepRequests: boolean
@@ -117,7 +117,7 @@ export class Broadcast {
       throw new FLOTILLA_WS_ERR_OPTION("@flotilla/ws-broadcast: attach() takes 'identity' as an object")
     }
     releaseUpgrade(socket)
-    limitPayload(socket, this.#parts.maxPayload)
+    limitPayload(socket, this.#parts.limits.maxPayload)
     const connection = this.open(new WsTransport(socket), request, identity)
     ;(socket as Attached)[kConnection] = connection
     socket.on('message', onMessage)
@@ -176,10 +176,11 @@ export class Broadcast {
 
   /** @internal A connection over any transport. */
   open(transport: Transport, request: FastifyRequest, identity: Identity): Connection {
-    const { connections, context, revocation, drain, ping, idempotencyTtl, keepRequests } = this.#parts
+    const { connections, context, revocation, drain, ping, idempotencyTtl, limits, keepRequests } =
+      this.#parts
     const connection = new Connection(context, transport, keepRequests ? request : undefined, identity)
     connections.add(connection)
-    connection.send({ type: 'welcome', connection: connection.id, ping, idempotencyTtl })
+    connection.send({ type: 'welcome', connection: connection.id, ping, idempotencyTtl, limits })
     if (revocation.isRevoked(identity)) connection.close(CLOSE.UNAUTHORIZED, 'session ended')
     else if (drain.draining) drain.sendAway(connection)
     return connection

@@ -9,7 +9,7 @@ import type { Presence } from './presence.js'
 import { CLOSE, type ErrorCode, type Member, type Position } from './protocol.js'
 import type { Publishing } from './publishing.js'
 import { Subscriptions, type Introduction } from './subscriptions.js'
-import { Turns } from './turns.js'
+import { CLIENT_GONE, Turns } from './turns.js'
 
 /** Frames that are no commands before a client is sent away. */
 const MAX_BAD_FRAMES = 10
@@ -66,18 +66,16 @@ export class Commands {
       connection.close(CLOSE.TOO_LARGE, 'message too large')
       return
     }
-    if (!connection.takeToken()) {
-      connection.send({ type: 'error', code: 'rate_limited', message: 'Too many commands; slow down' })
-      connection.close(CLOSE.RATE_LIMITED, 'too many commands')
-      return
-    }
-    if (connection.slow || connection.held) connection.hold(data)
-    else this.#read(connection, data)
+    if (connection.command(data)) return
+    connection.send({ type: 'error', code: 'rate_limited', message: 'Too many commands; slow down' })
+    connection.close(CLOSE.RATE_LIMITED, 'too many commands')
   }
 
-  /** The connection takes answers again. */
-  drained(connection: Connection): void {
-    connection.release((data) => this.#read(connection, data))
+  /** Carries out a command of a client. Never rejects. */
+  async execute(connection: Connection, data: Buffer): Promise<void> {
+    const frame = readJsonObject(data.toString())
+    if (typeof frame === 'string') this.#bad(connection, frame, undefined, NO_COMMAND[frame])
+    else await this.#run(connection, frame)
   }
 
   /** Subscribes on the server's behalf: the channel's rule decides, `authorize` only whether it sees who is there. */
@@ -89,13 +87,8 @@ export class Commands {
 
   /** The connection is gone. */
   ended(connection: Connection): void {
+    this.#turns.end(connection)
     this.#subscriptions.endAll(connection)
-  }
-
-  #read(connection: Connection, data: Buffer): void {
-    const frame = readJsonObject(data.toString())
-    if (typeof frame === 'string') this.#bad(connection, frame, undefined, NO_COMMAND[frame])
-    else void this.#run(connection, frame)
   }
 
   async #run(connection: Connection, frame: Record<string, unknown>): Promise<void> {
@@ -104,6 +97,7 @@ export class Commands {
     try {
       await this.#dispatch(connection, frame, answer)
     } catch (error) {
+      if (error === CLIENT_GONE) return
       const refusal = toRefusal(error)
       if (refusal.code === 'unavailable') {
         this.#parts.log.warn({ err: error, channel }, 'a command of a client failed')
@@ -168,6 +162,23 @@ export class Commands {
     answer: { id?: number | string }
   ): Promise<void> {
     const { channel, rule } = this.#find(frame)
+    const since = readSince(frame['since'])
+    const { allow, introduction } = this.#permissionToSubscribe(connection, channel, rule)
+    await this.#turns.take(connection, channel, allow, () =>
+      this.#subscriptions.add(connection, channel, rule, {
+        since,
+        id: answer.id,
+        introduction: introduction()
+      })
+    )
+  }
+
+  /** What the app is asked before a subscribe. Apart from it: what waits for the app must not keep the command alive. */
+  #permissionToSubscribe(
+    connection: Connection,
+    channel: string,
+    rule: ChannelRule
+  ): { allow: (() => Promise<void>) | undefined; introduction: () => Introduction | undefined } {
     const allow = this.#allow(connection, channel, 'subscribe')
     const introduce = this.#subscriptions.introduction(connection, channel, rule)
     let introduction: Introduction | undefined
@@ -175,13 +186,7 @@ export class Commands {
       await allow?.()
       introduction = await introduce?.()
     }
-    await this.#turns.take(connection, channel, allow || introduce ? ask : undefined, () =>
-      this.#subscriptions.add(connection, channel, rule, {
-        since: readSince(frame['since']),
-        id: answer.id,
-        introduction
-      })
-    )
+    return { allow: allow || introduce ? ask : undefined, introduction: () => introduction }
   }
 
   async #publish(

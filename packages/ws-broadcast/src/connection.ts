@@ -3,19 +3,21 @@ import type { FastifyRequest } from 'fastify'
 import { slowChannel } from './diagnostics.js'
 import { jsonFrame, type Frame } from './frame.js'
 import type { Identity } from './identity.js'
+import { Intake, type CommandRate } from './intake.js'
 import type { Batch, Outbox, Recipient } from './outbox.js'
 import { CLOSE, type ServerFrame } from './protocol.js'
 import type { Subscription } from './subscription.js'
-import { TokenBucket } from './token-bucket.js'
 import type { Transport } from './transport.js'
 
 /** What all connections of one instance share. */
 export interface ConnectionContext {
   readonly outbox: Outbox
   readonly highWaterMark: number
-  readonly rate: { readonly perSecond: number; readonly burst: number }
+  readonly rate: CommandRate
   /** Called with each frame that a client sends. */
   readonly onFrame: (connection: Connection, data: Buffer, isBinary: boolean) => void
+  /** Carries out one command; never rejects. */
+  readonly onCommand: (connection: Connection, data: Buffer) => Promise<void>
   /** Called when a slow connection has caught up with its own buffer. */
   readonly onDrained: (connection: Connection) => void
   readonly onEnded: (connection: Connection) => void
@@ -44,7 +46,7 @@ export class Connection implements Recipient {
   readonly since = Math.trunc(performance.now())
   /** Set by anything that arrives; cleared by each ping. */
   heard = true
-  /** When the outstanding ping was sent; 0 without. */
+  /** The tick of {@link Connections} at which the outstanding ping was sent; 0 without. */
   pingedAt = 0
   nextPing = 0
   /** What waited for the socket at the last ping. */
@@ -53,9 +55,7 @@ export class Connection implements Recipient {
   heldBytes = 0
   /** Frames that were no commands so far. */
   badFrames = 0
-  #bucket: TokenBucket | undefined
-  /** Commands that came while the client did not take the answers to earlier ones. */
-  #held: Buffer[] | undefined
+  #intake: Intake | undefined
   #backlog: Backlog | undefined
   #subscriptions: Map<string, Subscription> | undefined
   #closeTimer: NodeJS.Timeout | undefined
@@ -118,6 +118,7 @@ export class Connection implements Recipient {
     transport.onceDrained(() => {
       this.#backlog = undefined
       this.slow = false
+      this.#intake?.resume()
       if (this.open) context.onDrained(this)
       for (const resolve of backlog.waiting) resolve()
     })
@@ -127,30 +128,16 @@ export class Connection implements Recipient {
     return this.heldBytes > this.context.highWaterMark
   }
 
-  /** Reading commands has been stopped until the client takes the answers to those it has sent. */
-  get held(): boolean {
-    return this.#held !== undefined
+  /** Its socket is not read: it has too much under way, or does not take the answers. */
+  get paused(): boolean {
+    return this.#intake?.paused === true
   }
 
-  /** Keeps a command for later and takes no more from the socket; what one read had brought may still come. */
-  hold(command: Buffer): void {
-    if (!this.#held) {
-      this.#held = []
-      this.transport.pause()
-    }
-    this.#held.push(command)
-  }
-
-  /** Calls `run` with what was held, as long as the client takes the answers, and then reads on. */
-  release(run: (command: Buffer) => void): void {
-    const held = this.#held
-    if (!held) return
-    let next = 0
-    while (next < held.length && this.open && !this.slow) run(held[next++]!)
-    held.splice(0, next)
-    if (held.length > 0 && this.open) return
-    this.#held = undefined
-    this.transport.resume()
+  /** Carries out a command in its turn. False if the client has sent more commands than it may. */
+  command(data: Buffer): boolean {
+    const { rate, onCommand } = this.context
+    this.#intake ??= new Intake(this, rate, (command) => onCommand(this, command))
+    return this.#intake.take(data)
   }
 
   /** Resolves when nothing waits for the socket, or it has ended. */
@@ -162,12 +149,6 @@ export class Connection implements Recipient {
     })
   }
 
-  takeToken(): boolean {
-    const { rate } = this.context
-    this.#bucket ??= new TokenBucket(rate.perSecond, rate.burst)
-    return this.#bucket.take(performance.now())
-  }
-
   /** Sends what is queued, closes, and ends the socket if the client does not answer in time. */
   close(code: number, reason: string, grace = CLOSE_GRACE): void {
     if (this.closeCode !== 0) return
@@ -175,11 +156,7 @@ export class Connection implements Recipient {
     this.batch = undefined
     if (batch && !this.slow) this.transport.write(batch)
     this.closeCode = code
-    if (this.#held) {
-      // The client's own close frame is to be read.
-      this.#held = undefined
-      this.transport.resume()
-    }
+    this.#intake?.end()
     this.transport.close(code, reason)
     this.#closeTimer = setTimeout(() => this.transport.terminate(), grace)
     this.#closeTimer.unref()
@@ -189,7 +166,8 @@ export class Connection implements Recipient {
   ended(code: number): void {
     if (this.closeCode === 0) this.closeCode = code
     this.batch = undefined
-    this.#held = undefined
+    this.#intake?.end()
+    this.#intake = undefined
     for (const resolve of this.#backlog?.waiting ?? []) resolve()
     clearTimeout(this.#closeTimer)
     this.context.onEnded(this)

@@ -24,9 +24,14 @@ export interface PingSettings {
 export class Connections {
   readonly #all = new Set<Connection>()
   readonly #timer: NodeJS.Timeout
+  /** Ticks of the timer so far. A client's deadline is counted in them: while the event loop is blocked no answer can be read. */
+  #tickCount = 0
+  readonly #timeoutTicks: number
 
   constructor(private readonly ping: PingSettings) {
-    this.#timer = setInterval(() => this.#tick(), Math.min(1000, ping.interval / 4, ping.timeout / 4))
+    const tickMs = Math.min(1000, ping.interval / 4, ping.timeout / 4)
+    this.#timeoutTicks = Math.ceil(ping.timeout / tickMs)
+    this.#timer = setInterval(() => this.#tick(), tickMs)
     this.#timer.unref()
   }
 
@@ -81,10 +86,12 @@ export class Connections {
 
   #tick(): void {
     const now = Math.trunc(performance.now())
+    this.#tickCount += 1
     for (const connection of this.#all) {
       if (connection.pingedAt !== 0) {
-        if (connection.heard || readsEvents(connection) || takesAnswers(connection)) connection.pingedAt = 0
-        else if (now - connection.pingedAt > this.ping.timeout) {
+        if (connection.heard || readsEvents(connection) || isPausedAndAlive(connection))
+          connection.pingedAt = 0
+        else if (this.#tickCount - connection.pingedAt > this.#timeoutTicks) {
           // Nobody is there to read a close frame.
           connection.close(CLOSE.SILENT, 'no answer to ping', 0)
           continue
@@ -92,7 +99,7 @@ export class Connections {
       }
       if (now < connection.nextPing || connection.pingedAt !== 0) continue
       connection.nextPing = now + this.ping.interval
-      connection.pingedAt = now
+      connection.pingedAt = this.#tickCount
       connection.heard = false
       connection.bufferedAtPing = connection.transport.buffered
       connection.transport.ping()
@@ -107,7 +114,10 @@ function readsEvents({ transport }: Connection): boolean {
   return transport.kind === 'sse' && transport.buffered === 0
 }
 
-/** Nothing is read from a connection whose commands are held; that its bytes grow fewer has to do. */
-function takesAnswers({ held, transport, bufferedAtPing }: Connection): boolean {
-  return held && transport.buffered < bufferedAtPing
+/**
+ * Nothing is read from a connection whose socket is paused. If it waits for the app or for its share of bytes, its silence says
+ * nothing; if it does not take its answers, fewer bytes that wait are its sign of life.
+ */
+function isPausedAndAlive({ paused, slow, transport, bufferedAtPing }: Connection): boolean {
+  return paused && (!slow || transport.buffered < bufferedAtPing)
 }

@@ -10,6 +10,7 @@ export {
   CLOSE,
   ERROR_CODES,
   type ClientFrame,
+  type ClientLimits,
   type ErrorCode,
   type GapReason,
   type Member,

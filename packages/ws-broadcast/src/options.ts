@@ -59,8 +59,12 @@ export interface BroadcastOptions {
   maxChannels?: number
   /** Connections of this instance. Default 20,000. */
   maxConnections?: number
-  /** Commands of one connection: per second, default 50, and at once: at least `maxChannels`, default 200 or twice `maxChannels`, the greater. */
-  rate?: { perSecond?: number; burst?: number }
+  /**
+   * Commands of one connection: per second, default 50, and at once (`burst`): at least `maxChannels`, default 200 or twice
+   * `maxChannels`, the greater. A client that sends more is closed with 4429. `bytesPerSecond`: how fast its socket is read
+   * at most, default `'256kb'` or `maxPayload`, the greater.
+   */
+  rate?: { perSecond?: number; burst?: number; bytesPerSecond?: Size }
   /** A ping each `interval`; closed when nothing came back within `timeout` of it. Default `'25s'`, `'10s'`. */
   ping?: { interval?: Duration; timeout?: Duration }
   /** How long an instance's presence outlives its last heartbeat. Default `'15s'`. */
@@ -94,7 +98,7 @@ export interface BroadcastConfig {
   readonly highWaterMark: number
   readonly maxChannels: number
   readonly maxConnections: number
-  readonly rate: { readonly perSecond: number; readonly burst: number }
+  readonly rate: { readonly perSecond: number; readonly burst: number; readonly bytesPerSecond: number }
   readonly ping: { readonly interval: number; readonly timeout: number }
   readonly presenceLease: number
   readonly idempotencyTtl: number
@@ -113,6 +117,7 @@ export function readOptions(input: unknown): BroadcastConfig {
   // Fastify applies it to plugins with a scope of their own alone: here it would change nothing.
   if (read.has('prefix')) read.fail('prefix', "left out; put it into 'path' and 'ssePath'")
   const maxChannels = read.integer('maxChannels', { default: 100, min: 1 })
+  const maxPayload = read.size('maxPayload', { default: 65_536, min: 256, max: 16_777_216 })
   const config: BroadcastConfig = {
     rules: readRules(read),
     path: readPath(read, 'path', '/ws'),
@@ -122,11 +127,11 @@ export function readOptions(input: unknown): BroadcastConfig {
     authenticate: read.func('authenticate', undefined),
     authorize: read.func('authorize', undefined),
     origins: readOrigins(read),
-    maxPayload: read.size('maxPayload', { default: 65_536, min: 256, max: 16_777_216 }),
+    maxPayload,
     highWaterMark: read.size('highWaterMark', { default: 262_144, min: 1024 }),
     maxChannels,
     maxConnections: read.integer('maxConnections', { default: 20_000, min: 1 }),
-    rate: readRate(read, maxChannels),
+    rate: readRate(read, maxChannels, maxPayload),
     ping: read.group('ping', (ping) => ({
       interval: ping.duration('interval', { default: 25_000, min: 100 }),
       timeout: ping.duration('timeout', { default: 10_000, min: 100 })
@@ -193,8 +198,13 @@ function readRule(pattern: string, read: OptionReader): ChannelRule {
 }
 
 /** A client that comes back subscribes to all its channels at once; with a smaller burst it would be sent away each time. */
-function readRate(read: OptionReader, maxChannels: number): BroadcastConfig['rate'] {
-  const defaults = { perSecond: 50, burst: Math.max(200, 2 * maxChannels) }
+function readRate(read: OptionReader, maxChannels: number, maxPayload: number): BroadcastConfig['rate'] {
+  const defaults = {
+    perSecond: 50,
+    burst: Math.max(200, 2 * maxChannels),
+    // A message that takes longer than a second to be paid for would keep its client from answering pings.
+    bytesPerSecond: Math.max(262_144, maxPayload)
+  }
   return (
     read.group('rate', (rate) => {
       const burst = rate.integer('burst', { default: defaults.burst, min: 1 })
@@ -204,7 +214,11 @@ function readRate(read: OptionReader, maxChannels: number): BroadcastConfig['rat
           `at least 'maxChannels' (${maxChannels}): a client subscribes to its channels at once`
         )
       }
-      return { perSecond: rate.number('perSecond', { default: defaults.perSecond, min: 0.1 }), burst }
+      return {
+        perSecond: rate.number('perSecond', { default: defaults.perSecond, min: 0.1 }),
+        burst,
+        bytesPerSecond: rate.size('bytesPerSecond', { default: defaults.bytesPerSecond, min: 1024 })
+      }
     }) ?? defaults
   )
 }

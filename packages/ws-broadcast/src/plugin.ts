@@ -65,7 +65,7 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
     gate,
     drain,
     ping: config.ping.interval,
-    maxPayload: config.maxPayload,
+    limits: { maxPayload: config.maxPayload, maxChannels: config.maxChannels, ...config.rate },
     idempotencyTtl: config.idempotencyTtl,
     log,
     keepRequests:
@@ -75,10 +75,10 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
     context: {
       outbox: new Outbox(),
       highWaterMark: config.highWaterMark,
-      rate: config.rate,
+      rate: { ...config.rate, maxPayload: config.maxPayload },
       onFrame: (connection, data, isBinary) => commands.receive(connection, data, isBinary),
+      onCommand: (connection, data) => commands.execute(connection, data),
       onDrained: (connection) => {
-        commands.drained(connection)
         for (const subscription of connection.subscriptions.values()) subscription.drained()
       },
       onEnded: (connection) => {

@@ -58,9 +58,23 @@ export type ClientFrame =
   | { type: 'presence'; id?: number | string; channel: string }
   | { type: 'ping'; id?: number | string }
 
+/** What a client may send; a connection learns it from its `welcome` frame. */
+export interface ClientLimits {
+  /** Bytes of one frame. A longer one closes the connection with 1009. */
+  readonly maxPayload: number
+  /** Channels of one connection. One more is refused with `too_many_channels`. */
+  readonly maxChannels: number
+  /** Commands a second. More, once the burst is used up, close the connection with 4429. */
+  readonly perSecond: number
+  /** Commands at once. */
+  readonly burst: number
+  /** The socket is read no faster than this. */
+  readonly bytesPerSecond: number
+}
+
 /** Frames of the server. */
 export type ServerFrame =
-  | { type: 'welcome'; connection: string; ping: number; idempotencyTtl: number }
+  | { type: 'welcome'; connection: string; ping: number; idempotencyTtl: number; limits: ClientLimits }
   | ({ type: 'subscribed'; id?: number | string; channel: string; recovered: boolean } & Position)
   | { type: 'unsubscribed'; id?: number | string; channel: string }
   | { type: 'published'; id?: number | string; channel: string; offset?: string; epoch?: string }

@@ -66,7 +66,13 @@ async function startScript(
       peer.frames.push(frame)
       onFrame(peer, frame)
     })
-    peer.send({ type: 'welcome', connection: `c${peer.index}`, ping: 25_000, idempotencyTtl: 300_000 })
+    peer.send({
+      type: 'welcome',
+      connection: `c${peer.index}`,
+      ping: 25_000,
+      idempotencyTtl: 300_000,
+      limits: { maxPayload: 65_536, maxChannels: 100, perSecond: 50, burst: 200, bytesPerSecond: 262_144 }
+    })
     onOpen(peer)
   })
   await once(server, 'listening')

@@ -150,7 +150,8 @@ test('a client that resumes ahead of its instance misses nothing that arrives wh
   const context = {
     outbox,
     highWaterMark: 1e6,
-    rate: { perSecond: 1, burst: 1 },
+    rate: { perSecond: 1, burst: 1, bytesPerSecond: 1000, maxPayload: 1000 },
+    onCommand: async () => undefined,
     onFrame: nothing,
     onDrained: nothing,
     onEnded: nothing
