@@ -73,7 +73,7 @@ t.test('default and named export are the same', async (sub) => {
   sub.equal(flotillaDbRouter, named)
 })
 
-const postgres = await startPostgres({ replicas: 1, password: true })
+const postgres = await startPostgres({ replicas: 1 })
 t.teardown(() => postgres.stop())
 const { primary, replicas } = postgres
 const replica = replicas[0]!
@@ -182,7 +182,7 @@ async function lookNow({ db }: FastifyInstance): Promise<void> {
 
 /** Ends what a monitor has connected as `role`. */
 async function endMonitor(server: PostgresServer, role: string): Promise<void> {
-  const { rowCount } = await server.query(
+  const { rowCount } = await server.admin.query(
     `select pg_terminate_backend(pid, 5000) from pg_stat_activity
      where usename = $1 and query like 'select % /* flotilla: monitor */'`,
     [role]
@@ -219,7 +219,7 @@ for (const [what, role, statement, refusal] of [
   ['no slot left for a monitor', 'tenant', 'connection limit 1', 'too many connections for role "tenant"']
 ] as const) {
   t.test(`${what}: what is connected goes on`, async (sub) => {
-    await primary.query(`create role ${role} login password 'one'`)
+    await primary.admin.query(`create role ${role} login password 'one'`)
     await postgres.waitForCatchUp()
     const app = await createApp(sub, {
       primary: as(role, primary.url),
@@ -230,7 +230,7 @@ for (const [what, role, statement, refusal] of [
     const { db } = app
     await db.write.query('select 1')
     await db.read.query('select 1')
-    await primary.query(`alter role ${role} ${statement}`)
+    await primary.admin.query(`alter role ${role} ${statement}`)
     await postgres.waitForCatchUp()
     await refuseMonitors(app, role, refusal)
     for (let n = 0; n < 10; n++) {
@@ -244,7 +244,7 @@ for (const [what, role, statement, refusal] of [
         ['replica', 'up']
       ]
     )
-    await primary.query(`alter role ${role} password 'one' connection limit -1`)
+    await primary.admin.query(`alter role ${role} password 'one' connection limit -1`)
     await until(
       async () => {
         await lookNow(app)
@@ -256,7 +256,7 @@ for (const [what, role, statement, refusal] of [
 }
 
 t.test('a replica that nobody could look at for as long as it may lag is left alone', async (sub) => {
-  await primary.query("create role guest login password 'one'")
+  await primary.admin.query("create role guest login password 'one'")
   await postgres.waitForCatchUp()
   const app = await createApp(sub, {
     primary: primary.url,
@@ -267,7 +267,7 @@ t.test('a replica that nobody could look at for as long as it may lag is left al
   const read = async (): Promise<unknown> =>
     (await app.db.session().read.query('select pg_is_in_recovery() as replica')).rows[0]
   sub.strictSame(await read(), { replica: true })
-  await primary.query('alter role guest connection limit 1')
+  await primary.admin.query('alter role guest connection limit 1')
   await postgres.waitForCatchUp()
   await endMonitor(replica, 'guest')
   await until(
@@ -282,7 +282,7 @@ t.test('a replica that nobody could look at for as long as it may lag is left al
 })
 
 t.test('a read does not wait for a replica that nobody could look at', async (sub) => {
-  await primary.query("create role visitor login password 'one'")
+  await primary.admin.query("create role visitor login password 'one'")
   await postgres.waitForCatchUp()
   const app = await createApp(sub, {
     primary: primary.url,
@@ -292,7 +292,7 @@ t.test('a read does not wait for a replica that nobody could look at', async (su
     maxWait: '10s'
   })
   await app.db.read.query('select 1')
-  await primary.query('alter role visitor connection limit 1')
+  await primary.admin.query('alter role visitor connection limit 1')
   await postgres.waitForCatchUp()
   await endMonitor(replica, 'visitor')
   for (const what of ['the first to find out', 'one that knows it']) {
@@ -309,7 +309,7 @@ t.test('a read does not wait for a replica that nobody could look at', async (su
 t.test('no place left for a monitor at PgBouncer: what is connected goes on', async (sub) => {
   const bouncer = await startPgBouncer({ target: primary })
   sub.teardown(() => bouncer.stop())
-  const console = new Client({ connectionString: bouncer.urlOf('pgbouncer') })
+  const console = new Client({ connectionString: bouncer.consoleUrl })
   console.on('error', () => {})
   await console.connect()
   sub.teardown(() => console.end())
@@ -331,7 +331,7 @@ t.test('no place left for a monitor at PgBouncer: what is connected goes on', as
 t.test(
   'credentials that stop working, and connections with them: coded, and over once they work',
   async (sub) => {
-    await primary.query("create role porter login password 'one'")
+    await primary.admin.query("create role porter login password 'one'")
     await postgres.waitForCatchUp()
     const app = await createApp(sub, {
       primary: as('porter', primary.url),
@@ -340,7 +340,7 @@ t.test(
     })
     await app.db.write.query('select 1')
     await app.db.read.query('select 1')
-    await primary.query("alter role porter password 'two'")
+    await primary.admin.query("alter role porter password 'two'")
     await postgres.waitForCatchUp()
     await primary.terminateConnections()
     await replica.terminateConnections()
@@ -352,7 +352,7 @@ t.test(
     }
     await tell()
     await tell()
-    await primary.query("alter role porter password 'one'")
+    await primary.admin.query("alter role porter password 'one'")
     await postgres.waitForCatchUp()
     for (const query of [app.db.write.query, app.db.read.query]) {
       await until(async () => (await codeOf(query('select 1'))) === undefined, { message: 'it works again' })

@@ -13,6 +13,8 @@ async function promotionUnderLoad(sub: Test, pgbouncer: boolean): Promise<void> 
   sub.teardown(() => postgres.stop())
   const { primary: old, replicas } = postgres
   const [promoted, follower] = replicas
+  // Without it the app sees a replica's new timeline only after the replica's next restartpoint.
+  await old.admin.query('grant pg_read_all_stats to app')
   await old.query('create table writes (id serial primary key, author int, mark text)')
   // Cascading: what the promoted one never got, its follower never has.
   await follower!.follow(promoted!)

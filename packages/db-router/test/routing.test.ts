@@ -134,11 +134,12 @@ t.test("what is written through the read pool's connections at the primary", asy
 })
 
 t.test('a role that may only read stays so', async (sub) => {
-  await primary.query('create role reader login')
-  await primary.query('alter role reader set default_transaction_read_only = on')
+  await primary.admin.query("create role reader login password 'reader'")
+  await primary.admin.query('alter role reader set default_transaction_read_only = on')
   await primary.query('grant all on all tables in schema public to reader')
   const url = new URL(primary.url)
   url.username = 'reader'
+  url.password = 'reader'
   const app = await createApp(sub, { primary: url.href, pool: { max: 1 } })
   for (let n = 0; n < 2; n++) {
     sub.equal(await codeOf(app.db.read.query('select count(*) from items')), undefined)

@@ -211,10 +211,11 @@ t.test('a replica whose pool is used up is busy, one that refuses connections is
   sub.equal(await where(busy), replica.port)
 
   // Its one connection is the monitor's.
-  await primary.query('create role narrow login connection limit 1')
+  await primary.admin.query("create role narrow login password 'narrow' connection limit 1")
   await postgres.waitForCatchUp()
   const url = new URL(replica.url)
   url.username = 'narrow'
+  url.password = 'narrow'
   const full = await createApp(sub, {
     ...servers,
     replicas: [url.href],

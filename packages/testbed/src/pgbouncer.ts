@@ -5,10 +5,13 @@ import { deploymentFile } from './deployment-files.js'
 import { StateError } from './errors.js'
 import { ManagedProcess } from './managed-process.js'
 import { onFreePort } from './ports.js'
-import { databaseOwner, databasePassword, databaseUser, openProgram } from './postgres-files.js'
+import { databaseOwner, databaseUrl, openProgram, roles, type Role } from './postgres-files.js'
 import type { PostgresServer } from './postgres-server.js'
 import { whenReady } from './readiness.js'
 import { temporaryFolder } from './reaper.js'
+
+/** Known to PgBouncer alone; no server has a role of this name. */
+const operator: Role = { name: 'bouncer_admin', password: 'console:p@ss/1' }
 
 /** A server, or what leads to one. */
 export type PgBouncerTarget = Pick<PostgresServer, 'host' | 'port' | 'database'>
@@ -47,19 +50,19 @@ export class PgBouncer {
     })
   }
 
-  /** The database that leads to the primary. */
+  /** The database that leads to the primary, for the app's role. */
   get url(): string {
-    return this.urlOf('app')
+    return this.#urlOf('app')
   }
 
   /** The databases that lead to each replica. */
   get replicaUrls(): string[] {
-    return this.targets.slice(1).map((_target, index) => this.urlOf(replicaName(index)))
+    return this.targets.slice(1).map((_target, index) => this.#urlOf(replicaName(index)))
   }
 
-  /** `pgbouncer` is PgBouncer's own console. */
-  urlOf(database: string): string {
-    return `postgres://${databaseUser}:${databasePassword}@${this.host}:${this.port}/${database}`
+  /** PgBouncer's own console, which the app's role may not enter. */
+  get consoleUrl(): string {
+    return this.#urlOf('pgbouncer', operator)
   }
 
   get pid(): number {
@@ -94,6 +97,10 @@ export class PgBouncer {
     return this.#process?.output() ?? ''
   }
 
+  #urlOf(database: string, role: Role = roles.app): string {
+    return databaseUrl(role, this.host, this.port, database)
+  }
+
   async #launch(): Promise<void> {
     const { path, env } = await openProgram('pgbouncer')
     await this.#configure()
@@ -108,7 +115,7 @@ export class PgBouncer {
     })
     this.#process = bouncer
     await whenReady(bouncer, async () => {
-      const client = new Client({ connectionString: this.urlOf('pgbouncer'), connectionTimeoutMillis: 1_000 })
+      const client = new Client({ connectionString: this.consoleUrl, connectionTimeoutMillis: 1_000 })
       client.on('error', () => {})
       await client.connect()
       await client.end()
@@ -121,7 +128,7 @@ export class PgBouncer {
     const base = join(this.folder, 'base.ini')
     await copyFile(await deploymentFile('pgbouncer/pgbouncer.ini'), base)
     await chmod(base, 0o644)
-    await writeFile(join(this.folder, 'userlist.txt'), `"${databaseUser}" "${databasePassword}"\n`)
+    await writeFile(join(this.folder, 'userlist.txt'), [roles.app, operator].map(({ name, password }) => `"${name}" "${password}"\n`).join(''))
     const databases = this.targets.map(
       ({ host, port, database }, index) =>
         `${index === 0 ? 'app' : replicaName(index - 1)} = host=${host} port=${port} dbname=${database}`
@@ -131,7 +138,7 @@ export class PgBouncer {
       listen_port: this.port,
       unix_socket_dir: '',
       auth_file: join(this.folder, 'userlist.txt'),
-      admin_users: databaseUser,
+      admin_users: operator.name,
       ...this.settings
     }
     await writeFile(

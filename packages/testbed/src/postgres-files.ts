@@ -12,9 +12,37 @@ import { sharedTemporaryFolder, temporaryFolder } from './reaper.js'
 
 const run = promisify(execFile)
 
-/** The user and password of every database that the testbed makes. */
-export const databaseUser = 'app'
-export const databasePassword = 'app'
+/** A role of every server that the testbed starts, and its password. */
+export interface Role {
+  readonly name: string
+  readonly password: string
+}
+
+/**
+ * The roles of every server. Each password has characters that a URL must escape, so that a client that forgets to
+ * decode them fails here.
+ *
+ * - `app` owns its database and has no other right: it is what the URLs that tests hand to an app carry.
+ * - `admin` is the superuser, for the testbed's own statements and for the faults that need one.
+ * - `replicator` may stream and nothing else.
+ */
+export const roles = {
+  app: { name: 'app', password: 'app:p@ss/1' },
+  admin: { name: 'postgres', password: 'admin:p@ss/1' },
+  replicator: { name: 'replicator', password: 'replicator:p@ss/1' }
+} satisfies Record<string, Role>
+
+/** Every connection proves its password, and the app's role cannot replicate. */
+const hostRules = [
+  'host all all 127.0.0.1/32 scram-sha-256',
+  'host replication replicator 127.0.0.1/32 scram-sha-256',
+  ''
+].join('\n')
+
+/** The URL of a database for a role. */
+export function databaseUrl({ name, password }: Role, host: string, port: number, database: string): string {
+  return `postgres://${name}:${encodeURIComponent(password)}@${host}:${port}/${encodeURIComponent(database)}`
+}
 
 /** PostgreSQL refuses to run as root; root therefore hands over to the user nobody. */
 export interface Owner {
@@ -69,7 +97,7 @@ export async function dataFolderTemplate(cluster = ''): Promise<string> {
   const owner = databaseOwner()
   const key = createHash('sha256')
     .update(
-      JSON.stringify([postgres.version, owner, dirname(postgres.path), 'v1', ...(cluster ? [cluster] : [])])
+      JSON.stringify([postgres.version, owner, dirname(postgres.path), 'v2', ...(cluster ? [cluster] : [])])
     )
     .digest('hex')
     .slice(0, 12)
@@ -78,27 +106,43 @@ export async function dataFolderTemplate(cluster = ''): Promise<string> {
   await mkdir(cacheFolder(), { recursive: true })
   await withFileLock(join(cacheFolder(), 'initdb.lock'), async () => {
     if (existsSync(template)) return
-    const scratch = temporaryFolder('initdb')
-    const data = join(scratch, 'data')
-    const password = join(scratch, 'password')
-    await writeFile(password, databasePassword)
-    await mkdir(data, { mode: 0o700 })
-    if (owner.uid !== undefined) await run('chown', ['-R', `${owner.uid}:${owner.gid}`, scratch])
-    const env = databaseEnvironment(postgres)
-    const options = { env, cwd: scratch, ...owner }
-    await run(
-      initdb.path,
-      `-D ${data} -U ${databaseUser} --pwfile ${password} --no-sync --auth trust --encoding UTF8 --locale C --wal-segsize 4`.split(
-        ' '
-      ),
-      options
-    )
-    await singleUser(postgres, data, `CREATE DATABASE app`, options)
-    await run('cp', ['-a', data, `${template}.${process.pid}`])
-    await rename(`${template}.${process.pid}`, template)
-    await rm(scratch, { recursive: true, force: true })
+    await makeTemplate(template, initdb, postgres)
   })
   return template
+}
+
+/** Under a name of its own until it is whole. */
+async function makeTemplate(template: string, initdb: Program, postgres: Program): Promise<void> {
+  const owner = databaseOwner()
+  const scratch = temporaryFolder('initdb')
+  const data = join(scratch, 'data')
+  const password = join(scratch, 'password')
+  await writeFile(password, roles.admin.password)
+  await mkdir(data, { mode: 0o700 })
+  if (owner.uid !== undefined) await run('chown', ['-R', `${owner.uid}:${owner.gid}`, scratch])
+  const options = { env: databaseEnvironment(postgres), cwd: scratch, ...owner }
+  const settings = '--no-sync --auth scram-sha-256 --encoding UTF8 --locale C --wal-segsize 4'.split(' ')
+  await run(
+    initdb.path,
+    ['-D', data, '-U', roles.admin.name, '--pwfile', password, ...settings],
+    options
+  )
+  const { app, replicator } = roles
+  await singleUser(
+    postgres,
+    data,
+    [
+      `CREATE ROLE ${app.name} LOGIN PASSWORD '${app.password}'`,
+      `CREATE ROLE ${replicator.name} LOGIN REPLICATION PASSWORD '${replicator.password}'`,
+      `CREATE DATABASE app OWNER ${app.name}`
+    ],
+    options
+  )
+  // The owner of the file stays the one that initdb gave it.
+  await writeFile(join(data, 'pg_hba.conf'), hostRules)
+  await run('cp', ['-a', data, `${template}.${process.pid}`])
+  await rename(`${template}.${process.pid}`, template)
+  await rm(scratch, { recursive: true, force: true })
 }
 
 /** A copy of a data folder with the same owner. */
@@ -128,7 +172,7 @@ export async function removeSharedMemory(data: string): Promise<void> {
 function singleUser(
   postgres: Program,
   data: string,
-  sql: string,
+  statements: readonly string[],
   options: { env: NodeJS.ProcessEnv; cwd: string } & Owner
 ): Promise<void> {
   return new Promise((resolve, reject) => {
@@ -148,7 +192,7 @@ function singleUser(
       if (code === 0 && !/ERROR|FATAL/.test(output)) resolve()
       else reject(new NotReadyError('PostgreSQL', `making a database folder failed: ${output.trim()}`))
     })
-    child.stdin.end(`${sql}\n`)
+    child.stdin.end(statements.map((statement) => `${statement}\n`).join(''))
   })
 }
 

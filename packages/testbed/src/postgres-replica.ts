@@ -1,5 +1,5 @@
 import { PostgresServer, type ServerOptions } from './postgres-server.js'
-import { databasePassword, databaseUser } from './postgres-files.js'
+import { roles } from './postgres-files.js'
 import { until } from './until.js'
 
 /** A streaming replica of a primary, with the faults that replicas have. */
@@ -28,10 +28,10 @@ export class PostgresReplica extends PostgresServer {
 
   /** Stops applying; what arrives is kept. */
   async pauseReplay(): Promise<void> {
-    await this.query('SELECT pg_wal_replay_pause()')
+    await this.admin.query('SELECT pg_wal_replay_pause()')
     await until(
       async () => {
-        const { rows } = await this.query('SELECT pg_get_wal_replay_pause_state() AS state')
+        const { rows } = await this.admin.query('SELECT pg_get_wal_replay_pause_state() AS state')
         // A replica with nothing to apply confirms only with the next record; it will not apply that one.
         return rows[0]?.['state'] !== 'not paused'
       },
@@ -40,13 +40,13 @@ export class PostgresReplica extends PostgresServer {
   }
 
   async resumeReplay(): Promise<void> {
-    await this.query('SELECT pg_wal_replay_resume()')
+    await this.admin.query('SELECT pg_wal_replay_resume()')
   }
 
   /** Makes it a primary of its own; resolves when it accepts writes. */
   async promote(): Promise<void> {
-    await this.query('SELECT pg_promote(true, 30)')
-    await until(async () => (await this.query('SELECT pg_is_in_recovery() AS r')).rows[0]?.['r'] === false, {
+    await this.admin.query('SELECT pg_promote(true, 30)')
+    await until(async () => (await this.admin.query('SELECT pg_is_in_recovery() AS r')).rows[0]?.['r'] === false, {
       message: 'the replica is promoted'
     })
   }
@@ -62,7 +62,7 @@ export class PostgresReplica extends PostgresServer {
     const target = await this.primary.position()
     await until(
       async () => {
-        const { rows } = await this.query(
+        const { rows } = await this.admin.query(
           'SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn OR NOT pg_is_in_recovery() AS there',
           [target]
         )
@@ -76,7 +76,7 @@ export class PostgresReplica extends PostgresServer {
   async waitForStreaming(timeout = 15_000): Promise<void> {
     await until(
       async () =>
-        (await this.query("SELECT 1 FROM pg_stat_wal_receiver WHERE status = 'streaming'")).rowCount,
+        (await this.admin.query("SELECT 1 FROM pg_stat_wal_receiver WHERE status = 'streaming'")).rowCount,
       { timeout, message: 'the replica streams from its primary' }
     )
   }
@@ -88,9 +88,10 @@ export class PostgresReplica extends PostgresServer {
 
   protected override settings(): Record<string, string | number | boolean> {
     const { host, port } = this.primary
+    const { name, password } = roles.replicator
     return {
       ...super.settings(),
-      primary_conninfo: `host=${host} port=${port} user=${databaseUser} password=${databasePassword} application_name=replica-${this.port}`
+      primary_conninfo: `host=${host} port=${port} user=${name} password=${password} application_name=replica-${this.port}`
     }
   }
 }

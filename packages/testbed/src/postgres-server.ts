@@ -7,11 +7,11 @@ import {
   copyDataFolder,
   databaseEnvironment,
   databaseOwner,
-  databasePassword,
-  databaseUser,
+  databaseUrl,
   dataFolderTemplate,
   openProgram,
-  removeSharedMemory
+  removeSharedMemory,
+  roles
 } from './postgres-files.js'
 import { onFreePort } from './ports.js'
 import { whenReady } from './readiness.js'
@@ -22,10 +22,18 @@ export interface ServerOptions {
   /** Settings of postgresql.conf on top of the testbed's own, e.g. `{ max_connections: 20 }`. */
   settings?: Record<string, string | number | boolean>
   database?: string
-  /** Asks clients for the password (SCRAM); without it everybody on the loopback is trusted. */
-  password?: boolean
   /** Servers of two names are of two clusters, as their system identifiers tell; all others are of one. */
   cluster?: string
+}
+
+/** What the superuser's role is for. */
+export interface Administration {
+  readonly url: string
+  /** One statement over a connection of its own. */
+  query<Row extends QueryResultRow = QueryResultRow>(
+    sql: string,
+    params?: unknown[]
+  ): Promise<QueryResult<Row>>
 }
 
 /**
@@ -96,13 +104,15 @@ export class PostgresServer {
     })
   }
 
-  /** With user and password, of the database `app` unless another one was asked for. */
+  /** With the role and password of the app, which owns the database and has no other right. */
   get url(): string {
-    return this.urlOf(this.database)
+    return databaseUrl(roles.app, this.host, this.port, this.database)
   }
 
-  urlOf(database: string): string {
-    return `postgres://${databaseUser}:${databasePassword}@${this.host}:${this.port}/${database}`
+  /** As the superuser, for what an app may not do: CHECKPOINT, roles, the statistics of other sessions. */
+  get admin(): Administration {
+    const url = databaseUrl(roles.admin, this.host, this.port, this.database)
+    return { url, query: (sql, params) => queryOnce(url, sql, params) }
   }
 
   get pid(): number {
@@ -148,25 +158,17 @@ export class PostgresServer {
     await rm(this.folder, { recursive: true, force: true })
   }
 
-  /** One statement over a connection of its own. */
-  async query<Row extends QueryResultRow = QueryResultRow>(
+  /** One statement as the app's role, over a connection of its own. */
+  query<Row extends QueryResultRow = QueryResultRow>(
     sql: string,
     params?: unknown[]
   ): Promise<QueryResult<Row>> {
-    const client = new Client({ connectionString: this.url, connectionTimeoutMillis: 5_000 })
-    // A server that goes away is reported by the query.
-    client.on('error', () => {})
-    await client.connect()
-    try {
-      return await client.query<Row>(sql, params)
-    } finally {
-      await client.end().catch(() => undefined)
-    }
+    return queryOnce<Row>(this.url, sql, params)
   }
 
   /** Terminates every client session, as an administrator or a failover would. */
   async terminateConnections(): Promise<number> {
-    const { rowCount } = await this.query(
+    const { rowCount } = await this.admin.query(
       `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
        WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`
     )
@@ -175,7 +177,7 @@ export class PostgresServer {
 
   /** The position that the server has written (primary) or replayed (replica). */
   async position(): Promise<string> {
-    const { rows } = await this.query<{ lsn: string }>(
+    const { rows } = await this.admin.query<{ lsn: string }>(
       'SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text AS lsn'
     )
     return String(rows[0]?.lsn)
@@ -184,12 +186,13 @@ export class PostgresServer {
   /** Changes a setting while it runs; `undefined` takes it back. */
   async setSetting(name: string, value: string | number | boolean | undefined): Promise<void> {
     const text = value === undefined ? 'DEFAULT' : escapeLiteral(String(value))
-    const { rows } = await this.query('SELECT clock_timestamp() AS now')
-    await this.query(`ALTER SYSTEM SET ${escapeIdentifier(name)} = ${text}`)
-    await this.query('SELECT pg_reload_conf()')
+    const { admin } = this
+    const { rows } = await admin.query('SELECT clock_timestamp() AS now')
+    await admin.query(`ALTER SYSTEM SET ${escapeIdentifier(name)} = ${text}`)
+    await admin.query('SELECT pg_reload_conf()')
     await until(
       async () =>
-        (await this.query('SELECT pg_conf_load_time() > $1 AS loaded', [rows[0]?.['now']])).rows[0]?.[
+        (await admin.query('SELECT pg_conf_load_time() > $1 AS loaded', [rows[0]?.['now']])).rows[0]?.[
           'loaded'
         ],
       { message: `PostgreSQL has read ${name}` }
@@ -203,9 +206,6 @@ export class PostgresServer {
 
   protected async prepare(data: string): Promise<void> {
     await copyDataFolder(await dataFolderTemplate(this.options.cluster), data)
-    if (this.options.password) {
-      await this.writeFile('pg_hba.conf', 'host all,replication all 127.0.0.1/32 scram-sha-256\n')
-    }
   }
 
   protected settings(): Record<string, string | number | boolean> {
@@ -247,7 +247,8 @@ export class PostgresServer {
   }
 
   async #ensureDatabase(): Promise<void> {
-    const client = new Client({ connectionString: this.urlOf('app'), connectionTimeoutMillis: 2_000 })
+    const url = databaseUrl(roles.admin, this.host, this.port, 'postgres')
+    const client = new Client({ connectionString: url, connectionTimeoutMillis: 2_000 })
     client.on('error', () => {})
     await client.connect()
     try {
@@ -256,10 +257,26 @@ export class PostgresServer {
         [this.database]
       )
       if (!rows[0].known && !rows[0].replica) {
-        await client.query(`CREATE DATABASE ${escapeIdentifier(this.database)}`)
+        await client.query(`CREATE DATABASE ${escapeIdentifier(this.database)} OWNER ${roles.app.name}`)
       }
     } finally {
       await client.end().catch(() => undefined)
     }
+  }
+}
+
+async function queryOnce<Row extends QueryResultRow>(
+  connectionString: string,
+  sql: string,
+  params?: unknown[]
+): Promise<QueryResult<Row>> {
+  const client = new Client({ connectionString, connectionTimeoutMillis: 5_000 })
+  // A server that goes away is reported by the query.
+  client.on('error', () => {})
+  await client.connect()
+  try {
+    return await client.query<Row>(sql, params)
+  } finally {
+    await client.end().catch(() => undefined)
   }
 }
