@@ -128,7 +128,10 @@ export class PgBouncer {
     const base = join(this.folder, 'base.ini')
     await copyFile(await deploymentFile('pgbouncer/pgbouncer.ini'), base)
     await chmod(base, 0o644)
-    await writeFile(join(this.folder, 'userlist.txt'), [roles.app, operator].map(({ name, password }) => `"${name}" "${password}"\n`).join(''))
+    await writeFile(
+      join(this.folder, 'userlist.txt'),
+      [roles.app, operator].map(({ name, password }) => `"${name}" "${password}"\n`).join('')
+    )
     const databases = this.targets.map(
       ({ host, port, database }, index) =>
         `${index === 0 ? 'app' : replicaName(index - 1)} = host=${host} port=${port} dbname=${database}`

@@ -122,11 +122,7 @@ async function makeTemplate(template: string, initdb: Program, postgres: Program
   if (owner.uid !== undefined) await run('chown', ['-R', `${owner.uid}:${owner.gid}`, scratch])
   const options = { env: databaseEnvironment(postgres), cwd: scratch, ...owner }
   const settings = '--no-sync --auth scram-sha-256 --encoding UTF8 --locale C --wal-segsize 4'.split(' ')
-  await run(
-    initdb.path,
-    ['-D', data, '-U', roles.admin.name, '--pwfile', password, ...settings],
-    options
-  )
+  await run(initdb.path, ['-D', data, '-U', roles.admin.name, '--pwfile', password, ...settings], options)
   const { app, replicator } = roles
   await singleUser(
     postgres,

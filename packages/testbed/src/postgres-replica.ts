@@ -46,9 +46,12 @@ export class PostgresReplica extends PostgresServer {
   /** Makes it a primary of its own; resolves when it accepts writes. */
   async promote(): Promise<void> {
     await this.admin.query('SELECT pg_promote(true, 30)')
-    await until(async () => (await this.admin.query('SELECT pg_is_in_recovery() AS r')).rows[0]?.['r'] === false, {
-      message: 'the replica is promoted'
-    })
+    await until(
+      async () => (await this.admin.query('SELECT pg_is_in_recovery() AS r')).rows[0]?.['r'] === false,
+      {
+        message: 'the replica is promoted'
+      }
+    )
   }
 
   /** Streams from another server from now on. */

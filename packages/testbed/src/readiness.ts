@@ -16,7 +16,8 @@ const portTaken = /address already in use|EADDRINUSE|cannot bind socket|could no
 export async function whenReady(
   server: ManagedProcess,
   probe: () => Promise<boolean>,
-  timeout = 20_000
+  // A process that ends is seen at once; this bound is for one that runs and never answers.
+  timeout = 60_000
 ): Promise<void> {
   let cause: unknown
   const ready = await until(
