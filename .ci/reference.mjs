@@ -13,7 +13,9 @@ process.chdir(root)
 
 /** Every entry point of every public package; paths are relative to the root. */
 const entries = []
-for (const folder of await readdir('packages')) {
+for (const { name: folder } of (await readdir('packages', { withFileTypes: true })).filter((one) =>
+  one.isDirectory()
+)) {
   const manifest = JSON.parse(await readFile(join('packages', folder, 'package.json'), 'utf8'))
   if (manifest.private) continue
   for (const [path, target] of Object.entries(manifest.exports)) {

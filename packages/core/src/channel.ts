@@ -1,12 +1,12 @@
 import { channel, type Channel as NodeChannel } from 'node:diagnostics_channel'
 
-/** A `node:diagnostics_channel` that can tell whether somebody listens. */
+/** A `node:diagnostics_channel` that knows whether it has subscribers. */
 export interface Channel<Message extends object> {
   /** `flotilla:<pkg>:<event>`. */
   readonly name: string
-  /** True while somebody listens: the way to skip the cost of measuring. */
+  /** True while it has subscribers: the way to skip the cost of measuring. */
   readonly active: boolean
-  /** Does nothing while nobody listens. */
+  /** Does nothing without a subscriber. */
   publish(message: Message): void
 }
 

@@ -1,5 +1,5 @@
 /**
  * An opaque string that names a point in the database's history. `@flotilla/db-router` issues and checks
- * it; caches, broadcasts and jobs only carry it, so that whoever reads next reads no older state.
+ * it; caches, broadcasts and jobs only carry it, so that the next read sees no older state.
  */
 export type ConsistencyToken = string

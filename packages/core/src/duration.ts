@@ -4,7 +4,7 @@ import { format, parse } from '@lukeed/ms'
 export type Duration = number | string
 
 /**
- * Milliseconds of a {@link Duration}, or `undefined` where it is not one: not finite, negative, or not
+ * Milliseconds of a {@link Duration}, or `undefined` if it is not one: not finite, negative, or not
  * readable. A string of digits alone is refused, since its unit would be a guess.
  */
 export function parseDuration(value: unknown): number | undefined {

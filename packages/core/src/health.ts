@@ -14,7 +14,7 @@ export interface CheckContext {
 export interface CheckReport {
   /** False fails the check without an exception. Default true. */
   readonly ok?: boolean
-  /** A sentence for whoever reads the details. */
+  /** A sentence for the reader of the details. */
   readonly message?: string
   /** Figures to show, by name: lag, connections, bytes. */
   readonly details?: Readonly<Record<string, string | number | boolean | null>>

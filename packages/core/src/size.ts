@@ -3,7 +3,7 @@ export type Size = number | string
 
 const UNITS: Record<string, number> = { b: 1, kb: 1024, mb: 1024 ** 2, gb: 1024 ** 3 }
 
-/** Whole bytes of a {@link Size}, or `undefined` where it is not one. */
+/** Whole bytes of a {@link Size}, or `undefined` if it is not one. */
 export function parseSize(value: unknown): number | undefined {
   if (typeof value === 'number') return Number.isSafeInteger(value) && value >= 0 ? value : undefined
   if (typeof value !== 'string') return undefined

@@ -39,7 +39,19 @@ test('a wrong option is named, with what was expected and what came', async (t) 
       'oneOf',
       { a: 'slow' },
       (r) => r.oneOf('a', ['fast', 'safe'], 'safe'),
-      /one of 'fast', 'safe', got 'slow'/
+      /one of 'fast', 'safe', got 'slow'$/
+    ],
+    [
+      'oneOf, misspelt',
+      { a: 'safte' },
+      (r) => r.oneOf('a', ['fast', 'safe'], 'safe'),
+      /one of 'fast', 'safe', got 'safte'; did you mean 'safe'\?$/
+    ],
+    [
+      'oneOf, no text',
+      { a: 7 },
+      (r) => r.oneOf('a', ['fast', false], 'fast'),
+      /one of 'fast', false, got 7$/
     ],
     ['func', { a: {} }, (r) => r.func('a', undefined), /a function, got an object/],
     ['strings', { a: ['x', 1] }, (r) => r.strings('a', []), /a list of non-empty strings, got a list/],
@@ -56,7 +68,15 @@ test('options that are not an object are refused', async (t) => {
 test('an unknown option fails, naming the known ones; those of register itself pass', async (t) => {
   const reader = read({ ttl: 1, tll: 2, prefix: '/x', logLevel: 'warn' })
   reader.duration('ttl', { default: 0 })
-  t.throws(() => reader.done(), { message: /unknown option 'tll'; known options: prefix, ttl/ })
+  reader.boolean('local', true)
+  t.throws(() => reader.done(), {
+    message: "@flotilla/example: unknown option 'tll'; did you mean 'ttl'? Known options: ttl, local"
+  })
+  const other = read({ prefix: '/x', logLevel: 'warn', colour: 'red' })
+  other.boolean('local', true)
+  t.throws(() => other.done(), {
+    message: "@flotilla/example: unknown option 'colour'; known options: local"
+  })
 })
 
 test('a group names its options in full and refuses unknown ones', async (t) => {
@@ -65,7 +85,7 @@ test('a group names its options in full and refuses unknown ones', async (t) => 
   t.equal(group({}), undefined)
   t.same(group({ local: { maxAge: '1s' } }), { maxAge: 1000 })
   t.throws(() => group({ local: { maxAge: 'x' } }), { message: /option 'local.maxAge'/ })
-  t.throws(() => group({ local: { max: 1 } }), { message: /unknown option 'local.max'; known here: maxAge/ })
+  t.throws(() => group({ local: { max: 1 } }), { message: /unknown option 'local.max'; known here: maxAge$/ })
   t.throws(() => group({ local: true }), { message: /option 'local' must be an object, got true/ })
 })
 

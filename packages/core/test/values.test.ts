@@ -59,7 +59,7 @@ test('sizes', async (t) => {
   }
 })
 
-test('a channel publishes only while somebody listens', async (t) => {
+test('a channel publishes only while it has subscribers', async (t) => {
   const ours = createChannel<{ n: number }>('core', 'test')
   t.equal(ours.name, 'flotilla:core:test')
   t.equal(ours.active, false)
