@@ -64,12 +64,13 @@ chosen() {
 }
 
 write() {
-  # max_fails: between two looks, an instance that refuses is left out for fail_timeout. Not longer: while what all
-  # of them need is away each answers 503, and nginx would go on to answer 502 by itself when that is back.
-  for server in ${1:-127.0.0.1:9}; do echo "server $server max_fails=2 fail_timeout=1s;"; done >servers.new
+  # max_fails=0: nginx would also count a route that hangs or resets, and take every instance out for it. Who gets
+  # requests is decided by readiness alone; one that refuses connections costs a request one attempt (app.conf).
+  for server in ${1:-127.0.0.1:9}; do echo "server $server max_fails=0;"; done >servers.new
   mv servers.new servers.conf
 }
 
+command -v curl >/dev/null || echo 'run.sh: there is no curl in this image: an instance that is not ready gets requests all the same' >&2
 current=$(chosen)
 [ -n "$current" ] || echo "run.sh: ${SERVERS_FILE:-$APP_NAME} has no address yet; every request is answered 502 until it has" >&2
 write "$current"
