@@ -1,7 +1,7 @@
 import type { CausalSession } from './causal-session.js'
 import { AbortedError, because } from './errors.js'
 
-/** Who asks: both may end what it waits for. */
+/** The caller: both may end what it waits for. */
 export interface Caller {
   readonly session: CausalSession
   readonly signal?: AbortSignal | undefined

@@ -156,7 +156,7 @@ export class ConnectionPool {
     for (const client of this.#clients) if (stale(client)) client.destroy(reason)
   }
 
-  /** Waits for what runs, until `deadline` milliseconds have passed, then drops the rest, whoever still holds it. */
+  /** Waits for what runs, until `deadline` milliseconds have passed, then drops the rest, be they in use. */
   async close(deadline: number): Promise<void> {
     if (this.#closed) return
     this.#closed = true

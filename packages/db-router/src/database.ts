@@ -74,7 +74,7 @@ export interface Database {
   token(): ConsistencyToken | undefined
   /** A database of its own for another author, such as a job, that starts from `token`. */
   session(options?: { token?: ConsistencyToken | undefined; signal?: AbortSignal }): Database
-  /** The servers as they were last seen; asks nobody. */
+  /** The servers as they were last seen; sends nothing. */
   status(): DatabaseStatus
 }
 

@@ -116,7 +116,7 @@ class Execution {
     } else if (kind === 'read' && client.pooled && !server.observed?.recovery) {
       sendReadOnly(client, BEGIN_READ_ONLY, nothing, statement, answered)
     } else {
-      client.send(statement, answered)
+      client.send(statement, answered, kind === 'read')
     }
   }
 

@@ -14,7 +14,7 @@ export interface GateSettings {
 /** Time between two questions to a replica that others wait for, in milliseconds: the first, and the longest. */
 const FIRST_STEP = 1
 const LONGEST_STEP = 8
-/** A replica that nobody waits for is asked at most this often, in milliseconds. */
+/** A replica that no read waits for is asked at most this often, in milliseconds. */
 const BACKGROUND_STEP = 20
 
 /** A read that waits for a replica. */
@@ -125,7 +125,7 @@ export class Gate {
     )
   }
 
-  /** Keeps asking a replica while somebody waits for it. */
+  /** Keeps asking a replica while a read waits for it. */
   #ask(server: Server, until: number): void {
     const running = this.#loops.get(server)
     if (running) {
@@ -150,7 +150,7 @@ export class Gate {
         await new Promise<void>((resolve) => setTimeout(resolve, step))
       }
     } finally {
-      // At once: whoever comes next starts the next.
+      // At once: the next read starts the next one.
       this.#loops.delete(server)
     }
   }

@@ -2,6 +2,7 @@ import { Client, Query, type PoolClient, type QueryResult, type Submittable } fr
 import { capturePosition, mayCommit, type PositionSink } from './capture.js'
 import type { CausalSession } from './causal-session.js'
 import { ReleasedError } from './errors.js'
+import { LentQueue } from './lent-queue.js'
 import type { RouterClient, Statement, StatementCallback } from './router-client.js'
 import type { Server } from './server.js'
 
@@ -24,74 +25,122 @@ type AnyCallback = (error: Error | undefined, result?: QueryResult) => void
  * position with them, so that what an ORM writes in its own transactions is read back too.
  */
 export function lend(client: RouterClient, lending: Lending): PoolClient {
-  const { server, session, sink, explain } = lending
-  const own = Client.prototype.query.bind(client) as (
-    config: unknown,
-    values?: unknown,
-    callback?: unknown
-  ) => unknown
-  let uncaptured = false
-  let inFlight = 0
+  const loan = new Loan(client, lending)
+  client.query = loan.query as typeof client.query
+  client.release = loan.release
+  return client
+}
 
-  const wantsPosition = (text: string): boolean =>
-    sink !== undefined &&
-    (inFlight > 0
-      ? mayCommit(text, 'I') || mayCommit(text, 'T')
-      : mayCommit(text, client.getTransactionStatus()))
+/** One loan of a connection. */
+class Loan {
+  readonly #client: RouterClient
+  readonly #lending: Lending
+  readonly #queue: LentQueue
+  readonly #own: (config: unknown, values?: unknown, callback?: unknown) => unknown
+  /** Something ran whose text, and so whose writing, the router does not see. */
+  #uncaptured = false
+  #returned = false
 
-  const send = (statement: Statement, callback: StatementCallback): void => {
-    const capture = wantsPosition(statement.text ?? '')
-    inFlight++
-    let outcome: Parameters<StatementCallback> | undefined
-    const done = (): void => {
-      inFlight--
-      const [error, result] = outcome!
-      callback(error && explain(error), result)
-    }
-    client.send(statement, (error, result) => {
-      outcome = [error, result]
-      if (!capture) done()
-    })
-    if (capture) capturePosition(client, session, sink!, done)
+  constructor(client: RouterClient, lending: Lending) {
+    this.#client = client
+    this.#lending = lending
+    this.#queue = new LentQueue(client)
+    this.#own = Client.prototype.query.bind(client) as never
   }
-  const lentQuery = (config: unknown, values?: unknown, callback?: unknown): unknown => {
-    if (typeof (config as Submittable | null)?.submit === 'function') {
-      uncaptured = true
-      // A cursor keeps its portal open between round trips, which a pipeline can not.
-      if (!(config instanceof Query)) client.pipeline = false
-      return own(config, values, callback)
+
+  readonly query = (config: unknown, values?: unknown, callback?: unknown): unknown => {
+    if (config === undefined || config === null) {
+      throw new TypeError('Client was passed a null or undefined query')
     }
-    const statement = normalize(client, config, values)
+    if (typeof (config as Submittable).submit === 'function') return this.#submit(config, values, callback)
+    const statement = normalize(this.#client, config, values)
     const done = (typeof values === 'function' ? values : (callback ?? statement.callback)) as
       | AnyCallback
       | undefined
-    if (done) return send(statement, done)
-    return new Promise((resolve, reject) => {
-      send(statement, (error, result) => (error ? reject(error) : resolve(result)))
+    if (done !== undefined && typeof done !== 'function') throw new TypeError('callback is not a function')
+    if (done) return this.#push(statement, done)
+    const answer = new Promise((resolve, reject) => {
+      this.#push(statement, (error, result) => (error ? reject(error) : resolve(result)))
     })
+    return answer.catch(rethrowFromCaller)
   }
 
-  let returned = false
-  client.query = lentQuery as typeof client.query
-  client.release = (error) => {
-    if (returned) throw new ReleasedError()
-    returned = true
+  readonly release = (error?: Error | boolean): void => {
+    if (this.#returned) throw new ReleasedError()
+    this.#returned = true
+    const client = this.#client
+    const { server, session, sink, returned } = this.#lending
     client.query = refuse as typeof client.query
-    client.pipeline = true
-    lending.returned()
+    returned()
     const failure = error === true ? new Error('Released to be dropped') : error || undefined
-    if (!uncaptured || !sink || failure || client.broken) return server.pool.release(client, failure)
-    // What a cursor or COPY did was not followed: ask now, and let this author's reads wait for the answer.
-    session.settle(
-      new Promise<void>((resolve) => {
-        capturePosition(client, session, sink, () => {
+    // What is still in line fails with the connection.
+    if (failure || client.broken) return server.pool.release(client, failure)
+    if (!sink) return this.#queue.finish(() => server.pool.release(client))
+    // What was not awaited may still write, and what a cursor or COPY did was not followed: this author's reads wait.
+    let settled = false
+    const position = new Promise<void>((resolve) => {
+      this.#queue.finish(() => {
+        const over = (): void => {
           server.pool.release(client)
+          settled = true
           resolve()
-        })
+        }
+        if (this.#uncaptured) capturePosition(client, session, sink, over)
+        else over()
       })
-    )
+    })
+    if (!settled) session.settle(position)
   }
-  return client
+
+  #submit(query: unknown, values: unknown, callback: unknown): unknown {
+    this.#uncaptured = true
+    this.#queue.push({
+      open: !(query instanceof Query),
+      run: () => {
+        this.#client.pipeline = false
+        this.#own(query, values, callback)
+      }
+    })
+    return query
+  }
+
+  #push(statement: Statement, callback: AnyCallback): void {
+    this.#queue.push({ open: false, run: () => this.#send(statement, callback) })
+  }
+
+  #send(statement: Statement, callback: AnyCallback): void {
+    const client = this.#client
+    const { session, sink, explain } = this.#lending
+    const text = statement.text ?? ''
+    // Nothing may follow it before the server has heard that there is no data.
+    const copies = /\bcopy\b/i.test(text)
+    if (copies) this.#uncaptured = true
+    const capture = sink !== undefined && !copies && mayCommit(text, client.getTransactionStatus())
+    let outcome: Parameters<StatementCallback> | undefined
+    const done = (): void => {
+      const [error, result] = outcome!
+      callback(error && explain(error), result)
+    }
+    // The question for the position goes along: only these two are ever in flight together.
+    client.pipeline = capture
+    const send = (): void => {
+      client.send(statement, (error, result) => {
+        outcome = [error, result]
+        if (!capture) done()
+      })
+    }
+    if (!capture) return send()
+    client.together(() => {
+      send()
+      capturePosition(client, session, sink, done)
+    })
+  }
+}
+
+/** Its stack leads back to the caller, instead of to the socket. */
+function rethrowFromCaller(error: unknown): never {
+  if (error instanceof Error) Error.captureStackTrace(error)
+  throw error
 }
 
 /** What `query` of a connection does that its borrower has given back. */

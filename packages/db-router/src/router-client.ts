@@ -1,7 +1,7 @@
 import { Client, Query, type ClientConfig, type QueryConfig, type QueryResult } from 'pg'
 import { parseLsn, type Lsn } from './lsn.js'
 import type { PositionStatement } from './position-query.js'
-import { isConnectionError, isServerError } from './sqlstate.js'
+import { endsConnection, isServerError } from './sqlstate.js'
 
 /** A statement as `pg` takes it. */
 export type Statement = QueryConfig & { rowMode?: 'array'; queryMode?: 'extended' }
@@ -28,6 +28,8 @@ export class RouterClient extends Client {
   pooled = false
   /** How far a replica had replayed when it was made. */
   replayed: Lsn | undefined
+  /** Called when nothing is under way any more, and for a connection that has ended: for its borrower's queue. */
+  onIdle: (() => void) | undefined
   /** How often it was lent since the driver's pool last had it. */
   loans = 0
   /** What it knows of the prepared question for the position in the log. */
@@ -46,6 +48,9 @@ export class RouterClient extends Client {
     if (password !== undefined && !this.password) this.password = password as string
     // Without a listener, an error between two statements ends the process.
     this.on('error', () => {})
+    const idle = (): void => this.onIdle?.()
+    this.on('drain', idle)
+    this.on('end', idle)
     // PostgreSQL tells of each change, also of one that a borrower's statement made, before it is ready for the next.
     this.connection.on('parameterStatus', ({ parameterName, parameterValue }: ParameterStatus) => {
       if (parameterName === 'default_transaction_read_only') this.readOnly = parameterValue === 'on'
@@ -81,13 +86,18 @@ export class RouterClient extends Client {
   }
 
   /** Sends a statement without a promise of its own; calls back once. */
-  send(statement: Statement, callback: StatementCallback): void {
+  send(input: Statement, callback: StatementCallback, oneStatement = false): void {
+    // The extended protocol takes one statement, and refuses a text of several.
+    const statement: Statement = oneStatement && !isPlain(input) ? { ...input, queryMode: 'extended' } : input
     let sending = true
     let unsendable: Error | undefined
     const done: StatementCallback = (error, result) => {
       // Of values that can not be sent the driver tells at once, and calls again when the server has answered the rest.
       if (sending) unsendable = error
-      else {
+      else if (error && isServerError(error) && endsConnection(error) === undefined && !this.broken) {
+        // Either the server is ready after it, or the connection ends.
+        this.onceReady(() => callback(error, result))
+      } else {
         if (!error && resetsSession(result, statement)) this.wasReset = true
         callback(unsendable ?? error, result)
       }
@@ -97,8 +107,10 @@ export class RouterClient extends Client {
         // The driver clones objects, property by property; a query object of its own it takes as it is.
         const query = new Query(statement.text, statement.values as unknown[], done as never) as Query & {
           name?: string
+          queryMode?: 'extended'
         }
         if (statement.name !== undefined) query.name = statement.name
+        if (oneStatement) query.queryMode = 'extended'
         super.query(query)
       } else {
         super.query(statement, done as (error: Error, result: QueryResult) => void)
@@ -216,7 +228,7 @@ export function greet(client: RouterClient, settings: SessionSettings, timeout: 
 
 /** Whether a statement failed with its connection. A mistake found before anything was sent leaves that sound. */
 export function isLost(client: RouterClient, error: unknown): boolean {
-  return isConnectionError(error) && (client.broken || isServerError(error))
+  return isServerError(error) ? (endsConnection(error) ?? client.broken) : client.broken
 }
 
 /** A pooler may hand a named statement to a session that never prepared it. */

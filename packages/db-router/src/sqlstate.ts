@@ -14,13 +14,19 @@ export function isServerError(error: unknown): boolean {
   return code !== undefined && isSqlState(code) && 'severity' in (error as object)
 }
 
-/** The connection is gone or was never made: socket errors, 08xxx, and shutdowns. */
-export function isConnectionError(error: unknown): boolean {
-  const code = codeOf(error)
-  if (!isServerError(error)) return true
-  return (
-    code!.startsWith('08') || code === '57P01' || code === '57P02' || code === '57P03' || code === '57P05'
-  )
+/** Such as a statement raises, too: `dblink` and foreign tables pass on what became of connections of their own. */
+const OF_CONNECTIONS = /^(?:08...|57P0[1-5])$/
+
+/**
+ * Whether the server's error is its last word on the connection; `undefined` if only the connection's state shows it. The
+ * severity decides, and it comes in the server's language ("Error and Notice Message Fields", `S`).
+ */
+export function endsConnection(error: unknown): boolean | undefined {
+  if (!isServerError(error)) return undefined
+  const { severity } = error as { severity?: string }
+  if (severity === 'ERROR') return false
+  if (severity === 'FATAL' || severity === 'PANIC') return true
+  return OF_CONNECTIONS.test(codeOf(error)!) ? undefined : false
 }
 
 /**
@@ -68,7 +74,14 @@ export function isRefusedLogin(error: unknown): boolean {
   return isServerError(error) && (code.startsWith('28') || code === '3D000')
 }
 
-/** No retry will help: a login that does not count, no TLS where it is asked for, or a certificate that is not trusted. */
+/** Why a server can not be used, as it may be shown: what the server says of credentials names the user. */
+export function reasonOf(error: Error | undefined): string {
+  if (error === undefined) return 'not reachable'
+  if (!isRefusedLogin(error)) return error.message
+  return `it refuses the user, the password or the database (${codeOf(error) ?? 'SASL'})`
+}
+
+/** No retry will help: a login that does not count, no TLS although it is asked for, or a certificate that is not trusted. */
 export function isMisconfigured(error: unknown): boolean {
   if (isRefusedLogin(error)) return true
   const code = codeOf(error)
@@ -77,7 +90,7 @@ export function isMisconfigured(error: unknown): boolean {
 }
 
 /**
- * The server is there but takes no further connection: those it has given go on. PgBouncer tells that it is full by
+ * The server is there but takes no further connection: those it has given go on. PgBouncer shows that it is full by
  * its text alone, with the code of everything it has to say.
  */
 export function isRefusal(error: unknown): boolean {

@@ -5,7 +5,7 @@ import type { PositionSink } from './capture.js'
 import { endOfRecord, type Lsn, type WalLayout } from './lsn.js'
 import type { Observation } from './observation.js'
 import type { Server } from './server.js'
-import { codeOf, isRefusal, isRefusedLogin, isServerError } from './sqlstate.js'
+import { codeOf, isRefusal, isServerError, reasonOf } from './sqlstate.js'
 import { laterOf, type Position } from './token.js'
 import { WalHistory } from './wal-history.js'
 
@@ -334,13 +334,6 @@ export class Topology implements PositionSink {
     const level = event === 'foreign' ? 'error' : event === 'up' || event === 'promoted' ? 'info' : 'warn'
     this.#log[level]({ server: server.name, event, reason }, `${server.name} is ${event}`)
   }
-}
-
-/** As it may be shown: what the server says of credentials names the user. */
-function reasonOf(error: Error | undefined): string {
-  if (error === undefined) return 'not reachable'
-  if (!isRefusedLogin(error)) return error.message
-  return `it refuses the user, the password or the database (${codeOf(error) ?? 'SASL'})`
 }
 
 /** Servers behind one address, at most; restarts make new ones of the same. */

@@ -66,9 +66,14 @@ export function sendReadOnly(
     client.send(begin, (error, results) => {
       failure = error ?? check(results)
     })
-    client.send(statement, (error, result) => {
-      answer = [error, result]
-    })
+    // One statement: a text of several could end the transaction that keeps the second one from writing.
+    client.send(
+      statement,
+      (error, result) => {
+        answer = [error, result]
+      },
+      true
+    )
     client.send(COMMIT, (error) => {
       const [failed, result] = answer!
       // The statement's own error counts only if the server was entitled to answer it.

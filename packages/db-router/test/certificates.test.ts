@@ -10,7 +10,7 @@ import { codeOf, createApp } from './fixtures/app-in-process.js'
 const folder = await mkdtemp(join(tmpdir(), 'certificates-'))
 const ca = await createCertificate(folder)
 if (process.getuid?.() === 0) {
-  // The server runs as nobody then, and takes a key of its own or of root's.
+  // The server runs as an unprivileged user then, and takes a key of its own or of root's.
   const passwd = await readFile('/etc/passwd', 'utf8')
   const [, uid, gid] = /^nobody:[^:]*:(\d+):(\d+)/m.exec(passwd)!
   for (const path of [folder, join(folder, 'server.key'), join(folder, 'server.crt')])
@@ -18,7 +18,6 @@ if (process.getuid?.() === 0) {
 }
 const postgres = await startPostgres({
   replicas: 0,
-  password: true,
   settings: {
     ssl: true,
     ssl_cert_file: join(folder, 'server.crt'),
@@ -30,7 +29,7 @@ t.teardown(async () => {
   await rm(folder, { recursive: true, force: true })
 })
 const { primary } = postgres
-await primary.query("create role visitor login password 'first'")
+await primary.admin.query("create role visitor login password 'first'")
 
 const secured = (ssl: ConnectionOptions): ClientConfig => ({
   host: primary.host,

@@ -7,11 +7,11 @@ import { codeOf, createApp } from './fixtures/app-in-process.js'
 import { startRelay } from './fixtures/relay.js'
 
 // A server that demands SCRAM of a role that may do nothing but use its own tables.
-const postgres = await startPostgres({ replicas: 1, password: true })
+const postgres = await startPostgres({ replicas: 1 })
 t.teardown(() => postgres.stop())
 const { primary } = postgres
 const replica = postgres.replicas[0]!
-await primary.query("create role visitor login password 'first'")
+await primary.admin.query("create role visitor login password 'first'")
 await primary.query('create table items (id int)')
 await primary.query('grant select, insert on items to visitor')
 await postgres.waitForCatchUp()
@@ -24,11 +24,11 @@ const connectionTo = (server: PostgresServer): ClientConfig => ({
 })
 
 const setPassword = (password: string): Promise<unknown> =>
-  primary.query(`alter role visitor password '${password}'`)
+  primary.admin.query(`alter role visitor password '${password}'`)
 
 /** The sessions of `visitor` that the primary has. */
 async function sessions(): Promise<number> {
-  const { rows } = await primary.query<{ n: number }>(
+  const { rows } = await primary.admin.query<{ n: number }>(
     "select count(*)::int as n from pg_stat_activity where usename = 'visitor'"
   )
   return rows[0]!.n
@@ -179,8 +179,8 @@ t.test(
 t.test(
   'no slot left at the server (53300): callers wait in line for the connections there are',
   async (sub) => {
-    await primary.query('alter role visitor connection limit 4')
-    sub.teardown(() => primary.query('alter role visitor connection limit -1'))
+    await primary.admin.query('alter role visitor connection limit 4')
+    sub.teardown(() => primary.admin.query('alter role visitor connection limit -1'))
     await until(async () => (await sessions()) === 0, { message: 'nothing of the tests before is left' })
     const app = await createApp(sub, {
       primary: { ...connectionTo(primary), password: 'first' },
@@ -210,8 +210,8 @@ t.test(
 )
 
 t.test('no slot left and none ours: 503 with Retry-After', async (sub) => {
-  await primary.query('alter role visitor connection limit 0')
-  sub.teardown(() => primary.query('alter role visitor connection limit -1'))
+  await primary.admin.query('alter role visitor connection limit 0')
+  sub.teardown(() => primary.admin.query('alter role visitor connection limit -1'))
   await until(async () => (await sessions()) === 0, { message: 'nothing of the tests before is left' })
   const app = await createApp(sub, {
     primary: { ...connectionTo(primary), password: 'first' },
