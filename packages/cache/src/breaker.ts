@@ -21,6 +21,8 @@ const AWAY = /^(LOADING|CLUSTERDOWN|READONLY|MASTERDOWN|TRYAGAIN|BUSY |NOREPLICA
 export class Breaker {
   #open = false
   #failures = 0
+  /** Why it opened. */
+  #cause: unknown
   #timer: NodeJS.Timeout | undefined
   #closed = false
   readonly #settings: BreakerSettings
@@ -48,7 +50,11 @@ export class Breaker {
 
   /** @throws FLOTILLA_CACHE_ERR_REDIS_AWAY at once while open, or with the failure as its cause */
   run<T>(operation: string, work: () => Promise<T>): Promise<T> {
-    if (this.#open || this.#closed) return Promise.reject(new UnavailableError('left alone after failures'))
+    if (this.#open || this.#closed) {
+      return Promise.reject(
+        Object.assign(new UnavailableError('left alone after failures'), { cause: this.#cause })
+      )
+    }
     return this.attempt(operation, work)
   }
 
@@ -73,6 +79,7 @@ export class Breaker {
   #fail(cause: unknown): void {
     if (this.#open || this.#closed || ++this.#failures < this.#settings.failures) return
     this.#open = true
+    this.#cause = cause
     channels.breaker.publish({ state: 'open', cause })
     this.#changed(true, cause)
     this.#schedule()
@@ -97,6 +104,7 @@ export class Breaker {
   }
 }
 
-function isReply(error: unknown): error is Error {
+/** Whether Redis answered that it will not, which differs from not answering. */
+export function isReply(error: unknown): error is Error {
   return error instanceof Error && error.name === 'ReplyError'
 }

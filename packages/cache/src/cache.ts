@@ -3,12 +3,12 @@ import type { TurnClock } from './clock.js'
 import type { Codec } from './codec.js'
 import type { Core } from './core.js'
 import type { GetOrSetOptions } from './engine.js'
-import { standing, type Entry, type Index } from './entry.js'
+import { standing, type Entry, type Index, type Lifetime } from './entry.js'
 import { FactoryTypeError, KeyError, OptionsError, ValueError } from './errors.js'
 import { explain, type Explanation } from './explain.js'
 import type { Factory } from './factory.js'
 import { lifetime } from './fill.js'
-import type { Marks } from './marks.js'
+import type { Mark, Marks } from './marks.js'
 import {
   checkNames,
   checkTags,
@@ -187,7 +187,10 @@ export class Cache<V = unknown> {
     if (failed) throw failed.reason
   }
 
-  /** Removes the value everywhere; a factory that is computing one meanwhile will not bring it back. */
+  /**
+   * Removes the value everywhere. A factory that is computing one meanwhile does not bring it back.
+   * @throws FLOTILLA_CACHE_ERR_REFUSED if Redis answered and refused; it is sent again until Redis takes it
+   */
   async delete(key: string): Promise<void> {
     await this.#core.delete([this.#address(key)])
   }
@@ -200,13 +203,17 @@ export class Cache<V = unknown> {
   /**
    * Makes every entry with one of these tags a miss, in all namespaces and on all instances; one mark a tag, however
    * many entries have it. A factory that is running keeps its caller's value and stores nothing.
+   * @throws FLOTILLA_CACHE_ERR_REFUSED if Redis answered and refused; it is sent again until Redis takes it
    */
   async invalidateTags(tags: readonly string[], options: InvalidateOptions = {}): Promise<void> {
     const names = checkTags(tags)
     if (names.length > 0) await this.#core.invalidateTags(names, options.after)
   }
 
-  /** Makes every entry of this namespace a miss, or of all for the root: one mark, whatever the number of entries. */
+  /**
+   * Makes every entry of this namespace a miss, or of all for the root: one mark, whatever the number of entries.
+   * @throws FLOTILLA_CACHE_ERR_REFUSED if Redis answered and refused; it is sent again until Redis takes it
+   */
   async clear(): Promise<void> {
     await this.#core.clear(this.#space.name)
   }
@@ -303,7 +310,7 @@ export class Cache<V = unknown> {
   }
 
   async #write(address: Address, { value, tags: given, ...options }: SetEntry<V>): Promise<WriteEnd> {
-    const { marks, memory, names, outbox, reader, remote, settings, tickets } = this.#core.parts
+    const { marks, memory, names, remote, settings, tickets } = this.#core.parts
     if (value === undefined) throw new ValueError(address.key, 'undefined means "none"; use delete')
     checkNames('set', options, SET_NAMES)
     const policy = entryPolicy(this.#policy, options)
@@ -318,26 +325,10 @@ export class Cache<V = unknown> {
     const depends = [...this.#space.generations, ...tags.map((tag) => names.tag(tag))].map((mark) =>
       marks.hold(typeof mark === 'string' ? mark : mark.name)
     )
-    let size: number | undefined
-    let taken = remote !== undefined
-    let version = newVersion()
-    let kept: unknown = value
     try {
-      if (remote) {
-        const unknown = depends.filter((mark) => !mark.known)
-        await remote.learn(unknown).catch(() => undefined)
-      }
-      // Once, for Redis and memory: an invalidation from here on comes after this value.
-      const stamps = depends.map((mark) => mark.value)
-      if (remote) {
-        const coded = await reader.encode(this.#space, address.key, value, life, tags, stamps)
-        ;({ version, value: kept, size } = coded)
-        const ms = Math.max(life.freshUntil, life.staleUntil, life.graceUntil) - Date.now()
-        await remote.set(address, coded.bytes, Math.max(1, ms)).catch(() => {
-          taken = false
-          outbox?.addKeys([address])
-        })
-      }
+      if (remote) await remote.learn(depends.filter((mark) => !mark.known)).catch(() => undefined)
+      const write = { address, value, life, tags, depends }
+      const { taken, kept, version, size, stamps } = await this.#store(write)
       tickets.spoil(address.id, ticket)
       const entry = newEntry(this.#space, address, kept, version, life, depends, stamps, tags, size)
       this.#core.admit(address, entry, ticket)
@@ -350,6 +341,54 @@ export class Cache<V = unknown> {
       if (ticket.spoilt) memory?.delete(address)
     }
   }
+
+  /** Writes to Redis, if there is one. The stamps are for Redis and memory: an invalidation from here on comes after this value. */
+  async #store({ address, value, life, tags, depends }: Write): Promise<Stored> {
+    const { marks, outbox, reader, remote } = this.#core.parts
+    const began = marks.heard
+    for (let attempt = 1; ; attempt++) {
+      const stamps = depends.map((mark) => mark.value)
+      if (!remote) return { taken: false, kept: value, version: newVersion(), size: undefined, stamps }
+      const coded = await reader.encode(this.#space, address.key, value, life, tags, stamps)
+      const ms = Math.max(life.freshUntil, life.staleUntil, life.graceUntil) - Date.now()
+      const stored = { kept: coded.value, version: coded.version, size: coded.size, stamps }
+      try {
+        if (await remote.set(address, coded.bytes, Math.max(1, ms), { marks: depends, stamps })) {
+          return { ...stored, taken: true }
+        }
+        // Redis lost a mark and has a new one; or the tag was invalidated, and only if that came first does the value stand.
+        const invalidated = depends.some((mark) => mark.heard > began)
+        if (invalidated || attempt === MAX_SETS) return { ...stored, taken: true }
+        await remote.learn(depends)
+      } catch {
+        outbox?.addKeys([address])
+        return { ...stored, taken: false }
+      }
+    }
+  }
+}
+
+/** How often a value is written again because one of its marks turned out newer in Redis than here. */
+const MAX_SETS = 3
+
+/** One value to be stored. */
+interface Write {
+  readonly address: Address
+  readonly value: unknown
+  readonly life: Lifetime
+  readonly tags: readonly string[]
+  readonly depends: readonly Mark[]
+}
+
+/** What became of it. */
+interface Stored {
+  /** Whether Redis has answered. */
+  readonly taken: boolean
+  /** The value as any other process reads it. */
+  readonly kept: unknown
+  readonly version: string
+  readonly size: number | undefined
+  readonly stamps: readonly number[]
 }
 
 /** `taken`: by Redis, so the fleet is to be told; `kept`: in memory alone, and sent again later. */

@@ -1,14 +1,17 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Backplane, Invalidation } from './backplane.js'
+import { isReply } from './breaker.js'
 import type { RedisTime, TurnClock } from './clock.js'
 import type { Codec } from './codec.js'
 import type { Engine } from './engine.js'
 import type { Entry } from './entry.js'
+import { RefusedError } from './errors.js'
 import type { KeyNames } from './keys.js'
 import type { Marks } from './marks.js'
 import type { Memory } from './memory.js'
 import type { CacheSettings } from './options.js'
 import type { Outbox, Unsent } from './outbox.js'
+import { RecentInvalidations } from './recent-invalidations.js'
 import { discard, type EntryReader, type Space } from './reader.js'
 import type { Address, Remote } from './remote.js'
 import { channels } from './telemetry.js'
@@ -39,6 +42,7 @@ const SEPARATOR = ` ${Math.random().toString(36).slice(2)} `
 export class Core {
   readonly parts: CoreParts
   readonly #spaces = new Map<string, Space>()
+  readonly #recent = new RecentInvalidations()
 
   constructor(parts: CoreParts) {
     this.parts = parts
@@ -77,6 +81,7 @@ export class Core {
     else discard(entry, marks)
   }
 
+  /** @throws FLOTILLA_CACHE_ERR_REFUSED if Redis answered and refused: it is kept and sent again. */
   async delete(addresses: readonly Address[]): Promise<void> {
     const { remote, outbox } = this.parts
     this.#forget(addresses)
@@ -87,7 +92,10 @@ export class Core {
     this.#forget(addresses)
     const failed = addresses.filter((_, i) => ends[i]!.status === 'rejected')
     if (failed.length > 0) outbox?.addKeys(failed)
-    await this.announceKeys(addresses.filter((_, i) => ends[i]!.status === 'fulfilled'))
+    const taken = addresses.filter((_, i) => ends[i]!.status === 'fulfilled')
+    this.#recent.add({ keys: taken })
+    await this.announceKeys(taken)
+    throwIfRefused('to delete', ends.find((end) => end.status === 'rejected')?.reason)
   }
 
   /** Tells whoever listens in this process, whether or not Redis can be told. */
@@ -110,21 +118,29 @@ export class Core {
   async invalidateTags(tags: readonly string[], after: string | undefined): Promise<void> {
     const { marks, names, remote, outbox } = this.parts
     channels.invalidate.publish({ ns: '', tags })
-    const raised = remote && (await succeeds(this.#raiseTags(tags, after, false)))
-    if (raised) return
+    // At once: what this process reads from now on must not be older than this call.
     for (const tag of tags) marks.raiseLocally(names.tag(tag), after)
-    outbox?.addTags(tags, after)
+    if (!remote) return
+    try {
+      await this.#raiseTags(tags, after, false)
+    } catch (error) {
+      outbox?.addTags(tags, after)
+      throwIfRefused('to invalidate tags', error)
+    }
   }
 
   async clear(ns: string): Promise<void> {
     const { marks, memory, names, remote, outbox } = this.parts
     channels.invalidate.publish({ ns, all: true })
-    const raised = remote && (await succeeds(this.#raiseGeneration(ns, false)))
-    if (!raised) {
-      marks.raiseLocally(names.generation(ns))
-      outbox?.addNamespace(ns)
-    }
+    marks.raiseLocally(names.generation(ns))
     if (ns === '') memory?.clear()
+    if (!remote) return
+    try {
+      await this.#raiseGeneration(ns, false)
+    } catch (error) {
+      outbox?.addNamespace(ns)
+      throwIfRefused('to clear', error)
+    }
   }
 
   /** Sends again what an outage kept back; rejects where it fails again. */
@@ -137,6 +153,20 @@ export class Core {
     await Promise.all(keys.map((address) => remote.delete(address, true)))
     for (const [ns, addresses] of groupBy(keys, (address) => address.ns)) {
       await backplane.publish({ ...(ns === '' ? {} : { ns }), keys: addresses.map((one) => one.key) })
+    }
+  }
+
+  /** Sends again what Redis took lately: a failover may have lost it. What fails is kept for later. */
+  async sendRecent(): Promise<void> {
+    const recent = this.#recent.all()
+    if (recent.keys.length + recent.tags.size + recent.namespaces.size === 0) return
+    try {
+      await this.send(recent)
+    } catch {
+      const { outbox } = this.parts
+      outbox?.addKeys(recent.keys)
+      for (const [tag, after] of recent.tags) outbox?.addTags([tag], after)
+      for (const ns of recent.namespaces) outbox?.addNamespace(ns)
     }
   }
 
@@ -175,6 +205,7 @@ export class Core {
       attempt
     )
     tags.forEach((tag, i) => marks.raise(names.tag(tag), values[i]!, after))
+    if (!attempt) this.#recent.add({ tags, after })
     await backplane!.publish({
       tags: tags.map((tag, i) => [tag, values[i]!] as const),
       ...(after === undefined ? {} : { after })
@@ -185,17 +216,19 @@ export class Core {
     const { marks, names, remote, backplane } = this.parts
     const [mark] = await remote!.raise([names.generation(ns)], undefined, attempt)
     marks.raise(names.generation(ns), mark!)
+    if (!attempt) this.#recent.add({ ns })
     await backplane!.publish({ ...(ns === '' ? {} : { ns }), all: true, mark: mark! })
   }
 }
 
-/** A failure is reported by the breaker; here it only decides what is done instead. */
-async function succeeds(work: Promise<void>): Promise<boolean> {
-  try {
-    await work
-    return true
-  } catch {
-    return false
+/** Replies of a server that is on its way back: as if it did not answer. */
+const NOT_YET = /^(LOADING|CLUSTERDOWN|MASTERDOWN|TRYAGAIN|BUSY )/
+
+/** @throws FLOTILLA_CACHE_ERR_REFUSED if Redis answered and refused. If Redis is away, nothing is thrown. */
+function throwIfRefused(operation: string, error: unknown): void {
+  const cause = error instanceof Error ? error.cause : undefined
+  if (isReply(cause) && !NOT_YET.test(cause.message)) {
+    throw Object.assign(new RefusedError(operation, cause.message), { cause })
   }
 }
 

@@ -62,6 +62,12 @@ export const UnavailableError = createError<[string]>(
   503
 )
 
+export const RefusedError = createError<[string, string]>(
+  'FLOTILLA_CACHE_ERR_REFUSED',
+  "Redis refused %s (%s): other instances may serve the old value. This instance has forgotten it and sends the invalidation again until Redis takes it. Make Redis writable: free memory, fix its persistence, or give the user's ACL the command",
+  503
+)
+
 export const CorruptEntryError = createError<[string]>(
   'FLOTILLA_CACHE_ERR_CORRUPT_ENTRY',
   'a stored entry cannot be read: %s',

@@ -217,6 +217,8 @@ class Claims {
   readonly stamps: number[]
   readonly #parts: FillParts
   readonly #began: number
+  /** The {@link Marks.heard} at its beginning. */
+  readonly #heard: number
   readonly #own: Mark[] = []
   readonly #asked: Promise<unknown>[] = []
   #taken = false
@@ -224,6 +226,7 @@ class Claims {
   constructor(parts: FillParts, task: FillTask) {
     this.#parts = parts
     this.tags = [...task.tags]
+    this.#heard = parts.marks.heard
     this.marks = [...task.depends]
     // Asked before the factory began: exact, whatever any clock says.
     this.stamps = task.depends.map((mark) => mark.value)
@@ -260,16 +263,18 @@ class Claims {
     }
     for (let i = 0; i < this.stamps.length; i++) {
       if (this.#stamped(i)) continue
-      const { value } = this.marks[i]!
-      if (value > this.#began) return false
-      this.stamps[i] = value
+      const mark = this.marks[i]!
+      if (this.#moved(mark)) return false
+      this.stamps[i] = mark.value
     }
     return true
   }
 
   /** Whether no mark has moved since, as far as this process knows. */
   stand(): boolean {
-    return this.marks.every((mark, i) => mark.value <= (this.#stamped(i) ? this.stamps[i]! : this.#began))
+    return this.marks.every((mark, i) =>
+      this.#stamped(i) ? mark.value <= this.stamps[i]! : !this.#moved(mark)
+    )
   }
 
   after(context: Context): ConsistencyToken | undefined {
@@ -293,6 +298,12 @@ class Claims {
 
   release(): void {
     if (!this.#taken) for (const mark of this.#own) this.#parts.marks.release(mark)
+  }
+
+  /** Whether the mark of a tag that the factory named has moved since the factory began. */
+  #moved(mark: Mark): boolean {
+    // One that this process had to create is younger than the factory, though nothing was invalidated.
+    return mark.heard > this.#heard || (mark.value > this.#began && mark.value !== mark.created)
   }
 
   /** Not yet where the factory named the tag: then it is compared with when that began. */

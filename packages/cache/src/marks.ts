@@ -4,8 +4,12 @@ import type { ConsistencyToken } from '@flotilla/core'
 export interface Mark {
   /** Its key in Redis. */
   readonly name: string
-  /** When it was last invalidated, in microseconds of Redis TIME; 0 never. */
+  /** When it was last invalidated or created, in microseconds of Redis TIME; 0 before it was asked for. */
   value: number
+  /** The value at which this process created it, as Redis did not have it; 0 if it did not. */
+  created: number
+  /** The {@link Marks.heard} of the last invalidation that this process heard of or made; 0 never. */
+  heard: number
   /** False until asked of Redis, and again after a gap in the bus. */
   known: boolean
   /** Entries and fills that refer to it. */
@@ -15,6 +19,8 @@ export interface Mark {
 }
 
 const MAX_IDLE_MARKS = 10_000
+/** Invalidations of tags that nothing refers to are remembered for fills that name them later. */
+const MAX_RECENT = 10_000
 
 /**
  * The marks of tags and generations that entries in memory depend on, kept true by the fleet bus so that
@@ -26,6 +32,8 @@ export class Marks {
   version = 1
   /** Rises when messages may have been missed: what was read from Redis before is to be read again. */
   epoch = 0
+  /** Counts the invalidations that this process has heard of or made: a fill compares it with when it began. */
+  heard = 0
   /** Without Redis: marks are counted here. */
   #sequence = 0
   /** Without Redis: the highest mark that was forgotten, which a new one must be assumed to stand at. */
@@ -33,6 +41,8 @@ export class Marks {
   /** Without Redis: marks that nothing refers to, oldest first. */
   readonly #idle = new Set<Mark>()
   readonly #marks = new Map<string, Mark>()
+  /** The last invalidations of tags that nothing refers to, oldest first. */
+  readonly #recent = new Map<string, Pick<Mark, 'value' | 'heard' | 'after'>>()
   readonly #alone: boolean
   #trusted = true
 
@@ -49,7 +59,16 @@ export class Marks {
   hold(name: string): Mark {
     let mark = this.#marks.get(name)
     if (!mark) {
-      mark = { name, value: this.#floor, known: this.#alone, refs: 0, after: undefined }
+      const recent = this.#recent.get(name)
+      mark = {
+        name,
+        value: recent?.value ?? this.#floor,
+        created: 0,
+        heard: recent?.heard ?? 0,
+        known: this.#alone,
+        refs: 0,
+        after: recent?.after
+      }
       this.#marks.set(name, mark)
     } else if (mark.refs === 0) this.#idle.delete(mark)
     mark.refs++
@@ -75,10 +94,15 @@ export class Marks {
     return this.#marks.get(name)
   }
 
-  /** Notes what Redis or the bus says; older news is ignored. */
+  /** Notes an invalidation that Redis or the bus reports; older news is ignored. */
   raise(name: string, value: number, after?: ConsistencyToken): void {
     const mark = this.#marks.get(name)
-    if (mark) this.note(mark, value, after)
+    if (!mark) {
+      this.#remember(name, value, after)
+      return
+    }
+    mark.heard = ++this.heard
+    this.note(mark, value, after)
   }
 
   note(mark: Mark, value: number, after?: ConsistencyToken): void {
@@ -88,17 +112,21 @@ export class Marks {
     this.version++
   }
 
-  /** What Redis answered for marks that were asked of it: from now on they are known. */
-  learn(mark: Mark, reply: string): void {
+  /**
+   * What Redis answered for marks that were asked of it: from now on they are known.
+   * @param created whether Redis did not have the mark and has created it at this value
+   */
+  learn(mark: Mark, reply: string, created = false): void {
     const { value, after } = parseMark(reply)
     this.note(mark, value, after)
+    if (created) mark.created = value
     if (!mark.known && this.#trusted) {
       mark.known = true
       this.version++
     }
   }
 
-  /** Invalidation while Redis is away or absent: above everything this process has stored so far. */
+  /** Invalidation before Redis has taken it, or without Redis: above everything this process has stored so far. */
   raiseLocally(name: string, after?: ConsistencyToken): void {
     if (this.#alone) {
       const mark = this.hold(name)
@@ -106,8 +134,23 @@ export class Marks {
       this.release(mark)
       return
     }
+    // One step is enough: a mark stands at least as high as the stamps of all entries here. Redis gives it its time later,
+    // which must not be lower than what a stamp here says.
     const mark = this.#marks.get(name)
-    if (mark) this.note(mark, Math.max(Date.now() * 1000, mark.value + 1), after)
+    if (!mark) {
+      this.#remember(name, 0, after)
+      return
+    }
+    mark.heard = ++this.heard
+    this.note(mark, mark.value + 1, after)
+  }
+
+  #remember(name: string, value: number, after: ConsistencyToken | undefined): void {
+    const known = this.#recent.get(name)
+    const latest = known !== undefined && known.value > value ? known : { value, after }
+    this.#recent.delete(name)
+    this.#recent.set(name, { ...latest, heard: ++this.heard })
+    if (this.#recent.size > MAX_RECENT) this.#recent.delete(this.#recent.keys().next().value!)
   }
 
   /** Where this process stands: the stamp of a value whose computation begins now, without Redis. */

@@ -87,6 +87,8 @@ export class EntryReader {
         for (const mark of own) marks.release(mark)
         return undefined
       }
+      // A stamp proves that the mark has been as high, also if a failover has lost that.
+      held.forEach((mark, i) => marks.note(mark, header.stamps[i]!))
       const plain = header.compressed ? await decompress(payload) : payload
       const life: Lifetime = {
         createdAt: time.toLocal(header.created),

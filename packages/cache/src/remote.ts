@@ -5,7 +5,7 @@ import type { KeyNames } from './keys.js'
 import { acquire, COOL, VALUE, WAIT, type AcquireReply } from './lua/acquire.js'
 import { fill } from './lua/fill.js'
 import { extendLease, releaseLease } from './lua/lease.js'
-import { raiseMarks } from './lua/mark.js'
+import { establishMarks, raiseMarks } from './lua/mark.js'
 import { deleteEntry, setEntry } from './lua/write.js'
 import type { Mark, Marks } from './marks.js'
 
@@ -89,7 +89,8 @@ export class Remote {
       const beside = this.cluster ? this.#ask(marks) : undefined
       if (!beside) for (const mark of marks) keys.push(mark.name)
       const sentAt = Date.now()
-      const args = [token, this.#settings.lease, seen, this.#time.due ? '1' : '']
+      const { lease, markLife } = this.#settings
+      const args = [token, lease, seen, this.#time.due ? '1' : '', markLife]
       const asked = acquire(keys.length).runBuffer<AcquireReply>(this.#client, keys, args)
       const reply = beside ? (await Promise.all([asked, beside]))[0] : await asked
       if (!beside)
@@ -117,7 +118,10 @@ export class Remote {
       const keys = [...addresses.map((one) => one.entryKey), ...marks.map((mark) => mark.name)]
       if (keys.length === 1) return [await this.#client.getBuffer(keys[0]!)]
       const replies = await this.#client.mgetBuffer(keys)
-      marks.forEach((mark, i) => this.#marks.learn(mark, replies[addresses.length + i]?.toString() ?? '0'))
+      await this.#take(
+        marks,
+        replies.slice(addresses.length).map((reply) => reply?.toString() ?? null)
+      )
       return replies.slice(0, addresses.length)
     })
   }
@@ -140,9 +144,10 @@ export class Remote {
     stamps: readonly number[]
   ): Promise<'stored' | 'lease' | 'marked'> {
     return this.#breaker.run('fill', async () => {
-      const beside = this.cluster ? this.#ask(marks) : undefined
+      const beside = this.cluster ? this.#ask(marks, true) : undefined
       const keys = [address.entryKey, address.leaseKey, ...(beside ? [] : marks.map((mark) => mark.name))]
-      const args = [token, bytes, Math.ceil(life), this.#names.filled, address.leaseKey]
+      const { markLife } = this.#settings
+      const args = [token, bytes, Math.ceil(life), this.#names.filled, address.leaseKey, markLife]
       const [reply] = await Promise.all([
         fill(keys.length).run(this.#client, keys, beside ? args : [...args, ...stamps]),
         beside
@@ -176,14 +181,24 @@ export class Remote {
     )
   }
 
-  async set(address: Address, bytes: Buffer, life: number): Promise<void> {
-    await this.#breaker.run('set', () =>
-      setEntry.run(
-        this.#client,
-        [address.entryKey, address.leaseKey],
-        [bytes, Math.ceil(life), this.#names.filled, address.leaseKey]
-      )
-    )
+  /** Stores a value given by hand; false if a mark is missing or has moved past its stamp: ask for the marks, then try again. */
+  set(
+    address: Address,
+    bytes: Buffer,
+    life: number,
+    { marks, stamps }: { marks: readonly Mark[]; stamps: readonly number[] }
+  ): Promise<boolean> {
+    return this.#breaker.run('set', async () => {
+      const beside = this.cluster ? this.#ask(marks, true) : undefined
+      const keys = [address.entryKey, address.leaseKey, ...(beside ? [] : marks.map((mark) => mark.name))]
+      const { markLife } = this.#settings
+      const args = [bytes, Math.ceil(life), this.#names.filled, address.leaseKey, markLife]
+      const [reply] = await Promise.all([
+        setEntry(keys.length).run(this.#client, keys, beside ? args : [...args, ...stamps]),
+        beside
+      ])
+      return reply === 1 && (!beside || marks.every((mark, i) => mark.value <= stamps[i]!))
+    })
   }
 
   /** @param attempt also while the breaker is open: for what is sent again on recovery */
@@ -233,11 +248,38 @@ export class Remote {
     )
   }
 
-  async #ask(marks: readonly Mark[]): Promise<void> {
+  /** @param prolong on a Cluster: also makes the marks live as long as an entry that is stored now may */
+  async #ask(marks: readonly Mark[], prolong = false): Promise<void> {
     if (marks.length === 0) return
+    const { markLife } = this.#settings
+    const one = (name: string): Promise<string | null> =>
+      prolong ? this.#client.getex(name, 'PX', markLife) : this.#client.get(name)
     const replies = this.cluster
-      ? await Promise.all(marks.map((mark) => this.#client.get(mark.name)))
+      ? await Promise.all(marks.map(({ name }) => one(name)))
       : await this.#client.mget(marks.map((mark) => mark.name))
-    marks.forEach((mark, i) => this.#marks.learn(mark, replies[i] ?? '0'))
+    await this.#take(marks, replies)
+  }
+
+  /** Learns marks from what Redis answered, and has those created that Redis does not have. */
+  async #take(marks: readonly Mark[], replies: readonly (string | null)[]): Promise<void> {
+    const missing: Mark[] = []
+    for (let i = 0; i < marks.length; i++) {
+      const reply = replies[i]
+      if (typeof reply === 'string') this.#marks.learn(marks[i]!, reply)
+      else missing.push(marks[i]!)
+    }
+    const batch = this.cluster ? 1 : MARKS_PER_SCRIPT
+    const runs: Promise<void>[] = []
+    for (let i = 0; i < missing.length; i += batch) runs.push(this.#establish(missing.slice(i, i + batch)))
+    await Promise.all(runs)
+  }
+
+  async #establish(marks: readonly Mark[]): Promise<void> {
+    const keys = marks.map((mark) => mark.name)
+    const reply = await establishMarks(keys.length).run(this.#client, keys, [this.#settings.markLife])
+    marks.forEach((mark, i) => {
+      const created = reply[2 * i + 1] === 1
+      this.#marks.learn(mark, String(reply[2 * i]), created)
+    })
   }
 }

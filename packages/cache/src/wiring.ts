@@ -18,9 +18,9 @@ import { Tickets } from './tickets.js'
 import { Waiters } from './waiters.js'
 
 const CLOSE_MS = 2000
-const IN_MEMORY = 'without Redis, in the memory of this process alone, it works with redis: false'
-/** Marks outlive every entry that could be older than they are. */
+/** Marks outlive every entry that depends on them. */
 const MARK_MARGIN_MS = 3_600_000
+const IN_MEMORY = 'without Redis, in the memory of this process alone, it works with redis: false'
 
 /** Makes the parts of one cache and ties them to the life of its app. */
 export function buildCore(fastify: FastifyInstance, settings: CacheSettings): Core {
@@ -44,6 +44,7 @@ export function buildCore(fastify: FastifyInstance, settings: CacheSettings): Co
         await remote!.ping()
         // Before anyone reads from it again: what was invalidated while it was away.
         const resent = await outbox!.flush()
+        await core.sendRecent()
         // Whether the bus is complete again is for its own news to say.
         marks.distrust()
         channels.breaker.publish({ state: 'closed', resent })
@@ -126,6 +127,7 @@ function connect(fastify: FastifyInstance, core: Core, client: RedisClient, wait
   const { marks, names, log } = core.parts
   const suspect = (recovered: boolean, reason: string): void => {
     marks.distrust(recovered)
+    if (recovered) void core.sendRecent()
     channels.suspect.publish({ reason, recovered })
   }
   const backplane = new Backplane(resolveBus(fastify, client), {

@@ -8,11 +8,12 @@ export const WAIT = 3
 export const COOL = 4
 
 /**
- * Reads an entry, or takes the lease to compute it.
+ * Reads an entry, or takes the lease to compute it. A mark that is missing was never there or has been evicted, has
+ * expired or was lost in a failover. It is created now, so that everything older is dead.
  *
  * KEYS 1 entry, 2 lease, 3… marks of generations and tags (none on Cluster: they lie in other slots)
  * ARGV 1 token, 2 lease in ms, 3 the version known to be of no use (the first bytes of the entry), '*' for any, or '',
- *   4 '1' to be told the time in any case
+ *   4 '1' to get the time in any case, 5 the life of a mark in ms
  * Reply { state, payload, seconds, microseconds, marks… }; the time is there with TOKEN, too
  *   VALUE payload is the entry; TOKEN the lease is ours, payload is the useless entry or nil;
  *   WAIT another computes it, payload is how many ms its lease lasts; COOL it failed lately, payload as for TOKEN
@@ -26,12 +27,21 @@ export const acquire = variadic<AcquireReply>({
 ${readAll}
 local entry, lease = got[1], got[2]
 local reply = { ${VALUE}, entry, false, false }
-for i = 3, #KEYS do reply[i + 2] = got[i] end
+local time
 local function tell()
-  local time = redis.call('TIME')
+  time = time or redis.call('TIME')
   reply[3], reply[4] = time[1], time[2]
 end
 if ARGV[4] == '1' then tell() end
+for i = 3, #KEYS do
+  reply[i + 2] = got[i]
+  if not got[i] then
+    time = time or redis.call('TIME')
+    reply[i + 2] = string.format('%.0f', tonumber(time[1]) * 1000000 + tonumber(time[2]))
+    -- A server without memory refuses this: the next reader finds the mark missing again.
+    redis.pcall('SET', KEYS[i], reply[i + 2], 'PX', ARGV[5])
+  end
+end
 if entry and ARGV[3] ~= '*' and (ARGV[3] == '' or string.sub(entry, 1, #ARGV[3]) ~= ARGV[3]) then return reply end
 if not lease or lease == ARGV[1] or lease == ARGV[1] .. '!' then
   redis.call('SET', KEYS[2], lease or ARGV[1], 'PX', ARGV[2])

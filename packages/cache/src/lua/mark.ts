@@ -2,10 +2,11 @@ import { variadic } from './variadic.js'
 
 /**
  * Marks tags or generations as invalidated now: every entry that began before is dead. Marks only rise,
- * also when the clock of the server was set back.
+ * also when the clock of the server was set back. A server that has no memory left refuses to write a mark but
+ * removes it, and entries whose mark is missing are dead as well.
  *
  * KEYS 1… marks; ARGV 1 how long they are kept in ms, 2 consistency token or ''
- * Reply the marks: microseconds of Redis TIME, as text
+ * Reply the marks: microseconds of Redis TIME, as text. Sent again, it marks again: later, so never less.
  */
 export const raiseMarks = variadic<string[]>({
   name: 'flotilla_cache_mark',
@@ -18,8 +19,35 @@ for i = 1, #KEYS do
   local text = string.format('%.0f', math.max(now, tonumber(string.match(old, '^%d+')) + 1))
   marks[i] = text
   if ARGV[2] ~= '' then text = text .. ' ' .. ARGV[2] end
-  redis.call('SET', KEYS[i], text, 'PX', ARGV[1])
+  local set = redis.pcall('SET', KEYS[i], text, 'PX', ARGV[1])
+  if set.err then redis.call('UNLINK', KEYS[i]) end
 end
 return marks
+`
+})
+
+/**
+ * Reads marks, and creates those that are missing at the time of the server. A missing mark was never there or has been
+ * evicted, has expired or was lost in a failover: what is older than its creation is dead.
+ *
+ * KEYS 1… marks; ARGV 1 how long they are kept in ms
+ * Reply for each its text, then 1 if it was created here, else 0. Sent again, it reads.
+ */
+export const establishMarks = variadic<(string | number)[]>({
+  name: 'flotilla_cache_establish',
+  lua: `
+local reply = {}
+for i = 1, #KEYS do
+  local text = redis.call('GET', KEYS[i])
+  reply[2 * i] = 0
+  if not text then
+    local time = redis.call('TIME')
+    text = string.format('%.0f', tonumber(time[1]) * 1000000 + tonumber(time[2]))
+    redis.pcall('SET', KEYS[i], text, 'PX', ARGV[1])
+    reply[2 * i] = 1
+  end
+  reply[2 * i - 1] = text
+end
+return reply
 `
 })
