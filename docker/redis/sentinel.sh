@@ -11,4 +11,4 @@ sentinel down-after-milliseconds mymaster 3000
 sentinel failover-timeout mymaster 10000
 sentinel parallel-syncs mymaster 1
 CONF
-exec redis-server /tmp/sentinel.conf --sentinel --protected-mode no
+exec valkey-server /tmp/sentinel.conf --sentinel --protected-mode no

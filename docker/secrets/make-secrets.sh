@@ -51,7 +51,7 @@ echo "${REDIS_URL_TEMPLATE:-redis://:PASSWORD@redis:6379/0}" | sed "s/PASSWORD/$
 printf 'requirepass %s\nmasterauth %s\n' "$redis" "$redis" >redis.conf
 printf '"app" "%s"\n' "$app" >userlist.txt
 
-# Owned by the user that each image runs its program as: node; redis in the official images; pgbouncer/Dockerfile.
+# Owned by the user that each image runs its program as: node; valkey and redis in the official images; pgbouncer/Dockerfile.
 give app 1000:1000 0400 session_secret redis_url database_url database_replica_url
 give redis 999:1000 0400 redis_password redis.conf
 give pgbouncer 6432:6432 0400 userlist.txt app_password

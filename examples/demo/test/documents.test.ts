@@ -9,7 +9,8 @@ const root = fileURLToPath(new URL('../../..', import.meta.url))
 async function documents(): Promise<string[]> {
   const folders = [root, join(root, 'docker')]
   for (const group of ['packages', 'examples'])
-    for (const name of await readdir(join(root, group))) folders.push(join(root, group, name))
+    for (const entry of await readdir(join(root, group), { withFileTypes: true }))
+      if (entry.isDirectory()) folders.push(join(root, group, entry.name))
   const files: string[] = []
   for (const folder of folders)
     for (const name of await readdir(folder)) if (name.endsWith('.md')) files.push(join(folder, name))

@@ -233,3 +233,24 @@ test('compose and Swarm wait longer than the drain takes', async (t) => {
     t.ok(ms(services.app.stop_grace_period) > ms(DRAIN.timeout), file)
   }
 })
+
+test('no service of compose or Swarm gives up after a number of crashes, and every image has a version', async (t) => {
+  interface Service {
+    image?: string
+    restart?: string
+    deploy?: { restart_policy?: { max_attempts?: number } }
+  }
+  const files = (await readdir(docker)).filter((file) => /^(compose|stack).*\.yaml$/.test(file))
+  t.ok(files.length >= 5, files.join())
+  for (const file of files) {
+    const { services } = parse(await readFile(docker + file, 'utf8'), { merge: true }) as {
+      services: Record<string, Service>
+    }
+    for (const [name, { image, restart, deploy }] of Object.entries(services)) {
+      t.notMatch(restart ?? '', 'on-failure:', `${file}: ${name}`)
+      t.equal(deploy?.restart_policy?.max_attempts, undefined, `${file}: ${name}`)
+      if (image !== undefined)
+        t.match(image, /:(\d|\$\{|bookworm)|^\$\{.*:dev\}$/, `${file}: ${name} runs ${image}`)
+    }
+  }
+})
