@@ -1,8 +1,8 @@
+import { withTimeout } from '@flotilla/core'
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
 import type { FastifyInstance } from 'fastify'
 import { busGap, busProbe, busPublish } from './channels.js'
-import { within } from './deadline.js'
 import { RedisPublishError } from './errors.js'
 import { withoutArguments } from './reply-error.js'
 import { commandTimeoutOf, type RedisClient } from './redis-client.js'
@@ -140,11 +140,9 @@ class RedisFleetBus implements FleetBus {
       throw fail('its payload is nothing that JSON can carry', error)
     }
     try {
-      await within(
-        publishTo(this.#client, this.#settings.channel, message),
-        timeout,
-        () => new Error(`no answer within ${timeout} ms`)
-      )
+      await withTimeout(publishTo(this.#client, this.#settings.channel, message), timeout, {
+        timeoutError: () => new Error(`no answer within ${timeout} ms`)
+      })
     } catch (error) {
       busPublish.publish({ topic, durationMs: performance.now() - started, error: withoutArguments(error) })
       throw fail(error instanceof Error ? error.message : String(error), error)
@@ -268,13 +266,13 @@ class RedisFleetBus implements FleetBus {
     })
     let published = false
     try {
-      await within(
+      await withTimeout(
         publishTo(this.#client, this.#probeChannel, nonce).then(() => {
           published = true
           return arrival
         }),
         probeTimeout,
-        () => new Error('the probe did not come back')
+        { timeoutError: () => new Error('the probe did not come back') }
       )
       this.#probeFailed = false
       this.#lastProbeAt = Date.now()

@@ -1,7 +1,7 @@
+import { withTimeout } from '@flotilla/core'
 import type { ClusterOptions, Redis, RedisOptions } from 'ioredis'
 import { BoundedCluster } from './bounded-cluster.js'
 import { BoundedRedis } from './bounded-redis.js'
-import { within } from './deadline.js'
 import type { Settings } from './options.js'
 import { isCluster, type RedisClient } from './redis-client.js'
 import type { RedisTarget } from './topology.js'
@@ -125,7 +125,9 @@ function createCluster(target: RedisTarget, connection: RedisOptions, settings: 
 export async function closeClient(client: RedisClient, timeout: number): Promise<void> {
   const connections: Redis[] = isCluster(client) ? client.nodes('all') : [client]
   if (client.status === 'ready') {
-    await within(client.quit(), timeout, () => new Error('quit timed out')).catch(() => {})
+    await withTimeout(client.quit(), timeout, { timeoutError: () => new Error('quit timed out') }).catch(
+      () => {}
+    )
   }
   if (client.status !== 'end') client.disconnect()
   for (const connection of connections) if (connection.status !== 'end') connection.stream?.destroy()

@@ -1,8 +1,8 @@
+import { withTimeout } from '@flotilla/core'
 import { Redis, type RedisOptions } from 'ioredis'
 import { drop } from './dedicated-connection.js'
 import { isCluster, usesTls, type RedisClient } from './redis-client.js'
 import type { RedisAddress } from './topology.js'
-import { within } from './deadline.js'
 import { RedisConnectError } from './errors.js'
 import { explain, isNotSentinel } from './causes.js'
 import { withoutArguments } from './reply-error.js'
@@ -31,7 +31,7 @@ export async function connect(client: RedisClient, options: ConnectOptions): Pro
   try {
     await attempt.ready()
     const left = Math.max(100, options.timeout - (performance.now() - started))
-    await within(checkMode(client), left, () => new Error('no answer to INFO'))
+    await withTimeout(checkMode(client), left, { timeoutError: () => new Error('no answer to INFO') })
   } catch (error) {
     throw error instanceof RedisConnectError ? error : attempt.failure(error)
   } finally {
@@ -64,13 +64,16 @@ class ConnectAttempt {
   async ready(): Promise<void> {
     if (this.#client.status === 'ready') return
     const { timeout } = this.#options
-    await within(
+    await withTimeout(
       new Promise<void>((resolve, reject) => {
         this.#reject = reject
         this.#listen(resolve)
       }),
       timeout,
-      () => this.failure(this.#found ?? this.#last ?? new Error(`no answer within ${timeout} ms`))
+      {
+        timeoutError: () =>
+          this.failure(this.#found ?? this.#last ?? new Error(`no answer within ${timeout} ms`))
+      }
     )
   }
 

@@ -1,8 +1,8 @@
+import { withTimeout } from '@flotilla/core'
 import type { Redis } from 'ioredis'
-import { within } from './deadline.js'
 import { dedicatedConnection, drop } from './dedicated-connection.js'
 import { RedisNotDurableError } from './errors.js'
-import { addressOf, isCluster, keyPrefixOf, type RedisClient } from './redis-client.js'
+import { addressOf, commandTimeoutOf, isCluster, keyPrefixOf, type RedisClient } from './redis-client.js'
 import { isMasterReplaced } from './sentinel-view.js'
 import { slotOf } from './slots.js'
 
@@ -19,6 +19,7 @@ interface Waiter {
 
 /** Longest single WAIT: those who come meanwhile wait for its end. */
 const ROUND = 200
+const CONNECT_TIMEOUT = 3_000
 /** The connection ends when nobody has waited for this long. */
 const IDLE = 10_000
 /** A node that owns one slot of 16,384 is found by then. */
@@ -38,6 +39,8 @@ export class ReplicaWait {
   readonly #node: string
   readonly #onIdle: () => void
   readonly #waiting = new Set<Waiter>()
+  /** How long an answer may take, in milliseconds. */
+  readonly #patience: number
   #connection: Redis | undefined
   #mark = ''
   #running = false
@@ -48,6 +51,7 @@ export class ReplicaWait {
     this.#client = client
     this.#node = node
     this.#onIdle = onIdle
+    this.#patience = Math.max(2_000, commandTimeoutOf(client))
     client.once('end', this.#close)
   }
 
@@ -79,7 +83,7 @@ export class ReplicaWait {
     })
     if (!this.#running) void this.#run()
     try {
-      return await within(done, timeout, () => new Error('not in time'))
+      return await withTimeout(done, timeout, { timeoutError: () => new Error('not in time') })
     } catch (error) {
       throw new RedisNotDurableError(
         `@flotilla/redis: ${waiter?.acknowledged ?? 0} of ${replicas} replicas confirmed the write: ${(error as Error).message}`,
@@ -97,8 +101,9 @@ export class ReplicaWait {
       // Those who join while a round is on its way wrote after its mark: they are for the next.
       const round = [...this.#waiting]
       try {
-        const connection = await this.#open()
-        await this.#round(connection, round)
+        // A server that does not answer must not hold up the waiters that come later.
+        const connection = await withTimeout(this.#open(), CONNECT_TIMEOUT)
+        await withTimeout(this.#round(connection, round), ROUND + this.#patience)
       } catch (error) {
         // The master may have been replaced, and then the new one says nothing about these writes.
         this.#drop()
@@ -159,7 +164,8 @@ export class ReplicaWait {
     this.#drop()
     // WAIT takes as long as it is told to; the waiters have limits of their own.
     const connection = dedicatedConnection(this.#client, this.#node, {
-      connectionName: 'flotilla-durability'
+      connectionName: 'flotilla-durability',
+      commandTimeout: undefined
     })
     connection.on('error', () => {})
     this.#connection = connection

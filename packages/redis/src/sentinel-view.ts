@@ -1,5 +1,5 @@
+import { withTimeout } from '@flotilla/core'
 import type { Redis } from 'ioredis'
-import { within } from './deadline.js'
 import { drop } from './dedicated-connection.js'
 import { addressOf, isCluster, type RedisClient } from './redis-client.js'
 
@@ -93,7 +93,10 @@ class SentinelView {
     try {
       const connection = this.#connectionTo(host, port)
       const reply = connection.call('SENTINEL', 'MASTER', this.#client.options.name ?? '')
-      return opinionOf(await within(reply, PATIENCE, () => new Error('no answer')), master)
+      return opinionOf(
+        await withTimeout(reply, PATIENCE, { timeoutError: () => new Error('no answer') }),
+        master
+      )
     } catch {
       this.#away.set(address, performance.now() + LEFT_ALONE)
       this.#lose(address)
@@ -122,7 +125,8 @@ class SentinelView {
       reconnectOnError: null,
       autoResendUnfulfilledCommands: false,
       connectTimeout: PATIENCE,
-      commandTimeout: PATIENCE,
+      // The question has a limit of its own, which knows a blocked event loop.
+      commandTimeout: undefined,
       disconnectTimeout: 200,
       lazyConnect: true
     } as unknown as Parameters<Redis['duplicate']>[0])

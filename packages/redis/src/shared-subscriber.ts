@@ -1,9 +1,11 @@
+import { Deadline, TimeoutError } from '@flotilla/core'
 import type { Cluster } from 'ioredis'
 import { ANY_NODE, dedicatedConnection } from './dedicated-connection.js'
 import { commandTimeoutOf, isCluster, type RedisClient } from './redis-client.js'
 import { withoutArguments } from './reply-error.js'
 import { slotOf } from './slots.js'
-import { SubscriberLink, type GapReason, type LinkChannel } from './subscriber-link.js'
+import { SubscriberLink, type GapReason } from './subscriber-link.js'
+import type { LinkChannel } from './subscription-pump.js'
 
 interface Entry extends LinkChannel {
   readonly handlers: Set<(message: Buffer) => void>
@@ -11,16 +13,18 @@ interface Entry extends LinkChannel {
   live: boolean
   /** Why messages may have been missed since it was last live. */
   suspect: GapReason | undefined
-  /** Those who wait for it to be live. */
+  /** Callers that wait for it to be live. */
   waiting: { readonly resolve: () => void; readonly reject: (error: unknown) => void }[]
 }
 
 export interface Held {
   /**
-   * Resolves when Redis has acknowledged the channel, and rejects with its answer when it has refused it; for ever
-   * pending while Redis is away.
+   * Resolves when Redis has acknowledged the channel, and rejects with its answer if it has refused it.
+   *
+   * @param ms how long no channel at all may be acknowledged: of many that are asked for at once the last one waits longer
+   * @throws TimeoutError
    */
-  acknowledged(): Promise<void>
+  acknowledged(ms: number): Promise<void>
   release(): void
 }
 
@@ -31,6 +35,8 @@ export interface WireGap {
 }
 
 const HEARTBEAT = 3_000
+/** How often a caller waits on because others were acknowledged. */
+const MAX_EXTENSIONS = 12
 const REFRESH_PAUSE = 200
 
 /**
@@ -45,6 +51,8 @@ export class SharedSubscriber {
   readonly #links = new Map<string, SubscriberLink<Entry>>()
   readonly #gapHandlers = new Set<(gap: WireGap) => void>()
   #recovered: Entry[] = []
+  /** Counts acknowledgements. */
+  #progress = 0
   #refreshing: NodeJS.Timeout | undefined
   readonly #reroute = (): void => {
     for (const entry of this.#entries.values()) if (entry.sharded) this.#place(entry)
@@ -64,15 +72,35 @@ export class SharedSubscriber {
     const own = (message: Buffer): void => handler(message)
     entry.handlers.add(own)
     return {
-      acknowledged: async () => {
-        if (!entry.live) await new Promise<void>((resolve, reject) => entry.waiting.push({ resolve, reject }))
-      },
+      acknowledged: (ms) => this.#whenLive(entry, ms),
       release: () => {
         if (!entry.handlers.delete(own) || entry.handlers.size > 0) return
         this.#entries.delete(id)
         this.#detach(entry)
         if (this.#entries.size === 0) this.#stop()
       }
+    }
+  }
+
+  async #whenLive(entry: Entry, ms: number): Promise<void> {
+    if (entry.live) return
+    let deadline: Deadline | undefined
+    const live = new Promise<void>((resolve, reject) => {
+      const wait = (extensions: number): void => {
+        const progress = this.#progress
+        deadline = new Deadline(ms, () => {
+          if (this.#progress > progress && extensions > 0) return wait(extensions - 1)
+          entry.waiting = entry.waiting.filter((one) => one.resolve !== resolve)
+          reject(new TimeoutError(ms))
+        })
+      }
+      wait(MAX_EXTENSIONS)
+      entry.waiting.push({ resolve, reject })
+    })
+    try {
+      await live
+    } finally {
+      deadline?.cancel()
     }
   }
 
@@ -149,13 +177,23 @@ export class SharedSubscriber {
     const on = (link: SubscriberLink<Entry>): Entry[] =>
       [...this.#entries.values()].filter((entry) => entry.link === link)
     const link: SubscriberLink<Entry> = new SubscriberLink<Entry>({
-      create: () => dedicatedConnection(this.#client, node, { connectionName: 'flotilla-subscriber' }),
+      create: () =>
+        dedicatedConnection(this.#client, node, {
+          connectionName: 'flotilla-subscriber',
+          // The link has a clock of its own, which knows a blocked event loop.
+          commandTimeout: undefined
+        }),
       bySlot: this.#cluster !== undefined,
       heartbeat: HEARTBEAT,
       heartbeatTimeout: Math.max(1_000, commandTimeoutOf(this.#client)),
       listener: {
         message: (wire, sharded, message) => {
-          for (const handler of this.#entries.get(idOf(wire, sharded))?.handlers ?? []) handler(message)
+          const entry = this.#entries.get(idOf(wire, sharded))
+          if (!entry) return
+          // A message proves that a channel that was lost is back, before its acknowledgement was handed out.
+          if (entry.suspect !== undefined && !entry.live && entry.link === link) this.#acknowledged([entry])
+          if (this.#recovered.length > 0) this.#announceRecovered()
+          for (const handler of entry.handlers) handler(message)
         },
         acknowledged: (entries) => this.#acknowledged(entries.filter((entry) => entry.link === link)),
         lost: (reason) => {
@@ -185,6 +223,7 @@ export class SharedSubscriber {
 
   #acknowledged(entries: Entry[]): void {
     for (const entry of entries) {
+      if (!entry.live) this.#progress++
       entry.live = true
       for (const { resolve } of entry.waiting.splice(0)) resolve()
       if (entry.suspect === undefined) continue

@@ -1,6 +1,6 @@
+import { TimeoutError } from '@flotilla/core'
 import type { FastifyInstance } from 'fastify'
 import { RedisClosedError, RedisSubscribeError } from './errors.js'
-import { within } from './deadline.js'
 import { keyPrefixOf, type RedisClient } from './redis-client.js'
 import { SharedSubscriber } from './shared-subscriber.js'
 import type { GapReason } from './subscriber-link.js'
@@ -33,7 +33,7 @@ export interface Subscriber {
    * Resolves once Redis has acknowledged the subscription, with the function that ends it. The client's
    * `keyPrefix` stands before the channel on the wire: publish with {@link publishTo}, or prefix it yourself.
    *
-   * @throws FLOTILLA_REDIS_ERR_SUBSCRIBE when Redis refused it, or did not acknowledge it within 5 s; FLOTILLA_REDIS_ERR_CLOSED
+   * @throws FLOTILLA_REDIS_ERR_SUBSCRIBE when Redis refused it, or acknowledged nothing at all for 5 s; FLOTILLA_REDIS_ERR_CLOSED
    *   after close.
    */
   subscribe(channel: string, handler: MessageHandler, options?: SubscribeOptions): Promise<() => void>
@@ -135,11 +135,10 @@ export class AppSubscriber implements Subscriber {
     return {
       release,
       acknowledged: async (timeout: number): Promise<void> => {
-        const late = new Error(`not acknowledged within ${timeout} ms`)
         try {
-          await within(subscription.acknowledged(), timeout, () => late)
+          await subscription.acknowledged(timeout)
         } catch (error) {
-          throw error === late
+          throw error instanceof TimeoutError
             ? new RedisSubscribeError(
                 `@flotilla/redis: the subscription to '${channel}' was not acknowledged within ${timeout} ms; is Redis reachable?`,
                 { cause: this.#connection.lastError }
