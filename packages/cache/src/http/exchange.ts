@@ -1,4 +1,4 @@
-import { Transform, pipeline, type Readable } from 'node:stream'
+import type { Readable } from 'node:stream'
 import { isPersonal } from '@flotilla/core'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Context, FactoryContext } from '../factory.js'
@@ -6,6 +6,7 @@ import { tellRequest } from '../telemetry.js'
 import { cacheStatus, joined, type CacheStatus } from './cache-status.js'
 import { notModified, weakMatch, type Conditions } from './conditional.js'
 import { judge, type Judgement, type Lifetimes } from './freshness.js'
+import { RecordedStream } from './recorded-stream.js'
 import type { RouteSettings } from './route.js'
 import { addVary, applyStored, controlBrowsers, part } from './serve.js'
 import {
@@ -51,6 +52,7 @@ export class Exchange {
   readonly #began = Date.now()
   #said: Said = { control: undefined, ttl: undefined }
   #settled = false
+  #recording = false
   #resolve!: (stored: StoredResponse | VaryPointer | undefined) => void
   #reject!: (error: Error) => void
 
@@ -74,6 +76,8 @@ export class Exchange {
 
   /** The request ended without a response that passed our hook: its client has gone, perhaps. */
   abandon(): void {
+    // The body is read to its end for the others.
+    if (this.#recording) return
     if (!this.#settled) this.#parts.context.abandoned = true
     this.#skip()
   }
@@ -104,7 +108,7 @@ export class Exchange {
       this.#say(reply, { fwd: this.#parts.fwd, detail: 'varies' })
       return payload
     }
-    if (isStream(payload)) return this.#tee(reply, payload, judgement, now)
+    if (isStream(payload)) return this.#record(request, reply, payload, judgement)
     const body = bodyOf(payload)
     if (!body || body.length > route.maxBody) return this.#pass(reply, payload, 'body')
     const validators = hasValidators(reply)
@@ -222,44 +226,35 @@ export class Exchange {
     return stored
   }
 
-  /** Passes a stream on and keeps a copy, as long as it is not too long. */
-  #tee(
+  /** Passes a stream on and records it, for as long as it is not too long. */
+  #record(
+    request: FastifyRequest,
     reply: FastifyReply,
     payload: Readable,
-    judgement: Extract<Judgement, { storable: true }>,
-    now: number
+    judgement: Extract<Judgement, { storable: true }>
   ): Readable {
-    const { maxBody } = this.#parts.route
+    const { context, route } = this.#parts
     const validators = hasValidators(reply)
+    const now = Date.now()
     if (!reply.hasHeader('date')) reply.header('date', new Date(now).toUTCString())
     const { statusCode } = reply
     const headers = { ...reply.getHeaders() }
-    controlBrowsers(reply, this.#parts.route)
+    controlBrowsers(reply, route)
     const declared = headers['content-length']
-    let chunks: Buffer[] = []
-    let length = 0
-    const tee = new Transform({
-      transform: (chunk: Buffer | string, encoding, done) => {
-        const bytes = typeof chunk === 'string' ? Buffer.from(chunk, encoding) : chunk
-        length += bytes.length
-        if (length <= maxBody) chunks.push(bytes)
-        else if (chunks.length > 0) {
-          chunks = []
-          this.#skip()
-        }
-        done(null, bytes)
+    this.#recording = true
+    const recorded = new RecordedStream(payload, {
+      maxBytes: route.maxBody,
+      onWhole: (body) => {
+        // Shorter than it was announced: cut off. And what makes the body may have read the session by now.
+        const whole = declared === undefined || Number(declared) === body.length
+        if (!whole || isPersonal(request) || context.skipped) this.#skip()
+        else this.#keep(statusCode, headers, body, judgement, validators, now)
       },
-      flush: (done) => {
-        // Shorter than it was announced: cut off.
-        const whole = length <= maxBody && (declared === undefined || Number(declared) === length)
-        if (whole) this.#keep(statusCode, headers, Buffer.concat(chunks), judgement, validators, now)
-        else this.#skip()
-        done()
-      }
+      onLost: () => this.#skip()
     })
+    context.signal.addEventListener('abort', () => recorded.giveUp(), { once: true })
     this.#say(reply, { fwd: this.#parts.fwd })
-    pipeline(payload, tee, (error) => error && this.#skip())
-    return tee
+    return recorded
   }
 
   #pass(reply: FastifyReply, payload: unknown, detail: string): unknown {

@@ -61,7 +61,7 @@ export function responseCache(
       if (route.websocket) refuse('a WebSocket is no response')
     }
     if (input && !own(route)) {
-      const options = readRoute(route.url, input, settings)
+      const options = readRoute(route, settings)
       cached.add(route.url.split(/[:*]/, 1)[0]!)
       const { handler } = route
       const visit: RouteHandlerMethod = function (request, reply) {

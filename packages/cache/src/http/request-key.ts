@@ -25,11 +25,36 @@ export function bypassReason({ raw }: FastifyRequest): string | undefined {
 
 /**
  * The key of the target URI (RFC 9111 §4): scheme and host as the handler sees them, path and query exactly as sent, so
- * that two URLs that only look alike never share a response. A proxy may pass on any scheme and host; no header and no
- * URL has a line break.
+ * that two URLs that only look alike never share a response. What else decides which handler runs, or what it sees as the
+ * URL, comes after it: the route's constraints, a `Host` other than the one that a proxy named, a URL before it was
+ * rewritten. A proxy may pass on any scheme and host; no header and no URL has a line break.
  */
 export function uriKey(request: FastifyRequest, route: RouteSettings): string {
-  return `${request.protocol}\n${request.host.toLowerCase()}\n${target(request, route)}`
+  const { protocol, host, raw, originalUrl } = request
+  let key = `${protocol}\n${host.toLowerCase()}\n${target(request, route)}`
+  if (route.constraints !== '') key += `\n!${route.constraints}`
+  const named = raw.headers.host ?? raw.headers[':authority'] ?? host
+  if (named !== host) key += `\n@${String(named).toLowerCase()}`
+  if (originalUrl !== raw.url) key += `\n<${originalUrl}`
+  return key
+}
+
+/**
+ * The constraints of a route as text; empty if it has none. Routes with one URL and different constraints differ in it.
+ */
+export function constraintsKey(constraints: Record<string, unknown> | undefined): string {
+  return Object.entries(constraints ?? {})
+    .filter(([, value]) => value !== undefined)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([name, value]) => `${JSON.stringify(name)}:${constraintKey(value)}`)
+    .join()
+}
+
+function constraintKey(value: unknown): string {
+  if (typeof value === 'object' && value !== null && !(value instanceof RegExp)) {
+    return JSON.stringify(value) ?? ''
+  }
+  return `${typeof value} ${JSON.stringify(String(value))}`
 }
 
 /** What all queries of one path have in common, in any scheme: unsafe methods invalidate it. */
@@ -57,7 +82,15 @@ function normalized(value: string): string {
     .trim()
 }
 
-function target({ raw }: FastifyRequest, { query }: RouteSettings): string {
+/** A name that every parser of queries takes for itself and nothing else. */
+const PLAIN_NAME = /^[\w-]+$/
+
+/**
+ * The URL, without the query parameters that the route leaves out. Parsers differ in what they make of brackets, dots,
+ * letter case and separators: what this app's parser found under the names that matter is part of the key, and so is each
+ * pair whose name might mean one of them.
+ */
+function target({ raw, query: parsed }: FastifyRequest, { query }: RouteSettings): string {
   const url = raw.url ?? '/'
   const mark = url.indexOf('?')
   if (!query || mark < 0) return url
@@ -66,8 +99,12 @@ function target({ raw }: FastifyRequest, { query }: RouteSettings): string {
     .split('&')
     .filter((pair) => {
       const name = pair.split('=', 1)[0]!
-      // A name that is spelt in escapes is kept: what the router makes of it is not ours to guess.
-      return query.has(name) || name.includes('%') || name.includes('+') || name.includes(';')
+      return query.has(name) || !PLAIN_NAME.test(name)
     })
-  return kept.length === 0 ? url.slice(0, mark) : `${url.slice(0, mark)}?${kept.join('&')}`
+  const path = kept.length === 0 ? url.slice(0, mark) : `${url.slice(0, mark)}?${kept.join('&')}`
+  const found = [...query]
+    .map((name) => [name, (parsed as Record<string, unknown> | null | undefined)?.[name]])
+    .filter(([, value]) => value !== undefined)
+  // No pair of the URL can hold a line break.
+  return found.length === 0 ? path : `${path}\n${JSON.stringify(found)}`
 }

@@ -1,7 +1,8 @@
 import { optionReader, type Duration, type Size } from '@flotilla/core'
-import type { FastifyRequest } from 'fastify'
+import type { FastifyRequest, RouteOptions } from 'fastify'
 import { OptionsError } from '../errors.js'
 import type { HttpSettings } from './options.js'
+import { constraintsKey } from './request-key.js'
 
 /** `config.cache` of a route: its GET and HEAD responses go through the shared cache. */
 export interface RouteCacheOptions {
@@ -41,13 +42,16 @@ export interface RouteSettings {
   readonly statuses: ReadonlySet<number>
   readonly setCookie: boolean
   readonly maxBody: number
+  /** The route's constraints as text: another route may have the same URL. */
+  readonly constraints: string
   readonly http: HttpSettings
 }
 
 const STATUSES = [200, 203, 204, 300, 301, 308]
 
 /** @throws FLOTILLA_CACHE_ERR_OPTIONS naming the route and the option */
-export function readRoute(url: string, input: unknown, http: HttpSettings): RouteSettings {
+export function readRoute({ url, constraints, config }: RouteOptions, http: HttpSettings): RouteSettings {
+  const input = config?.cache
   const options = optionReader(`@flotilla/cache: config.cache of '${url}'`, input, OptionsError)
   const tags = options.raw<RouteSettings['tags']>('tags')
   const query = options.strings('query', undefined)
@@ -68,6 +72,7 @@ export function readRoute(url: string, input: unknown, http: HttpSettings): Rout
     statuses: new Set(statuses as number[]),
     setCookie: options.boolean('setCookie', false),
     maxBody: options.size('maxBody', { default: http.maxBody }),
+    constraints: constraintsKey(constraints),
     http
   }
   options.done()
