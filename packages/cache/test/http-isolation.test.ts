@@ -222,7 +222,7 @@ function* chunksOf(text: string): Generator<string> {
   for (let i = 0; i < text.length; i += 20_000) yield text.slice(i, i + 20_000)
 }
 
-/** A client that sends a request for `/x` and reads nothing until it is told to. */
+/** A client that sends a request for `/x` and reads nothing until it is resumed. */
 async function stuckClient(t: Test, app: FastifyInstance, ...headers: string[]): Promise<Socket> {
   if (!app.server.listening) await app.listen({ host: '127.0.0.1', port: 0 })
   const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')

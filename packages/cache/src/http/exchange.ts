@@ -5,7 +5,9 @@ import type { Context, FactoryContext } from '../factory.js'
 import { tellRequest } from '../telemetry.js'
 import { cacheStatus, joined, type CacheStatus } from './cache-status.js'
 import { notModified, weakMatch, type Conditions } from './conditional.js'
+import { HookHeaders } from './hook-headers.js'
 import { judge, type Judgement, type Lifetimes } from './freshness.js'
+import { forwardedReads, pauseWatch, resumeWatch, watchHandler } from './personal-reads.js'
 import { RecordedStream } from './recorded-stream.js'
 import type { RouteSettings } from './route.js'
 import { addVary, applyStored, controlBrowsers, part } from './serve.js'
@@ -49,6 +51,7 @@ export class Exchange {
   readonly #parts: ExchangeParts
   readonly #stale: StoredResponse | undefined
   readonly #authorized: boolean
+  readonly #hookHeaders: HookHeaders
   readonly #began = Date.now()
   #said: Said = { control: undefined, ttl: undefined }
   #settled = false
@@ -56,7 +59,7 @@ export class Exchange {
   #resolve!: (stored: StoredResponse | VaryPointer | undefined) => void
   #reject!: (error: Error) => void
 
-  constructor(request: FastifyRequest, parts: ExchangeParts) {
+  constructor(request: FastifyRequest, reply: FastifyReply, parts: ExchangeParts) {
     this.#parts = parts
     const stale = parts.context.stale as StoredResponse | VaryPointer | undefined
     this.#stale = stale && 'body' in stale ? stale : undefined
@@ -66,6 +69,8 @@ export class Exchange {
       this.#reject = reject
     })
     this.outcome.catch(() => undefined)
+    this.#hookHeaders = new HookHeaders(reply)
+    this.#watch(request, reply)
     this.#askWhetherChanged(request)
   }
 
@@ -82,8 +87,20 @@ export class Exchange {
     this.#skip()
   }
 
+  /** The handler has answered and `preSerialization` hooks have run. */
+  sending(request: FastifyRequest, reply: FastifyReply): void {
+    pauseWatch(request)
+    this.#hookHeaders.sending(reply)
+  }
+
   /** Takes in the response on its way out; returns what is sent. */
   capture(request: FastifyRequest, reply: FastifyReply, payload: unknown): unknown {
+    const sent = this.#capture(request, reply, payload)
+    resumeWatch(request)
+    return sent
+  }
+
+  #capture(request: FastifyRequest, reply: FastifyReply, payload: unknown): unknown {
     const now = Date.now()
     const { route, conditions } = this.#parts
     const { statusCode } = reply
@@ -98,7 +115,7 @@ export class Exchange {
     }
     const judgement = this.#judge(request, reply, statusCode, now)
     if (!judgement.storable) {
-      // What hangs on who asks says nothing of what others will get.
+      // What depends on the visitor says nothing of what others get.
       if (judgement.reason !== 'personal' && judgement.reason !== 'authorization') this.#parts.unshareable()
       return this.#pass(reply, payload, judgement.reason)
     }
@@ -114,7 +131,14 @@ export class Exchange {
     const validators = hasValidators(reply)
     if (!reply.hasHeader('etag') && statusCode === 200) reply.header('etag', etagOf(body))
     if (!reply.hasHeader('date')) reply.header('date', new Date(now).toUTCString())
-    const stored = this.#keep(statusCode, reply.getHeaders(), body, judgement, validators, now)
+    const stored = this.#keep(
+      statusCode,
+      this.#hookHeaders.without(reply.getHeaders()),
+      body,
+      judgement,
+      validators,
+      now
+    )
     controlBrowsers(reply, route)
     this.#say(reply, { fwd: this.#parts.fwd, ttl: stored.fresh - stored.age, stored: true })
     if (notModified(conditions, stored)) {
@@ -124,6 +148,22 @@ export class Exchange {
     if (conditions.range === undefined) return payload
     reply.removeHeader('content-length')
     return part(reply, stored, conditions)
+  }
+
+  /** Notes what the handler reads about the visitor, when it answers, and whether it does so behind Fastify's back. */
+  #watch(request: FastifyRequest, reply: FastifyReply): void {
+    const { route } = this.#parts
+    if (!route.shared) watchHandler(request, route.http.identity)
+    const send = reply.send.bind(reply)
+    const hijack = reply.hijack.bind(reply)
+    reply.send = (payload?: unknown) => {
+      this.sending(request, reply)
+      return send(payload)
+    }
+    reply.hijack = () => {
+      this.#skip()
+      return hijack()
+    }
   }
 
   /** Asks the handler for 304 where what is stored still holds; its own validators are what it can judge. */
@@ -144,6 +184,7 @@ export class Exchange {
       headers: reply.getHeaders(),
       authorized: this.#authorized,
       personal: isPersonal(request),
+      forwarded: forwardedReads(request),
       route,
       said: context,
       began: this.#began,
@@ -178,7 +219,7 @@ export class Exchange {
     const vary = headerOf(stale.headers, 'vary')
     if (vary !== undefined) addVary(reply, vary)
     const own = ownControl(route)
-    const fresh = storedHeaders(reply.getHeaders(), [own])
+    const fresh = storedHeaders(this.#hookHeaders.without(reply.getHeaders()), [own])
     // What it does not say anew still holds.
     for (const [name, value] of stale.headers) if (!reply.hasHeader(name)) reply.header(name, value)
     const { control, ttl } = stale.said
@@ -199,7 +240,7 @@ export class Exchange {
 
   #keep(
     status: number,
-    headers: ReturnType<FastifyReply['getHeaders']>,
+    headers: Record<string, number | string | string[] | undefined>,
     body: Buffer,
     { life, except }: Extract<Judgement, { storable: true }>,
     validators: boolean,
@@ -238,9 +279,9 @@ export class Exchange {
     const now = Date.now()
     if (!reply.hasHeader('date')) reply.header('date', new Date(now).toUTCString())
     const { statusCode } = reply
-    const headers = { ...reply.getHeaders() }
+    const headers = this.#hookHeaders.without(reply.getHeaders())
     controlBrowsers(reply, route)
-    const declared = headers['content-length']
+    const declared = reply.getHeader('content-length')
     this.#recording = true
     const recorded = new RecordedStream(payload, {
       maxBytes: route.maxBody,
@@ -286,7 +327,7 @@ export class Exchange {
   #say(reply: FastifyReply, status: CacheStatus): void {
     const { route, context } = this.#parts
     const own = cacheStatus(route.http.name, status)
-    // A refresh in the background is nobody's request.
+    // A refresh in the background answers no request of a client.
     if (!context.background) tellRequest(reply.request, own, status.hit === true)
     reply.header('cache-status', joined(own, reply.getHeader('cache-status')))
   }

@@ -22,6 +22,8 @@ export interface ResponseFacts {
   readonly headers: Record<string, number | string | string[] | undefined>
   readonly authorized: boolean
   readonly personal: boolean
+  /** Request headers that any client can send and the handler has read: they must select the response. */
+  readonly forwarded: ReadonlySet<string>
   readonly route: RouteSettings
   /** In place of the route's `ttl`, by the handler; `skipped`: it is not to be stored. */
   readonly said: { readonly ttlMs: number | undefined; readonly skipped: boolean }
@@ -65,6 +67,9 @@ export function judge(facts: ResponseFacts): Judgement {
 
   const vary = varyOf(header)
   if (!vary) return no('vary')
+  for (const name of facts.forwarded) {
+    if (!vary.includes(name) && !route.vary.includes(name)) return no('forwarded')
+  }
   const explicit = explicitFreshness(control, targeted ? undefined : header('expires'), header('date'), now)
   const fresh = explicit ?? assumed(facts, header('last-modified'))
   if (fresh === undefined) return no('no freshness')

@@ -1,4 +1,5 @@
 import type { OptionReader, Size } from '@flotilla/core'
+import { IDENTITY } from './personal-reads.js'
 
 /** The HTTP response cache, for routes with `config.cache`. */
 export interface HttpOptions {
@@ -8,12 +9,18 @@ export interface HttpOptions {
   maxBody?: Size
   /** `Cache-Control` of responses whose handler set none, for browsers. Default `public, max-age=0, must-revalidate`. */
   cacheControl?: string | false
+  /**
+   * Properties of the request, besides `session`, `user` and `cookies`, that say who sent it: a response whose request has one of them
+   * read is not stored, unless its route says `shared: true`.
+   */
+  identity?: readonly string[]
 }
 
 export interface HttpSettings {
   readonly name: string
   readonly maxBody: number
   readonly cacheControl: string | undefined
+  readonly identity: readonly string[]
 }
 
 const TOKEN = /^[!#$%&'*+.^_`|~0-9a-z-]+$/
@@ -27,6 +34,7 @@ export function readHttpOptions(options?: OptionReader): HttpSettings {
   return {
     name,
     maxBody: options?.size('maxBody', { default: 1024 ** 2 }) ?? 1024 ** 2,
-    cacheControl: control === false ? undefined : (control as string)
+    cacheControl: control === false ? undefined : (control as string),
+    identity: [...IDENTITY, ...(options?.strings('identity', []) ?? [])]
   }
 }

@@ -12,13 +12,14 @@ import { OptionsError } from '../errors.js'
 import type { HttpSettings } from './options.js'
 import { pathTag } from './request-key.js'
 import { ResponseCache } from './response-cache.js'
+import { IDENTITY_PLUGINS, watchIdentity } from './personal-reads.js'
 import { readRoute } from './route.js'
 
 const SAFE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE'])
 
 /**
- * Puts the response cache around the handlers of routes with `config.cache`: in their place, so that every hook that may
- * refuse a request has run, whoever adds it and when, and as their last `onSend`, so that what is stored is what is sent.
+ * Puts the response cache around the handlers of routes with `config.cache`. It takes the handler's place, so that
+ * every hook that may refuse a request has run, and it is their last `onSend` hook, so that it stores what is sent.
  */
 export function responseCache(
   fastify: FastifyInstance,
@@ -47,7 +48,11 @@ export function responseCache(
   const own = ({ handler, onSend }: RouteOptions): boolean =>
     ours.has(handler) || [onSend ?? []].flat().some((hook) => ours.has(hook))
 
-  fastify.addHook('onRoute', (route: RouteOptions & { websocket?: boolean }) => {
+  /** Cached routes, and where they were declared, in whose responses nothing about the visitor may be. */
+  const watched: [FastifyInstance, string][] = []
+  fastify.addHook('onReady', async () => warnOfIdentity(watched, log))
+
+  fastify.addHook('onRoute', function (this: FastifyInstance, route: RouteOptions & { websocket?: boolean }) {
     const methods = [route.method].flat().map((method) => method.toUpperCase())
     const input = route.config?.cache
     const refuse = (why: string): never => {
@@ -73,8 +78,27 @@ export function responseCache(
         payload: unknown,
         done: (error: null, payload: unknown) => void
       ): void => done(null, responses.capture(request, reply, payload))
+      // What these have set before is not of a hook that runs for every request: none runs for a stored body.
+      const sending = (
+        request: FastifyRequest,
+        reply: FastifyReply,
+        payload: unknown,
+        done: (error: null, payload: unknown) => void
+      ): void => {
+        responses.sending(request, reply)
+        done(null, payload)
+      }
+      const watch = (request: FastifyRequest, _reply: FastifyReply, done: () => void): void => {
+        watchIdentity(request, settings.identity)
+        done()
+      }
+      if (!options.shared) {
+        route.onRequest = [...[route.onRequest ?? []].flat(), watch]
+        watched.push([this, route.url])
+      }
       ours.add(visit).add(capture)
       route.handler = visit
+      route.preSerialization = [...[route.preSerialization ?? []].flat(), sending]
       route.onSend = [...[route.onSend ?? []].flat(), capture]
     }
     if (methods.some((method) => !SAFE.has(method))) {
@@ -121,5 +145,18 @@ export function responseCache(
         tags.add(pathTag(request.host, named.pathname))
     }
     if (tags.size > 0) await cache.invalidateTags([...tags])
+  }
+}
+
+/** Says which routes may turn out not to be cached, beside plugins that know the visitor. */
+function warnOfIdentity(routes: readonly [FastifyInstance, string][], log: FastifyBaseLogger): void {
+  for (const plugin of IDENTITY_PLUGINS) {
+    const urls = routes.filter(([scope]) => scope.hasPlugin(plugin)).map(([, url]) => url)
+    if (urls.length === 0) continue
+    log.warn(
+      { routes: urls },
+      `cached routes beside ${plugin}: a response is not stored if the session, the user or a cookie was read while it was made. ` +
+        `Set 'shared: true' in config.cache if what was read is not in the response, and cache: false where it always is`
+    )
   }
 }

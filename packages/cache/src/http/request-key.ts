@@ -35,8 +35,23 @@ export function uriKey(request: FastifyRequest, route: RouteSettings): string {
   if (route.constraints !== '') key += `\n!${route.constraints}`
   const named = raw.headers.host ?? raw.headers[':authority'] ?? host
   if (named !== host) key += `\n@${String(named).toLowerCase()}`
+  if (isProxied(request)) {
+    // What Fastify has made of these is in the key above; the handler may make something else of them.
+    for (const [name, seen] of [
+      ['x-forwarded-host', host],
+      ['x-forwarded-proto', protocol]
+    ] as const) {
+      const value = raw.headers[name]
+      if (value !== undefined && value !== seen) key += `\n${name}=${String(value)}`
+    }
+  }
   if (originalUrl !== raw.url) key += `\n<${originalUrl}`
   return key
+}
+
+/** Whether the app trusts a proxy: only then has the request a list of addresses. */
+export function isProxied({ ips }: FastifyRequest): boolean {
+  return ips !== undefined
 }
 
 /**

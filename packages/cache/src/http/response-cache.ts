@@ -1,4 +1,4 @@
-import { isPersonal } from '@flotilla/core'
+import { isPersonal, markPersonal } from '@flotilla/core'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { RESPONSES, type Cache } from '../cache.js'
 import type { GetOrSetOptions } from '../engine.js'
@@ -9,6 +9,7 @@ import { parseCacheControl, type Directives } from './cache-control.js'
 import { cacheStatus, type CacheStatus } from './cache-status.js'
 import { conditionsOf, strip, type Conditions } from './conditional.js'
 import { Exchange } from './exchange.js'
+import { isIdentified } from './personal-reads.js'
 import { refresh, refreshOf, snapshot } from './refresh.js'
 import { bypassReason, pathTag, uriKey, variantKey } from './request-key.js'
 import type { RouteSettings } from './route.js'
@@ -70,6 +71,7 @@ export class ResponseCache {
     route: RouteSettings,
     handle: Visit['handle']
   ): unknown {
+    if (!route.shared && isIdentified(request)) markPersonal(request)
     const { headers } = request.raw
     const control = headers['cache-control']
     const wishes =
@@ -93,6 +95,11 @@ export class ResponseCache {
     if (reason !== undefined) return this.#pass(visit, { fwd: 'bypass', detail: reason })
     const base = uriKey(request, route) + variantKey(request, route.vary)
     return this.#lookUp(visit, { base, key: base, vary: route.vary })
+  }
+
+  /** The handler's value is about to be serialized. */
+  sending(request: FastifyRequest, reply: FastifyReply): void {
+    this.#exchanges.get(request)?.sending(request, reply)
   }
 
   /** On the way out: takes in what a handler made for the cache. */
@@ -197,7 +204,7 @@ export class ResponseCache {
     fwd: NonNullable<CacheStatus['fwd']>
   ): Exchange {
     strip(request.raw.headers)
-    const exchange = new Exchange(request, {
+    const exchange = new Exchange(request, reply, {
       route,
       context,
       conditions,

@@ -22,6 +22,11 @@ export interface RouteCacheOptions {
   statuses?: readonly number[]
   /** Stores responses with Set-Cookie, cookie and all: every visitor gets the same one. Default false. */
   setCookie?: boolean
+  /**
+   * Stores the response although `request.session`, `request.user`, `request.cookies`, or the `Cookie` or `Authorization` header was read
+   * while it was made. Say so only if what was read is not in the response. Default false.
+   */
+  shared?: boolean
   /** Default: as the plugin's `http.maxBody`. */
   maxBody?: Size
 }
@@ -41,6 +46,7 @@ export interface RouteSettings {
   readonly query: ReadonlySet<string> | undefined
   readonly statuses: ReadonlySet<number>
   readonly setCookie: boolean
+  readonly shared: boolean
   readonly maxBody: number
   /** The route's constraints as text: another route may have the same URL. */
   readonly constraints: string
@@ -71,6 +77,7 @@ export function readRoute({ url, constraints, config }: RouteOptions, http: Http
     query: query && new Set(query),
     statuses: new Set(statuses as number[]),
     setCookie: options.boolean('setCookie', false),
+    shared: options.boolean('shared', false),
     maxBody: options.size('maxBody', { default: http.maxBody }),
     constraints: constraintsKey(constraints),
     http
