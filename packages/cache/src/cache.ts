@@ -269,6 +269,14 @@ export class Cache<V = unknown> {
     return entry
   }
 
+  /**
+   * Whether this process is reading or computing the value of this key.
+   * @internal
+   */
+  isUnderWay(key: string): boolean {
+    return this.#core.parts.engine.flights.get(this.#address(key).id) !== undefined
+  }
+
   #address(key: string): Address {
     if (typeof key !== 'string' || key === '') throw notAKey(key)
     return this.#core.address(this.#space, key)

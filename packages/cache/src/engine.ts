@@ -19,6 +19,11 @@ export interface GetOrSetOptions extends EntryOptions {
   tags?: readonly string[]
   /** Computes anew although there is a fresh value. Default false. */
   refresh?: boolean
+  /**
+   * Does not wait for a computation that is under way in this process or another: computes beside it.
+   * @internal
+   */
+  impatient?: boolean
 }
 
 export interface EngineParts extends FillParts {
@@ -43,10 +48,11 @@ interface Call {
   readonly policy: EntryPolicy
   readonly tags: readonly string[]
   readonly anew: boolean
+  readonly impatient: boolean
 }
 
 /** What {@link GetOrSetOptions} has besides {@link EntryOptions}. */
-const CALL_NAMES = ['tags', 'refresh'] as const satisfies readonly (keyof GetOrSetOptions)[]
+const CALL_NAMES = ['tags', 'refresh', 'impatient'] as const satisfies readonly (keyof GetOrSetOptions)[]
 
 /** How often a caller joins computations that turn out older than its call before it computes for itself. */
 const MAX_JOINS = 3
@@ -85,7 +91,8 @@ export class Engine {
       factory,
       policy: entryPolicy(base, options),
       tags: checkTags(options?.tags),
-      anew: options?.refresh === true
+      anew: options?.refresh === true,
+      impatient: options?.impatient === true
     }
     for (let joins = 0; ; joins++) {
       const held = call.anew ? undefined : this.#usable(address)
@@ -262,7 +269,7 @@ export class Engine {
       if (reply.state === 'wait') {
         // Whoever joined a refresh and needs its value asks again, and waits.
         if (background) return { value: undefined, shared: false }
-        if (Date.now() >= deadline) return run(undefined, grace)
+        if (call.impatient || Date.now() >= deadline) return run(undefined, grace)
         waitedSince ||= performance.now()
         await waiters.wait(address.leaseKey, Math.min(poll, reply.leaseMs + 5), askedAt)
         poll = Math.min(poll * 1.5, LAST_POLL_MS)

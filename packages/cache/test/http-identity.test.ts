@@ -167,7 +167,11 @@ for (const [name, system] of Object.entries(systems)) {
         }
       }
       t.equal((await app.inject('/shared')).body, 'the same for all 1')
-      t.equal((await app.inject('/shared')).body, 'the same for all 1', 'what depends on nobody is stored')
+      t.equal(
+        (await app.inject('/shared')).body,
+        'the same for all 1',
+        'what depends on no visitor is stored'
+      )
       if (ada.headers['authorization'] === undefined) {
         t.equal((await app.inject({ url: '/shared', headers: ada.headers })).body, 'the same for all 1')
       }

@@ -19,7 +19,7 @@ async function cached(t: Test, options: FastifyServerOptions = {}): Promise<Fast
   return app
 }
 
-t.test('routes told apart by a constraint have no response in common', async (t) => {
+t.test('routes that differ in a constraint have no response in common', async (t) => {
   const app = await cached(t, {
     routerOptions: {
       constraints: {

@@ -60,7 +60,7 @@ const clauses: [clause: string, what: string, check: (t: Test) => Promise<void>]
     async (t) => {
       const { app, calls } = await answering(t, [cc('max-age=60')])
       for (let i = 0; i < 2; i++) await app.inject({ method: 'HEAD', url: '/x' })
-      t.equal(calls(), 2)
+      t.equal(calls(), 1, 'a GET was made for HEAD')
       for (const method of ['POST', 'PUT', 'DELETE'] as const) {
         const routes = (one: FastifyInstance): void => {
           const route = { url: '/y', config: { cache: {} }, handler: () => 1 }

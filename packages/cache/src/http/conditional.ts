@@ -1,4 +1,5 @@
 import type { IncomingHttpHeaders } from 'node:http'
+import type { FastifyReply } from 'fastify'
 import { parseHttpDate } from './http-date.js'
 import { headerOf, type StoredResponse } from './stored-response.js'
 
@@ -107,4 +108,17 @@ export function rangeOf(
 function rangeStands(ifRange: string, { etag, modified }: StoredResponse): boolean {
   if (ifRange.startsWith('"')) return etag === ifRange
   return !ifRange.startsWith('W/') && modified !== undefined && ifRange === modified
+}
+
+/** Whether a 304 is about this stored response, as far as it says; one that names nothing answers what was asked. */
+export function namesSame(reply: FastifyReply, { etag, modified }: StoredResponse): boolean {
+  const named = reply.getHeader('etag')
+  if (named !== undefined)
+    return named === etag || (String(named).startsWith('W/') && weakMatch(String(named), etag))
+  const since = reply.getHeader('last-modified')
+  return since === undefined || modified === undefined || since === modified
+}
+
+export function hasValidators(reply: FastifyReply): boolean {
+  return reply.hasHeader('etag') || reply.hasHeader('last-modified')
 }

@@ -1,15 +1,16 @@
 import type { Readable } from 'node:stream'
 import { isPersonal } from '@flotilla/core'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { Context, FactoryContext } from '../factory.js'
+import type { FactoryContext } from '../factory.js'
 import { tellRequest } from '../telemetry.js'
 import { cacheStatus, joined, type CacheStatus } from './cache-status.js'
-import { notModified, weakMatch, type Conditions } from './conditional.js'
+import { hasValidators, namesSame, notModified } from './conditional.js'
 import { HookHeaders } from './hook-headers.js'
-import { judge, type Judgement, type Lifetimes } from './freshness.js'
+import { judge, replacesStored, type Judgement, type Lifetimes } from './freshness.js'
+import { bodyOf, intercept, isStream, tagsOf } from './payload.js'
 import { forwardedReads, pauseWatch, resumeWatch, watchHandler } from './personal-reads.js'
 import { RecordedStream } from './recorded-stream.js'
-import type { RouteSettings } from './route.js'
+import { ownControl } from './route.js'
 import { addVary, applyStored, controlBrowsers, part } from './serve.js'
 import {
   ageOf,
@@ -22,27 +23,13 @@ import {
   type StoredResponse,
   type VaryPointer
 } from './stored-response.js'
+import type { ExchangeParts } from './visit.js'
 
 /** How long a response with validators of its own is kept past its freshness, to ask the handler about. */
 const KEPT_FOR_VALIDATION = 3_600_000
 
 /** Milliseconds: kept although stale from the start; 0 would not be kept. */
 const NOT_FRESH = 0.001
-
-export interface ExchangeParts {
-  readonly route: RouteSettings
-  readonly context: Context
-  readonly conditions: Conditions
-  /** Request headers by which stored responses of this URL are told apart so far. */
-  readonly vary: readonly string[]
-  readonly fwd: NonNullable<CacheStatus['fwd']>
-  /** Says that the responses of this URL vary by these as well. */
-  readonly varied: (vary: readonly string[]) => VaryPointer | undefined
-  /** The response itself is not for sharing: others need not wait for the next one. */
-  readonly unshareable: () => void
-  /** What is stored is not to be used again. */
-  readonly drop: () => void
-}
 
 /** One request whose handler runs to fill the cache: what comes out is kept, where it may be, and sent. */
 export class Exchange {
@@ -115,8 +102,9 @@ export class Exchange {
     }
     const judgement = this.#judge(request, reply, statusCode, now)
     if (!judgement.storable) {
-      // What depends on the visitor says nothing of what others get.
-      if (judgement.reason !== 'personal' && judgement.reason !== 'authorization') this.#parts.unshareable()
+      if (this.#parts.context.background) this.#refreshFailed(statusCode, judgement.reason)
+      // A request with Authorization does not wait anyway, and says nothing of what others get.
+      else if (judgement.reason !== 'authorization') this.#parts.shareable(false)
       return this.#pass(reply, payload, judgement.reason)
     }
     const more = judgement.vary.filter((name) => !this.#parts.vary.includes(name))
@@ -127,7 +115,10 @@ export class Exchange {
     }
     if (isStream(payload)) return this.#record(request, reply, payload, judgement)
     const body = bodyOf(payload)
-    if (!body || body.length > route.maxBody) return this.#pass(reply, payload, 'body')
+    if (!body || body.length > route.maxBody) {
+      this.#parts.shareable(false)
+      return this.#pass(reply, payload, 'body')
+    }
     const validators = hasValidators(reply)
     if (!reply.hasHeader('etag') && statusCode === 200) reply.header('etag', etagOf(body))
     if (!reply.hasHeader('date')) reply.header('date', new Date(now).toUTCString())
@@ -154,16 +145,14 @@ export class Exchange {
   #watch(request: FastifyRequest, reply: FastifyReply): void {
     const { route } = this.#parts
     if (!route.shared) watchHandler(request, route.http.identity)
-    const send = reply.send.bind(reply)
-    const hijack = reply.hijack.bind(reply)
-    reply.send = (payload?: unknown) => {
-      this.sending(request, reply)
-      return send(payload)
-    }
-    reply.hijack = () => {
-      this.#skip()
-      return hijack()
-    }
+    intercept(
+      reply,
+      () => this.sending(request, reply),
+      () => {
+        this.#parts.shareable(false)
+        this.#skip()
+      }
+    )
   }
 
   /** Asks the handler for 304 where what is stored still holds; its own validators are what it can judge. */
@@ -288,14 +277,31 @@ export class Exchange {
       onWhole: (body) => {
         // Shorter than it was announced: cut off. And what makes the body may have read the session by now.
         const whole = declared === undefined || Number(declared) === body.length
+        if (isPersonal(request)) this.#parts.shareable(false)
         if (!whole || isPersonal(request) || context.skipped) this.#skip()
         else this.#keep(statusCode, headers, body, judgement, validators, now)
       },
-      onLost: () => this.#skip()
+      onLost: () => {
+        this.#parts.shareable(false)
+        this.#skip()
+      }
     })
     context.signal.addEventListener('abort', () => recorded.giveUp(), { once: true })
     this.#say(reply, { fwd: this.#parts.fwd })
     return recorded
+  }
+
+  /**
+   * What a refresh in the background answers and cannot be stored. If that is a failure, or depends on the visitor whose
+   * request was repeated, the stored response is served on and the handler is left alone for `backoff`. Otherwise what is
+   * stored is replaced by something that cannot be stored.
+   */
+  #refreshFailed(status: number, reason: string): void {
+    if (replacesStored(status, reason)) this.#parts.drop()
+    else if (!this.#settled) {
+      this.#settled = true
+      this.#reject(new Error(`the refresh answered ${status}, which is not stored: ${reason}`))
+    }
   }
 
   #pass(reply: FastifyReply, payload: unknown, detail: string): unknown {
@@ -311,7 +317,9 @@ export class Exchange {
       const kept = (stored as StoredResponse).validators ? KEPT_FOR_VALIDATION : 0
       context.ttlMs = Math.max(NOT_FRESH, life.fresh - life.age)
       context.swrMs = life.swr
-      context.graceMs = Math.max(life.sie, kept)
+      // Within stale-while-revalidate, too, a handler that fails is left alone for a while.
+      context.graceMs = Math.max(life.sie, life.swr, kept)
+      this.#parts.shareable(true)
     }
     this.#settled = true
     this.#resolve(stored)
@@ -331,43 +339,4 @@ export class Exchange {
     if (!context.background) tellRequest(reply.request, own, status.hit === true)
     reply.header('cache-status', joined(own, reply.getHeader('cache-status')))
   }
-}
-
-/** Whether a 304 is about this stored response, as far as it says; one that names nothing answers what was asked. */
-function namesSame(reply: FastifyReply, { etag, modified }: StoredResponse): boolean {
-  const named = reply.getHeader('etag')
-  if (named !== undefined)
-    return named === etag || (String(named).startsWith('W/') && weakMatch(String(named), etag))
-  const since = reply.getHeader('last-modified')
-  return since === undefined || modified === undefined || since === modified
-}
-
-/** The targeted field (RFC 9213) that is for this cache alone. */
-function ownControl({ http }: RouteSettings): string {
-  return `${http.name}-cache-control`
-}
-
-function hasValidators(reply: FastifyReply): boolean {
-  return reply.hasHeader('etag') || reply.hasHeader('last-modified')
-}
-
-function tagsOf(reply: FastifyReply): string[] {
-  const value = reply.getHeader('cache-tag')
-  const text = Array.isArray(value) ? value.join(',') : typeof value === 'string' ? value : ''
-  return text
-    .split(',')
-    .map((tag) => tag.trim())
-    .filter((tag) => tag !== '')
-}
-
-function bodyOf(payload: unknown): Buffer | undefined {
-  if (payload === undefined || payload === null) return Buffer.alloc(0)
-  if (typeof payload === 'string') return Buffer.from(payload)
-  // A copy: the handler may use its buffer again.
-  if (payload instanceof Uint8Array) return Buffer.from(payload)
-  return undefined
-}
-
-function isStream(payload: unknown): payload is Readable {
-  return typeof payload === 'object' && payload !== null && typeof (payload as Readable).pipe === 'function'
 }

@@ -166,3 +166,16 @@ function fieldsOf(control: Directives, name: string): string[] {
   const value = control.get(name)
   return typeof value === 'string' ? value.split(',').map((field) => field.trim().toLowerCase()) : []
 }
+
+/** Why a response is not stored that another visitor's request may not have. */
+const DEPENDS_ON_VISITOR: ReadonlySet<string> = new Set([
+  'personal',
+  'authorization',
+  'set-cookie',
+  'forwarded'
+])
+
+/** Whether a response that cannot be stored shows that the stored one is no longer true; an error shows nothing. */
+export function replacesStored(status: number, reason: string): boolean {
+  return (status < 400 || status === 404 || status === 410) && !DEPENDS_ON_VISITOR.has(reason)
+}

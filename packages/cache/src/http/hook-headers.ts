@@ -7,7 +7,7 @@ const OF_THE_BODY =
   /^(?:content-.*|etag|last-modified|vary|.*cache-control|cache-tag|expires|date|age|location|link|accept-ranges|.*digest)$/
 
 /**
- * Tells apart the response headers of the handler, which are stored, from those of hooks, which are not: the hooks run for
+ * Separates the response headers of the handler, which are stored, from those of hooks, which are not: the hooks run for
  * every request, and what they set for one visitor must not reach another.
  *
  * Of a hook are headers that stand unchanged since before the handler ran, and those that `onSend` hooks have set or

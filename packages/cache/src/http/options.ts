@@ -10,6 +10,11 @@ export interface HttpOptions {
   /** `Cache-Control` of responses whose handler set none, for browsers. Default `public, max-age=0, must-revalidate`. */
   cacheControl?: string | false
   /**
+   * Requests that say `no-cache`, `no-store`, `max-age`, `min-fresh` or `Pragma: no-cache` are answered as if they did not, as CDNs do:
+   * no client can send every request to the handler. Default false.
+   */
+  ignoreRequestDirectives?: boolean
+  /**
    * Properties of the request, besides `session`, `user` and `cookies`, that say who sent it: a response whose request has one of them
    * read is not stored, unless its route says `shared: true`.
    */
@@ -21,6 +26,7 @@ export interface HttpSettings {
   readonly maxBody: number
   readonly cacheControl: string | undefined
   readonly identity: readonly string[]
+  readonly ignoreRequestDirectives: boolean
 }
 
 const TOKEN = /^[!#$%&'*+.^_`|~0-9a-z-]+$/
@@ -35,6 +41,7 @@ export function readHttpOptions(options?: OptionReader): HttpSettings {
     name,
     maxBody: options?.size('maxBody', { default: 1024 ** 2 }) ?? 1024 ** 2,
     cacheControl: control === false ? undefined : (control as string),
+    ignoreRequestDirectives: options?.boolean('ignoreRequestDirectives', false) ?? false,
     identity: [...IDENTITY, ...(options?.strings('identity', []) ?? [])]
   }
 }

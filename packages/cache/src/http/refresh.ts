@@ -6,7 +6,7 @@ import type { Context } from '../factory.js'
 import type { Exchange } from './exchange.js'
 import type { StoredResponse, VaryPointer } from './stored-response.js'
 
-/** A refresh that nobody waits for. The request that carries it out finds it in its asynchronous context. */
+/** A refresh that no request waits for. The request that carries it out finds it in its asynchronous context. */
 export interface RefreshJob {
   readonly key: string
   readonly context: Context
@@ -82,9 +82,8 @@ export async function refresh(
     fastify.routing(request, response)
   }
   const again = { method: 'GET', url, headers, remoteAddress } as InjectOptions
-  // inject() begins when it is awaited: that must be in the context that tells the request what it is for.
+  // inject() begins when it is awaited: that must be in the context by which the request knows its purpose.
   await refreshing.run(job, async () => await inject(dispatch, again))
-  // A hook answered before the handler could: nothing to store.
-  if (!job.exchange) context.skip()
-  return job.exchange?.outcome
+  if (!job.exchange) throw new Error('a hook answered the refresh before the handler could')
+  return job.exchange.outcome
 }

@@ -5,10 +5,11 @@ import type { GetOrSetOptions } from '../engine.js'
 import type { Context, Factory, FactoryContext } from '../factory.js'
 import { checkTags } from '../options.js'
 import { tellRequest as tell } from '../telemetry.js'
-import { parseCacheControl, type Directives } from './cache-control.js'
+import { Batches } from './batches.js'
 import { cacheStatus, type CacheStatus } from './cache-status.js'
-import { conditionsOf, strip, type Conditions } from './conditional.js'
+import { conditionsOf, strip } from './conditional.js'
 import { Exchange } from './exchange.js'
+import { HitForMiss } from './hit-for-miss.js'
 import { isIdentified } from './personal-reads.js'
 import { refresh, refreshOf, snapshot } from './refresh.js'
 import { bypassReason, pathTag, uriKey, variantKey } from './request-key.js'
@@ -16,32 +17,10 @@ import type { RouteSettings } from './route.js'
 import { applyStored } from './serve.js'
 import { ageOf, isPointer, type StoredResponse, type VaryPointer } from './stored-response.js'
 import { usable } from './usable.js'
+import { NONE, requestDirectives, run, runAsync, sent, type Place, type Visit } from './visit.js'
 
 type Stored = StoredResponse | VaryPointer
 
-/** Where a response is looked for: under the headers of the route's options, or those a response named. */
-interface Place {
-  readonly base: string
-  readonly key: string
-  readonly vary: readonly string[]
-}
-
-/** One request on its way through the cache. */
-interface Visit {
-  readonly request: FastifyRequest
-  readonly reply: FastifyReply
-  /** Runs the handler; returns what it returns. */
-  readonly handle: () => unknown
-  readonly route: RouteSettings
-  readonly conditions: Conditions
-  readonly wishes: Directives
-  readonly authorized: boolean
-}
-
-const NONE: Directives = new Map()
-/** How long requests for a response that cannot be shared run side by side instead of waiting for each other. */
-const UNSHAREABLE_MS = 5000
-const MAX_UNSHAREABLE = 1000
 const POINTER_TTL = 86_400_000
 
 /** A shared cache in front of handlers (RFC 9111), kept in a namespace of the cache: tags purge both. */
@@ -49,7 +28,10 @@ export class ResponseCache {
   readonly #fastify: FastifyInstance
   readonly #store: Cache<Stored>
   readonly #exchanges = new WeakMap<FastifyRequest, Exchange>()
-  readonly #unshareable = new Map<string, number>()
+  readonly #hitForMiss = new HitForMiss()
+  readonly #refreshes = new Batches<Stored | undefined>()
+  /** Requests answered with a stored response that has no media type. */
+  readonly #untyped = new WeakSet<FastifyRequest>()
   /** What is stored for GET, of HEAD requests that the handler answers. */
   readonly #heads = new WeakMap<FastifyRequest, { place: Place; stored: StoredResponse }>()
 
@@ -75,9 +57,7 @@ export class ResponseCache {
     const { headers } = request.raw
     const control = headers['cache-control']
     const wishes =
-      control === undefined && headers.pragma === undefined
-        ? NONE
-        : (parseCacheControl(control ?? (headers.pragma?.includes('no-cache') ? 'no-cache' : '')) ?? NONE)
+      control === undefined && headers.pragma === undefined ? NONE : requestDirectives(headers, route)
     const visit: Visit = {
       request,
       reply,
@@ -106,6 +86,8 @@ export class ResponseCache {
   capture(request: FastifyRequest, reply: FastifyReply, payload: unknown): unknown {
     const exchange = this.#exchanges.get(request)
     if (!exchange) {
+      // Fastify gives a body of bytes a media type if it has none.
+      if (this.#untyped.has(request)) reply.removeHeader('content-type')
       if (request.method === 'HEAD') this.#compare(request, reply)
       return payload
     }
@@ -151,8 +133,9 @@ export class ResponseCache {
   ): Promise<unknown> {
     const { request, route, wishes } = visit
     if (wishes.has('only-if-cached')) return this.#onlyIfCached(visit, place)
-    if ((this.#unshareable.get(place.key) ?? 0) > Date.now()) return this.#pass(visit, { fwd: 'uri-miss' })
     if (visit.authorized && held && !held.shared) return this.#pass(visit, { fwd: 'request' })
+    const impatient = visit.authorized || this.#hitForMiss.isUnshareable(place.key)
+    if (impatient && this.#store.isUnderWay(place.key)) return this.#beside(visit, place)
     const again = snapshot(request)
     let leads = false
     const factory: Factory<Stored | undefined> = (context) => {
@@ -170,21 +153,21 @@ export class ResponseCache {
       led(runAsync(visit))
       return exchange.outcome
     }
-    // Not ours to answer for: the route's own may throw or be no tags, which fails its request.
-    const own = checkTags(typeof route.tags === 'function' ? route.tags(request) : route.tags)
     const options: GetOrSetOptions = {
-      tags: [...own, pathTag(request.host, request.raw.url ?? '/')],
+      tags: this.#tags(request, route),
       // What memory holds is not what the client wants: nor would be what Redis holds.
       refresh:
-        wishes.has('no-cache') || (held !== undefined && usable(held, NONE, false, Date.now()) === 'fresh')
+        wishes.has('no-cache') || (held !== undefined && usable(held, NONE, false, Date.now()) === 'fresh'),
+      impatient
     }
-    let stored: Stored | undefined
-    try {
-      stored = await this.#store.getOrSet<Stored>(place.key, factory as Factory<Stored>, options)
-    } catch {
-      stored = undefined
-    }
+    const ask = (): Promise<Stored | undefined> =>
+      this.#store.getOrSet<Stored>(place.key, factory as Factory<Stored>, options).catch(() => undefined)
+    const shared = options.refresh === true && !impatient
+    const stored = shared ? await this.#refreshes.run(place.key, ask) : await ask()
     if (leads) return undefined
+    if (shared && stored && !isPointer(stored) && usable(stored, NONE, false, Date.now()) === 'fresh') {
+      return this.#send(visit, stored, Date.now(), true)
+    }
     if (!stored) return this.#pass(visit, { fwd: 'uri-miss' })
     if (isPointer(stored)) {
       if (place.key === place.base) return this.#lookUp(visit, this.#variant(visit, place, stored))
@@ -194,6 +177,20 @@ export class ResponseCache {
       return this.#send(visit, stored, Date.now(), held === undefined)
     }
     return this.#pass(visit, { fwd: 'request' })
+  }
+
+  /** While another request asks the handler: from the store, else from this one's own handler, which stores nothing. */
+  async #beside(visit: Visit, place: Place): Promise<unknown> {
+    if (!visit.wishes.has('no-cache')) {
+      const stored = await this.#store.get<Stored>(place.key)
+      if (stored && isPointer(stored) && place.key === place.base) {
+        return this.#lookUp(visit, this.#variant(visit, place, stored))
+      }
+      if (stored && !isPointer(stored) && usable(stored, visit.wishes, visit.authorized, Date.now())) {
+        return this.#send(visit, stored, Date.now(), false)
+      }
+    }
+    return this.#pass(visit, { fwd: 'uri-miss' })
   }
 
   /** What the handler, which is about to run, answers is taken in. */
@@ -211,7 +208,7 @@ export class ResponseCache {
       vary: place.vary,
       fwd,
       varied: (more) => this.#varied(place, more),
-      unshareable: () => this.#noteUnshareable(place.key),
+      shareable: (shareable) => this.#hitForMiss.note(place.key, shareable),
       drop: () => this.#drop(place.key)
     })
     this.#exchanges.set(request, exchange)
@@ -237,9 +234,20 @@ export class ResponseCache {
     return sent(visit)
   }
 
-  /** HEAD is answered from a stored GET and stores nothing itself. */
+  /**
+   * HEAD is answered from a stored GET. If nothing is stored, one GET in the fleet is made for all that wait for it, since a
+   * handler may answer HEAD without a body.
+   */
   async #head(visit: Visit, place: Place): Promise<unknown> {
-    const stored = await this.#store.get<Stored>(place.key)
+    let stored = await this.#store.get<Stored>(place.key)
+    if (
+      !stored &&
+      visit.wishes.size === 0 &&
+      !visit.authorized &&
+      !this.#hitForMiss.isUnshareable(place.key)
+    ) {
+      stored = await this.#getForHead(visit, place)
+    }
     if (visit.wishes.has('only-if-cached')) return this.#onlyIfCached(visit, place)
     if (stored && isPointer(stored) && place.key === place.base) {
       return this.#head(visit, this.#variant(visit, place, stored))
@@ -251,6 +259,26 @@ export class ResponseCache {
       this.#heads.set(visit.request, { place, stored })
     }
     return this.#pass(visit, { fwd: stored ? 'request' : 'uri-miss' })
+  }
+
+  async #getForHead({ request, route }: Visit, place: Place): Promise<Stored | undefined> {
+    const again = snapshot(request)
+    const factory = (context: FactoryContext): Promise<Stored | undefined> =>
+      refresh(this.#fastify, place.key, again, context as unknown as Context)
+    try {
+      return await this.#store.getOrSet<Stored>(place.key, factory as Factory<Stored>, {
+        tags: this.#tags(request, route)
+      })
+    } catch {
+      this.#hitForMiss.note(place.key, false)
+      return undefined
+    }
+  }
+
+  #tags(request: FastifyRequest, route: RouteSettings): readonly string[] {
+    // Not ours to answer for: the route's own may throw or be no tags, which fails its request.
+    const own = checkTags(typeof route.tags === 'function' ? route.tags(request) : route.tags)
+    return [...own, pathTag(request.host, request.raw.url ?? '/')]
   }
 
   /** RFC 9111 §4.3.5: validators that the handler gives to HEAD and that are not the stored ones tell of a change. */
@@ -273,6 +301,7 @@ export class ResponseCache {
     const payload = applyStored(reply, stored, conditions, route, now)
     reply.header('cache-status', status)
     tell(request, status, true)
+    if (payload !== null && !reply.hasHeader('content-type')) this.#untyped.add(request)
     reply.send(payload ?? undefined)
     return sent(visit)
   }
@@ -302,27 +331,4 @@ export class ResponseCache {
     // Where Redis is away the cache itself sends it again.
     this.#store.delete(key).catch(() => undefined)
   }
-
-  #noteUnshareable(key: string): void {
-    this.#unshareable.delete(key)
-    this.#unshareable.set(key, Date.now() + UNSHAREABLE_MS)
-    if (this.#unshareable.size > MAX_UNSHAREABLE) {
-      this.#unshareable.delete(this.#unshareable.keys().next().value!)
-    }
-  }
-}
-
-/** For Fastify to wait for: a response that has not gone out with the call that sends it. */
-function sent({ reply }: Visit): FastifyReply | undefined {
-  return reply.sent ? undefined : reply
-}
-
-/** What the handler returns. One that returns nothing sends by itself, sooner or later: to a promise that would be a body. */
-function run(visit: Visit): unknown {
-  const result = visit.handle()
-  return result === undefined ? sent(visit) : result
-}
-
-async function runAsync(visit: Visit): Promise<unknown> {
-  return run(visit)
 }

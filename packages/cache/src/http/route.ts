@@ -85,3 +85,8 @@ export function readRoute({ url, constraints, config }: RouteOptions, http: Http
   options.done()
   return route
 }
+
+/** The targeted field (RFC 9213) that is for this cache alone. */
+export function ownControl({ http }: RouteSettings): string {
+  return `${http.name}-cache-control`
+}

@@ -9,7 +9,7 @@ export interface Said {
   readonly ttl: number | undefined
 }
 
-/** A response as it is kept. Times in milliseconds; `at` is when it was stored, by the clock of whoever did. */
+/** A response as it is kept. Times in milliseconds; `at` is when it was stored, by the clock of the instance that stored it. */
 export interface StoredResponse {
   readonly status: number
   /** Lower-case names; as the handler and its hooks left them, without what belongs to one connection. */

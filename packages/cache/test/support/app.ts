@@ -10,7 +10,8 @@ const PATIENT: CacheOptions = { redisTimeout: { soft: '10s', hard: '20s' }, leas
 export async function startApp(
   t: Pick<Test, 'teardown'>,
   url: string | undefined,
-  options: CacheOptions = {}
+  options: CacheOptions = {},
+  routes?: (app: FastifyInstance) => void
 ): Promise<FastifyInstance> {
   const app = Fastify()
   t.teardown(() => app.close())
@@ -22,6 +23,7 @@ export async function startApp(
     ...PATIENT,
     ...options
   })
+  routes?.(app)
   await app.ready()
   return app
 }

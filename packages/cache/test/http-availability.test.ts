@@ -1,0 +1,222 @@
+/* The cache goes on storing and serving beside errors, private responses and impatient clients. */
+import { markPersonal } from '@flotilla/core'
+import { startRedis, until } from '@flotilla/testbed'
+import type { LightMyRequestResponse } from 'fastify'
+import { Readable } from 'node:stream'
+import { ReadableStream } from 'node:stream/web'
+import t from 'tap'
+import { gate, startApp } from './support/app.js'
+import { nextTurn, serve } from './support/http.js'
+
+const status = (response: LightMyRequestResponse): string => String(response.headers['cache-status'])
+
+t.test('an error does not switch storing off', async (t) => {
+  const { calls, get } = await serve(t, { ttl: '1m' }, (request, reply) =>
+    request.headers['x-bad'] ? reply.code(400).send('bad') : 'fine'
+  )
+  t.equal((await get({ 'x-bad': '1' })).statusCode, 400)
+  for (let i = 0; i < 20; i++) t.equal((await get()).body, 'fine')
+  t.equal(calls(), 2, 'the first that can be stored is')
+  t.equal((await get({ 'x-bad': '1', 'cache-control': 'no-cache' })).statusCode, 400)
+  for (let i = 0; i < 20; i++) t.equal((await get()).body, 'fine')
+  t.equal(calls(), 3, 'what is stored is served on')
+})
+
+t.test('while a refresh in the background fails, the old copy is served on', async (t) => {
+  for (const how of ['an error', 'a response for one visitor']) {
+    let broken = false
+    const { calls, get } = await serve(t, { ttl: 20, swr: '1m' }, (request, reply) => {
+      if (!broken) return 'old'
+      if (how === 'an error') return reply.code(503).send('new')
+      markPersonal(request)
+      return 'new'
+    })
+    await get()
+    broken = true
+    await until(async () => /ttl=-/.test(status(await get())), { message: 'it is stale' })
+    await until(() => calls() >= 2, { message: 'a refresh has begun' })
+    const before = calls()
+    for (let i = 0; i < 30; i++) {
+      await nextTurn()
+      t.equal((await get()).body, 'old', how)
+    }
+    t.ok(calls() <= before + 1, `${how}: ${calls() - before} more`)
+  }
+})
+
+t.test('a refresh that finds the page gone drops the copy', async (t) => {
+  let gone = false
+  const { get } = await serve(t, { ttl: 20, swr: '1m' }, (_request, reply) =>
+    gone ? reply.code(404).send('gone') : 'there'
+  )
+  await get()
+  gone = true
+  await until(async () => (await get()).statusCode === 404, { message: 'it is gone' })
+})
+
+t.test('requests with Authorization never wait for one another', async (t) => {
+  const go = gate()
+  const { calls, get } = await serve(t, { ttl: '1m' }, async () => {
+    await go.passed
+    return 'x'
+  })
+  const all = Array.from({ length: 10 }, (_, i) => get({ authorization: `user ${i}` }))
+  await until(() => calls() === 10, { message: 'all run side by side' })
+  go.open()
+  for (const one of await Promise.all(all)) t.equal(one.body, 'x')
+})
+
+t.test('requests for what turned out personal, oversized or private run side by side', async (t) => {
+  for (const kind of ['personal', 'oversized', 'oversized stream', 'private', 'late personal']) {
+    const gates = [gate(), gate()]
+    gates[0]!.open()
+    let n = 0
+    const { calls, get } = await serve(t, { ttl: '1m', maxBody: 1000 }, async (request, reply) => {
+      await gates[n++ === 0 ? 0 : 1]!.passed
+      if (kind === 'personal') markPersonal(request)
+      if (kind === 'private') reply.header('cache-control', 'private')
+      if (kind === 'oversized') return 'x'.repeat(2000)
+      if (kind === 'oversized stream') return reply.type('text/plain').send(Readable.from(['x'.repeat(2000)]))
+      if (kind !== 'late personal') return 'x'
+      async function* body(): AsyncGenerator<string> {
+        yield 'x'
+        markPersonal(request)
+      }
+      return reply.type('text/plain').send(Readable.from(body()))
+    })
+    await get()
+    const all = Array.from({ length: 10 }, () => get())
+    await until(() => calls() === 11, { message: `${kind}: all run side by side` })
+    gates[1]!.open()
+    await Promise.all(all)
+  }
+})
+
+t.test('on two instances, too', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const go = gate()
+  let calls = 0
+  const apps = await Promise.all(
+    [1, 2].map(async () => {
+      const app = await startApp(t, redis.url, {}, (one) => {
+        one.get('/x', { config: { cache: { ttl: '1m' } } }, async (request) => {
+          if (++calls > 2) await go.passed
+          if (!request.headers.authorization) markPersonal(request)
+          return 'x'
+        })
+      })
+      await app.inject('/x')
+      return app
+    })
+  )
+  const all = apps.flatMap((app) =>
+    [{}, {}, { authorization: 'a' }, { authorization: 'b' }].map((headers) =>
+      app.inject({ url: '/x', headers })
+    )
+  )
+  await until(() => calls === 10, { message: 'all run side by side' })
+  go.open()
+  for (const one of await Promise.all(all)) t.equal(one.body, 'x')
+})
+
+t.test('concurrent no-cache requests run the handler twice at most, each after it was asked', async (t) => {
+  for (const ask of [
+    { 'cache-control': 'no-cache' },
+    { 'cache-control': 'max-age=0' },
+    { pragma: 'no-cache' }
+  ]) {
+    const gates = [gate(), gate()]
+    gates[0]!.open()
+    let n = 0
+    const { calls, get } = await serve(t, { ttl: '1m' }, async () => {
+      const made = ++n
+      await gates[made === 2 ? 1 : 0]!.passed
+      return { made }
+    })
+    await get()
+    await nextTurn()
+    const all = Array.from({ length: 50 }, () => get(ask))
+    await until(() => calls() === 2, { message: 'one runs' })
+    gates[1]!.open()
+    const made = (await Promise.all(all)).map((one) => one.json().made as number)
+    t.same(
+      [...new Set(made)].sort((a, b) => a - b),
+      [2, 3]
+    )
+    t.equal(made.filter((one) => one === 2).length, 1, 'those that came while it ran wait for the next')
+    t.equal((await get()).json().made, 3, 'which is stored')
+    t.equal(calls(), 3)
+  }
+})
+
+t.test('request directives can be ignored', async (t) => {
+  const { calls, get } = await serve(t, { ttl: '1m' }, () => 'x', { http: { ignoreRequestDirectives: true } })
+  await get()
+  for (const value of ['no-cache', 'no-store', 'max-age=0', 'min-fresh=1000', 'NO-CACHE, max-age=0']) {
+    t.match(status(await get({ 'cache-control': value })), /hit/, value)
+  }
+  t.match(status(await get({ pragma: 'no-cache' })), /hit/)
+  t.equal((await get({ 'cache-control': 'only-if-cached' }, '/x?else')).statusCode, 504)
+  t.equal(calls(), 1)
+})
+
+t.test('cold HEADs wait for one GET, whose response is stored', async (t) => {
+  const go = gate()
+  const { app, calls, get } = await serve(t, { ttl: '1m' }, async (request) => {
+    await go.passed
+    return request.method
+  })
+  const all = Array.from({ length: 20 }, () => app.inject({ method: 'HEAD', url: '/x' }))
+  await until(() => calls() === 1, { message: 'one runs' })
+  go.open()
+  for (const { statusCode, headers, body } of await Promise.all(all)) {
+    t.match(
+      { statusCode, body, length: headers['content-length'] },
+      { statusCode: 200, body: '', length: '3' }
+    )
+  }
+  t.equal((await get()).body, 'GET')
+  t.equal(calls(), 1)
+})
+
+t.test('payloads of the Fetch API are stored', async (t) => {
+  const stream = (): ReadableStream =>
+    new ReadableStream({
+      start: (controller) => {
+        controller.enqueue(new TextEncoder().encode('whole '))
+        controller.enqueue(new TextEncoder().encode('body'))
+        controller.close()
+      }
+    })
+  for (const kind of ['Response', 'ReadableStream', 'empty']) {
+    const { calls, get } = await serve(t, { ttl: '1m' }, (_request, reply) => {
+      if (kind === 'empty') return reply.send(new Response(null, { status: 204, headers: { 'x-a': '1' } }))
+      if (kind === 'ReadableStream') return reply.header('x-a', '1').type('text/plain').send(stream())
+      const headers = { 'content-type': 'text/plain', 'x-a': '1' }
+      return reply.send(new Response(stream(), { status: 203, headers }))
+    })
+    const first = await get()
+    const second = await get()
+    t.equal(calls(), 1, kind)
+    t.equal(second.statusCode, { Response: 203, ReadableStream: 200, empty: 204 }[kind])
+    t.equal(second.headers['x-a'], '1')
+    t.equal(first.body, kind === 'empty' ? '' : 'whole body')
+    t.equal(second.body, first.body)
+  }
+})
+
+t.test('the media type of what is stored is the one that the handler sent', async (t) => {
+  const { get } = await serve(t, { ttl: '1m' }, (request, reply) => {
+    if (request.url === '/x?redirect') return reply.redirect('/y', 301)
+    if (request.url === '/x?stream') return reply.send(Readable.from(['text']))
+    return reply.type('text/plain').send(Readable.from(['text']))
+  })
+  for (const url of ['/x?redirect', '/x?stream', '/x']) {
+    const first = await get({}, url)
+    const second = await get({}, url)
+    t.match(status(second), /hit/, url)
+    t.equal(second.headers['content-type'], first.headers['content-type'], url)
+    t.equal(second.body, first.body)
+  }
+})
