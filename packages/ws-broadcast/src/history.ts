@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { defineScript, isCluster, type RedisClient } from '@flotilla/redis'
 import type { ChannelKeys } from './channel-keys.js'
 import { historyLua } from './lua/history.js'
@@ -28,11 +29,22 @@ export interface HistoryPage {
   readonly complete: boolean
 }
 
+/** Names a log that begins. */
+export function newEpoch(): string {
+  return randomBytes(6).toString('hex')
+}
+
 /**
  * One page: about as much as a socket takes at once. Counted in bytes as well, since many long messages would take Redis and the
  * network longer than a command may, each time anew.
  */
 const PAGE = { messages: 200, bytes: 262_144 }
+
+/**
+ * How long the epoch of a channel that nothing was published to is kept, in milliseconds; an instance with members renews it.
+ * Short, since any client that may subscribe can name channels.
+ */
+const EMPTY_TTL = 3_600_000
 
 /** Channels asked about in one pipeline. */
 const PIPELINE = 256
@@ -93,7 +105,14 @@ export class HistoryReader {
   async #readEndsOf(asked: readonly Asked[]): Promise<void> {
     const pipeline = this.client.pipeline()
     for (const { channel } of asked) {
-      historyScript.queue(pipeline, this.#keysOf(channel), [START.epoch, START.offset, 0])
+      historyScript.queue(pipeline, this.#keysOf(channel), [
+        START.epoch,
+        START.offset,
+        0,
+        0,
+        newEpoch(),
+        EMPTY_TTL
+      ])
     }
     const results = (await pipeline.exec()) ?? []
     for (const [index, { resolve, reject }] of asked.entries()) {
@@ -116,7 +135,9 @@ export class HistoryReader {
       since.epoch,
       since.offset,
       count,
-      PAGE.bytes
+      PAGE.bytes,
+      newEpoch(),
+      EMPTY_TTL
     ])
   }
 }
@@ -134,7 +155,8 @@ function toPage(since: Position, [epoch, last, read, entries, more]: HistoryRepl
   if (readFrom === '') return page(remaining, 'epoch')
   if (compareOffsets(remaining.offset, readFrom) > 0) return page(remaining, 'trimmed')
   if (since.epoch === end.epoch && compareOffsets(since.offset, end.offset) > 0) return page(end, 'ahead')
-  return page({ epoch: since.epoch, offset: readFrom })
+  // A reader of all that is kept stands in the epoch in which it begins.
+  return page({ epoch: since.epoch || remaining.epoch, offset: readFrom })
 }
 
 function toMessage(id: Buffer, fields: Buffer[]): MessageFrame {

@@ -29,6 +29,8 @@ export class Hub {
   #syncing: Promise<void> | undefined
   #again = false
   #started = false
+  /** The connection to Redis was lost: what comes next may follow messages that never came. */
+  #interrupted = false
   #closed = false
   #retries = new Set<NodeJS.Timeout>()
 
@@ -37,6 +39,11 @@ export class Hub {
     readonly rule: ChannelRule,
     private readonly reader: HistoryReader
   ) {}
+
+  /** Its log has an epoch and no message. */
+  get empty(): boolean {
+    return this.#started && this.rule.history !== undefined && this.position.offset === START.offset
+  }
 
   get closed(): boolean {
     return this.#closed
@@ -64,8 +71,15 @@ export class Hub {
     if (!envelope) return
     const { kind, conflateKey, body } = envelope
     if (kind === 'm') this.#take(envelope)
-    else if (kind === 'n') this.#fan(Object.assign(new Frame(body), { conflateKey }), this.position)
-    else this.#tellOfMember(new Frame(body))
+    else if (kind === 'n') {
+      this.#endInterruption()
+      this.#fan(Object.assign(new Frame(body), { conflateKey }), this.position)
+    } else this.#tellOfMember(new Frame(body))
+  }
+
+  /** Nothing comes from Redis any more, until `repair`. */
+  interrupted(): void {
+    this.#interrupted = true
   }
 
   /** Reads on from a position for one subscription; what is news to the hub reaches everyone. */
@@ -74,9 +88,7 @@ export class Hub {
     if (!this.#syncing) {
       this.recent.prepend(page.messages, this.position)
       for (const message of page.messages) {
-        if (message.previous === this.position.offset && message.offset !== this.position.offset) {
-          this.#deliver(message)
-        }
+        if (this.#follows(message)) this.#deliver(message)
       }
     }
     return page
@@ -84,11 +96,8 @@ export class Hub {
 
   /** Messages may have been missed: reads what follows the last one, or says so where there is no history. */
   async repair(): Promise<void> {
-    if (!this.rule.history) {
-      this.#gap('interrupted', START)
-      return
-    }
-    await this.sync()
+    if (this.rule.history) await this.sync()
+    else this.#endInterruption()
   }
 
   /** Reads history from where the hub stands until nothing is left. Goes on until it succeeds or the hub is closed. */
@@ -185,8 +194,10 @@ export class Hub {
     }
   }
 
-  #follows(envelope: Envelope): boolean {
-    return envelope.previous === this.position.offset
+  /** Of another epoch only a read from history tells what lies between. */
+  #follows({ previous, epoch }: { readonly previous: string; readonly epoch: string }): boolean {
+    const { position } = this
+    return previous === position.offset && (epoch === position.epoch || position.epoch === '')
   }
 
   #isOld({ epoch, offset }: Envelope): boolean {
@@ -196,9 +207,21 @@ export class Hub {
   #deliver(message: MessageFrame): void {
     const before = this.position
     if (samePosition(before, message)) return
+    if (this.mayHaveLost(before, message)) this.#gap('failover', before)
     this.position = message
     this.recent.push(message)
     this.#fan(message, before)
+  }
+
+  /** Messages between two that follow each other may have been acknowledged and lost. */
+  mayHaveLost(before: Position, message: Position): boolean {
+    return !this.rule.durable && before.epoch !== '' && before.epoch !== message.epoch
+  }
+
+  #endInterruption(): void {
+    if (!this.#interrupted) return
+    this.#interrupted = false
+    this.#gap('interrupted', START)
   }
 
   #fan(frame: Frame & { readonly conflateKey?: string | undefined }, before: Position): void {

@@ -9,6 +9,8 @@ import { Hub } from './hub.js'
 const REPAIRS = 64
 /** How long the last messages of a channel are kept for clients that come back, at least, in milliseconds. */
 const RECENT = 30_000
+/** Between two renewals of the epochs of channels that nothing was published to, in milliseconds. */
+const KEEP_EPOCHS = 1_200_000
 
 interface Entry {
   readonly hub: Hub
@@ -27,6 +29,7 @@ export class Hubs {
   readonly #stopGap: () => void
   readonly #sweeper: NodeJS.Timeout
   readonly #ager: NodeJS.Timeout
+  readonly #keeper: NodeJS.Timeout
   readonly #sharded: boolean
   #closed = false
 
@@ -42,6 +45,7 @@ export class Hubs {
     this.#stopGap = subscriber.onGap((gap) => {
       // What was missed lies before the moment when messages flow again: earlier there is nothing to read.
       if (gap.recovered) void this.#repair(gap.channels)
+      else for (const { hub } of this.#of(gap.channels)) hub.interrupted()
     })
     this.#sweeper = setInterval(() => this.#sweep(), Math.max(50, Math.min(1000, linger / 2)))
     this.#sweeper.unref()
@@ -49,6 +53,8 @@ export class Hubs {
       for (const { hub } of this.#entries.values()) hub.recent.age()
     }, recent)
     this.#ager.unref()
+    this.#keeper = setInterval(() => void this.#keepEpochs(), KEEP_EPOCHS)
+    this.#keeper.unref()
   }
 
   get size(): number {
@@ -93,6 +99,7 @@ export class Hubs {
     this.#closed = true
     clearInterval(this.#sweeper)
     clearInterval(this.#ager)
+    clearInterval(this.#keeper)
     this.#stopGap()
     for (const entry of this.#entries.values()) this.#drop(entry)
     this.#entries.clear()
@@ -141,8 +148,26 @@ export class Hubs {
     }
   }
 
+  #of(pubsubChannels: readonly string[]): Entry[] {
+    return pubsubChannels.flatMap((name) => this.#entries.get(this.keys.channelOf(name)) ?? [])
+  }
+
+  /** Renews the epochs of channels that nothing was published to; one that is another now is a gap. */
+  async #keepEpochs(): Promise<void> {
+    const empty = [...this.#entries.values()].filter(({ hub }) => hub.empty)
+    for (let from = 0; from < empty.length && !this.#closed; from += REPAIRS) {
+      const part = empty.slice(from, from + REPAIRS)
+      await Promise.allSettled(
+        part.map(async ({ hub }) => {
+          const { epoch } = await this.reader.end(hub.channel)
+          if (!hub.closed && epoch !== hub.position.epoch) await hub.sync()
+        })
+      )
+    }
+  }
+
   async #repair(pubsubChannels: readonly string[]): Promise<void> {
-    const queue = pubsubChannels.flatMap((name) => this.#entries.get(this.keys.channelOf(name)) ?? [])
+    const queue = this.#of(pubsubChannels)
     const work = async (): Promise<void> => {
       for (let entry = queue.pop(); entry; entry = queue.pop()) {
         await entry.ready.catch(() => undefined)

@@ -45,6 +45,8 @@ export type GapReason =
   | 'epoch'
   /** The position lies after the log's end: a failover lost messages that this client has. */
   | 'ahead'
+  /** The log goes on in another epoch: a failover may have lost messages that were acknowledged, unless the channel is durable. */
+  | 'failover'
   /** A channel without history: the connection to Redis was interrupted. */
   | 'interrupted'
   /** The client read too slowly and the channel's policy skipped messages. */

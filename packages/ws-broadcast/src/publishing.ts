@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import { isCluster, publishTo, type RedisClient } from '@flotilla/redis'
 import type { ConsistencyToken } from '@flotilla/core'
 import type { ChannelKeys } from './channel-keys.js'
@@ -12,6 +11,7 @@ import {
   FLOTILLA_WS_ERR_OPTION,
   FLOTILLA_WS_ERR_PUBLISH
 } from './errors.js'
+import { newEpoch } from './history.js'
 import { messageHead } from './message-body.js'
 import type { Position } from './protocol.js'
 import { publishOnceScript, publishScript, type PublishReply } from './publish-script.js'
@@ -105,7 +105,7 @@ export class Publishing {
       history.size,
       history.ttl,
       history.ttl + META_GRACE,
-      randomBytes(6).toString('hex'),
+      newEpoch(),
       encodeConflateKey(conflateKey),
       idempotencyKey === undefined ? 0 : this.settings.idempotencyTtl
     ]

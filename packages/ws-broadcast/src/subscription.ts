@@ -138,6 +138,7 @@ export class Subscription {
   #pushAll(messages: readonly MessageFrame[]): void {
     for (const message of messages) {
       if (this.connection.slow) return
+      if (this.hub.mayHaveLost(this.position, message)) this.gap('failover', this.position)
       this.connection.push(message)
       this.position = message
     }

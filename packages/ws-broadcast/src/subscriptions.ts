@@ -144,13 +144,15 @@ export class Subscriptions {
 
     const from = page?.from ?? away ?? hub.position
     const gap = page?.gap ?? (since && !hub.rule.history ? 'interrupted' : undefined)
+    // Where it goes on in another epoch, the gap comes before the first message of that.
+    const recovered = gap === undefined && !(away && hub.mayHaveLost(away, hub.position))
     connection.send({
       type: 'subscribed',
       ...(id !== undefined && { id }),
       channel: hub.channel,
       epoch: from.epoch,
       offset: from.offset,
-      recovered: gap === undefined
+      recovered
     })
     if (gap) subscription.gap(gap, from)
     if (away) subscription.resumeAt(from, recent ?? page?.messages ?? [])

@@ -7,7 +7,7 @@ const app = Fastify({ forceCloseConnections: true })
 await app.register(flotillaRedis, { url: process.env['REDIS_URL']! })
 await app.register(flotillaBroadcast, {
   channels: {
-    'load:*': { history: { size: 20_000, ttl: '10m' } },
+    'load:*': { history: { size: 20_000, ttl: '10m' }, durable: true },
     'room:*': { presence: true, publish: 'client', history: {} },
     'plain:*': {}
   },
