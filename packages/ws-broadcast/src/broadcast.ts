@@ -32,7 +32,7 @@ export interface AttachOptions {
   identity?: Identity
 }
 
-/** What the closed connections are told. */
+/** The close frame of the connections. */
 export interface DisconnectOptions {
   /**
    * 1000 or 3000 to 4999: the others are the protocol's own (RFC 6455 §7.4). Default 4403. The client comes back by itself after
@@ -160,7 +160,7 @@ export class Broadcast {
     await this.#parts.revocation.disconnect(filter, code, reason)
   }
 
-  /** Figures of this instance; asks nobody. */
+  /** Figures of this instance, from its own memory. */
   stats(): BroadcastStats {
     let subscriptions = 0
     let slow = 0

@@ -7,12 +7,16 @@ import type { BroadcastConfig, ChannelAction } from './options.js'
 import { isPosition, START } from './position.js'
 import type { Presence } from './presence.js'
 import { CLOSE, type ErrorCode, type Member, type Position } from './protocol.js'
-import type { Publishing } from './publishing.js'
+import type { Publishing, PublishResult } from './publishing.js'
 import { Subscriptions, type Introduction } from './subscriptions.js'
 import { CLIENT_GONE, Turns } from './turns.js'
 
 /** Frames that are no commands before a client is sent away. */
 const MAX_BAD_FRAMES = 10
+/** `retryAfter` of a client that sent too many commands. */
+const RATE_LIMIT_PAUSE_MS = 1000
+/** Between two log lines about commands that failed. */
+const REPORT_PAUSE_MS = 60_000
 /** What an idempotency key of a client may be. */
 const MAX_KEY = 128
 
@@ -46,6 +50,9 @@ export class Commands {
   readonly #parts: CommandParts
   readonly #subscriptions: Subscriptions
   readonly #turns = new Turns()
+  /** Commands that failed since the last log line. */
+  #failures = 0
+  #quietUntil = 0
   /** The last presence list that each client has asked for. */
   readonly #lists = new WeakMap<Connection, Promise<unknown>>()
 
@@ -67,7 +74,12 @@ export class Commands {
       return
     }
     if (connection.command(data)) return
-    connection.send({ type: 'error', code: 'rate_limited', message: 'Too many commands; slow down' })
+    connection.send({
+      type: 'error',
+      code: 'rate_limited',
+      message: 'Too many commands; slow down',
+      retryAfter: RATE_LIMIT_PAUSE_MS
+    })
     connection.close(CLOSE.RATE_LIMITED, 'too many commands')
   }
 
@@ -99,9 +111,7 @@ export class Commands {
     } catch (error) {
       if (error === CLIENT_GONE) return
       const refusal = toRefusal(error)
-      if (refusal.code === 'unavailable') {
-        this.#parts.log.warn({ err: error, channel }, 'a command of a client failed')
-      }
+      if (refusal.code === 'unavailable') this.#report(error, channel)
       if (refusal.code === 'bad_frame' || refusal.code === 'unknown_command') {
         this.#bad(connection, refusal.code, answer.id, refusal.message)
         return
@@ -111,9 +121,20 @@ export class Commands {
         ...answer,
         ...(isChannelName(channel) && { channel }),
         code: refusal.code,
-        message: refusal.message
+        message: refusal.message,
+        ...(refusal.code === 'unavailable' && { retryAfter: this.#subscriptions.retryAfterMs })
       })
     }
+  }
+
+  /** While Redis is away, every command of every client fails: one log line a minute. */
+  #report(err: unknown, channel: unknown): void {
+    this.#failures += 1
+    const now = performance.now()
+    if (now < this.#quietUntil) return
+    this.#quietUntil = now + REPORT_PAUSE_MS
+    this.#parts.log.warn({ err, channel, failures: this.#failures }, 'commands of clients failed')
+    this.#failures = 0
   }
 
   async #dispatch(
@@ -202,12 +223,13 @@ export class Commands {
       if (key !== undefined && (typeof key !== 'string' || key === '' || key.length > MAX_KEY)) {
         throw new Refusal('bad_frame', `A key is a string of 1 to ${MAX_KEY} characters`)
       }
-      return this.#parts.publishing.publish(
-        channel,
-        data,
-        // Keys are the user's own: no other user, whatever its name, can suppress messages by guessing them.
+      // Keys are the user's own: no other user, whatever its name, can suppress messages by guessing them.
+      const options =
         key === undefined ? {} : { idempotencyKey: JSON.stringify([connection.identity.userId ?? '', key]) }
-      )
+      const publish = (): Promise<PublishResult> => this.#parts.publishing.publish(channel, data, options)
+      // A client that has asked to subscribe before gets its own message.
+      const joining = this.#subscriptions.joining(connection, channel)
+      return joining ? joining.then(publish, publish) : publish()
     })
     // Without an id nobody waits for the answer.
     if (answer.id === undefined) return

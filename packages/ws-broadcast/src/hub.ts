@@ -194,7 +194,7 @@ export class Hub {
     }
   }
 
-  /** Of another epoch only a read from history tells what lies between. */
+  /** A message of another epoch needs a read from history: only that shows what lies between. */
   #follows({ previous, epoch }: { readonly previous: string; readonly epoch: string }): boolean {
     const { position } = this
     return previous === position.offset && (epoch === position.epoch || position.epoch === '')

@@ -15,6 +15,7 @@ const KEEP_EPOCHS = 1_200_000
 interface Entry {
   readonly hub: Hub
   readonly ready: Promise<void>
+  isReady: boolean
   unsubscribe: (() => void) | undefined
 }
 
@@ -59,6 +60,11 @@ export class Hubs {
 
   get size(): number {
     return this.#entries.size
+  }
+
+  /** Whether joining it asks nothing of Redis. */
+  isReady(channel: string): boolean {
+    return this.#entries.get(channel)?.isReady === true
   }
 
   find(channel: string): Hub | undefined {
@@ -118,6 +124,7 @@ export class Hubs {
         if (hub.closed || this.#closed) unsubscribe()
         else entry.unsubscribe = unsubscribe
         await hub.start()
+        entry.isReady = true
       } catch (error) {
         // The next one who subscribes tries afresh.
         this.#drop(entry)
@@ -125,7 +132,7 @@ export class Hubs {
         throw error
       }
     }
-    const entry: Entry = { hub, unsubscribe: undefined, ready: Promise.resolve().then(start) }
+    const entry: Entry = { hub, unsubscribe: undefined, isReady: false, ready: Promise.resolve().then(start) }
     entry.ready.catch(() => undefined)
     return entry
   }

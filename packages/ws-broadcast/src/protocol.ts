@@ -94,7 +94,15 @@ export type ServerFrame =
   | ({ type: 'gap'; channel: string; reason: GapReason } & Position)
   | { type: 'join'; channel: string; member: Member }
   | { type: 'leave'; channel: string; member: Member }
-  | { type: 'error'; id?: number | string; channel?: string; code: ErrorCode; message: string }
+  | {
+      type: 'error'
+      id?: number | string
+      channel?: string
+      code: ErrorCode
+      message: string
+      /** Of an error that may be over later (`unavailable`, `rate_limited`): milliseconds to wait at least. */
+      retryAfter?: number
+    }
   | { type: 'reconnect'; delay: number }
   | { type: 'ping' }
   | { type: 'pong'; id?: number | string }

@@ -8,6 +8,7 @@ import { NO_INFO, type BroadcastConfig } from './options.js'
 import { samePosition } from './position.js'
 import type { Presence } from './presence.js'
 import type { Member, Position } from './protocol.js'
+import { SubscribeQueue } from './subscribe-queue.js'
 import { Subscription } from './subscription.js'
 
 export interface SubscriptionParts {
@@ -40,7 +41,14 @@ export class Subscriptions {
   /** Subscribes under way, so that a slow one does not undo what its client did meanwhile. */
   readonly #joining = new WeakMap<Connection, Map<string, Promise<void>>>()
 
+  readonly #queue = new SubscribeQueue()
+
   constructor(private readonly parts: SubscriptionParts) {}
+
+  /** How many milliseconds a client whose subscribe failed had better wait. */
+  get retryAfterMs(): number {
+    return this.#queue.retryAfterMs
+  }
 
   /**
    * Asks the app about a connection that is to enter; undefined where it has nothing to say. Asked before `add`: where it
@@ -77,11 +85,23 @@ export class Subscriptions {
       throw new Refusal('too_many_channels', `At most ${maxChannels} channels a connection`)
     }
     const current = (): boolean => connection.open && joining.get(channel) === turn
-    const turn = this.#join(connection, channel, rule, entry, current).finally(() => {
+    const join = async (): Promise<void> => {
+      await Promise.resolve()
+      // It may have left again while it waited for its turn.
+      if (current()) await this.#join(connection, channel, rule, entry, current)
+    }
+    // A channel that this instance listens to already costs Redis nothing, unless history must be read.
+    const atHand = entry.since === undefined && this.parts.hubs.isReady(channel)
+    const turn = (atHand ? join() : this.#queue.run(connection, join)).finally(() => {
       if (joining.get(channel) === turn) joining.delete(channel)
     })
     joining.set(channel, turn)
     await turn
+  }
+
+  /** The subscribe of the connection to the channel that is under way. */
+  joining(connection: Connection, channel: string): Promise<void> | undefined {
+    return this.#joining.get(connection)?.get(channel)
   }
 
   /** Settles once no subscribe of the connection to the channel is under way. */
@@ -113,7 +133,10 @@ export class Subscriptions {
     entry: Entry,
     current: () => boolean
   ): Promise<void> {
-    const hub = await this.parts.hubs.join(channel, rule)
+    const hub = await this.parts.hubs.join(channel, rule).catch((error: unknown) => {
+      this.#queue.failed()
+      throw error
+    })
     try {
       if (current()) await this.#enter(connection, hub, entry, current)
     } finally {

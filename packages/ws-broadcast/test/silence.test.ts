@@ -39,9 +39,9 @@ test('without history the gap comes before the first message after an interrupti
   const publisher = redis.client()
   const body = (n: number): string => `n \n{"type":"message","channel":"plain:1","data":${n}}`
   let n = 0
-  let over = false
+  const state = { over: false }
   const flood = async (): Promise<void> => {
-    while (!over) {
+    while (!state.over) {
       const pipeline = publisher.pipeline()
       for (let count = 0; count < 50; count += 1) pipeline.publish('flotilla:ws:{plain:1}', body((n += 1)))
       await pipeline.exec()
@@ -54,7 +54,7 @@ test('without history the gap comes before the first message after an interrupti
     await redis.command('CLIENT', 'KILL', 'TYPE', 'pubsub')
     await until(() => client.frames.slice(from).some(({ type }) => type === 'gap'))
   }
-  over = true
+  state.over = true
   await flooding
   await until(() => client.data().at(-1) === n)
   const silent: unknown[] = []

@@ -14,6 +14,8 @@ export class Channel {
   handler: ((message: MessageEvent<never>) => void) | undefined
   /** Until it asks again. */
   retry: ReturnType<typeof setTimeout> | undefined
+  /** Subscribes in a row that the server could not carry out. */
+  failures = 0
   /** What the last `subscribe` of it returned: an earlier one's end is not its end. */
   holder: object | undefined
   readonly ready: Promise<void>
@@ -35,6 +37,7 @@ export class Channel {
   begin({ epoch, offset }: Position): void {
     this.position = { epoch, offset }
     this.live = true
+    this.failures = 0
     this.#confirm()
   }
 

@@ -44,6 +44,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
   let reopen: ReturnType<typeof setTimeout> | undefined
   let watchdog: ReturnType<typeof setTimeout> | undefined
 
+  const backOff = (failures: number): number => Math.min(max, min * 2 ** failures)
   const emit = <Event extends keyof ClientEvents>(event: Event, value: ClientEvents[Event]): void => {
     for (const listener of listeners.get(event) ?? []) tell(listener, value as never)
   }
@@ -101,9 +102,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
     if (code === 1009) {
       calls.rejectAll(new BroadcastError('too_large', 'The server does not take messages of this size'))
     }
-    const bound = Math.min(max, min * 2 ** attempts)
-    attempts += 1
-    reopen = setTimeout(open, advised ?? Math.random() * bound)
+    reopen = setTimeout(open, advised ?? Math.random() * backOff(attempts++))
     advised = undefined
     enter('connecting', code)
   }
@@ -173,7 +172,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
   }
 
   const onError = (frame: Extract<ServerFrame, { type: 'error' }>): void => {
-    const error = new BroadcastError(frame.code, frame.message, frame.channel)
+    const error = new BroadcastError(frame.code, frame.message, frame.channel, frame.retryAfter)
     if (frame.id !== undefined) {
       if (calls.reject(frame.id, error)) return
       const asked = [...channels].find(([, channel]) => channel.asked === frame.id)
@@ -184,7 +183,7 @@ export function connect(url: string, options: ClientOptions = {}): BroadcastClie
         // The server could not reach Redis just now.
         channel.retry = setTimeout(
           () => channels.get(name) === channel && channel.asked === frame.id && ask(name, channel),
-          min + Math.random() * min
+          (frame.retryAfter ?? 0) + (0.5 + Math.random() / 2) * backOff(channel.failures++)
         )
         return
       }

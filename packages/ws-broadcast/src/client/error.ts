@@ -13,14 +13,18 @@ export class BroadcastError extends Error {
   override readonly name = 'BroadcastError'
   /** The channel it is about, where the server named one. */
   readonly channel?: string
+  /** Of `unavailable` and `rate_limited`: milliseconds to wait at least before the next attempt. */
+  readonly retryAfter?: number
 
   constructor(
     /** The server's code, or the client's own. */
     readonly code: BroadcastErrorCode,
     message: string,
-    channel?: string
+    channel?: string,
+    retryAfter?: number
   ) {
     super(message)
+    if (retryAfter !== undefined) this.retryAfter = retryAfter
     if (channel !== undefined) this.channel = channel
   }
 }
