@@ -72,6 +72,11 @@ t.test('what the response says about freshness counts, and by whom', async (t) =
       false
     ],
     [
+      'CDN-Cache-Control with a string in place of an integer',
+      { 'cdn-cache-control': 'max-age="60"', 'cache-control': 'no-store' },
+      false
+    ],
+    [
       'our own field first',
       { 'flotilla-cache-control': 'no-store', 'cdn-cache-control': 'max-age=60' },
       false

@@ -38,6 +38,14 @@ export function seconds(directives: Directives, name: string): number | undefine
   return Math.min(Number(value), 2 ** 31) * 1000
 }
 
+/** Directives whose value is an integer. */
+const INTEGERS: ReadonlySet<string> = new Set([
+  'max-age',
+  's-maxage',
+  'stale-if-error',
+  'stale-while-revalidate'
+])
+
 /**
  * Reads a targeted field (RFC 9213): a Structured Fields dictionary. `undefined` where it does not parse, is empty,
  * or is absent, and is then ignored (§2.1).
@@ -52,6 +60,8 @@ export function parseTargeted(value: string | undefined): Directives | undefined
       )
     if (!match) return undefined
     const [, name, integer, flag, token, text] = match
+    // A string in place of an integer makes the field invalid.
+    if (text !== undefined && INTEGERS.has(name!)) return undefined
     if (flag === '0') continue
     // Parameters are ignored; unlike in Cache-Control, the last of two counts (RFC 9651 §4.2.2).
     directives.set(name!, integer ?? token ?? text ?? true)

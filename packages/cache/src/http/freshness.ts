@@ -75,7 +75,6 @@ export function judge(facts: ResponseFacts): Judgement {
   if (fresh === undefined) return no('no freshness')
 
   const age = initialAge(facts, header('date'))
-  if (age === undefined) return no('age')
   const forbidden = control.has('must-revalidate') || control.has('proxy-revalidate')
   const strict = forbidden || control.has('s-maxage')
   const swr = seconds(control, 'stale-while-revalidate') ?? (strict ? 0 : route.swr)
@@ -117,15 +116,16 @@ function explicitFreshness(
 }
 
 /**
- * How old the response is when it comes, where the handler passes on what it has from elsewhere (RFC 9111 §4.2.3). An Age
- * that cannot be read makes it too old for anything (§5.1): `undefined`.
+ * How old the response is when it comes, if the handler passes on what it has from elsewhere (RFC 9111 §4.2.3). Of a list
+ * the first Age counts; one that cannot be read is ignored (§5.1).
  */
-function initialAge({ headers, began, now }: ResponseFacts, date: string | undefined): number | undefined {
+function initialAge({ headers, began, now }: ResponseFacts, date: string | undefined): number {
   const apparent = Math.max(0, now - (parseHttpDate(date) ?? now))
-  const given = [headers['age']].flat()[0]
+  const given = String([headers['age']].flat()[0] ?? '')
+    .split(',', 1)[0]!
+    .trim()
   // Date knows no fractions of a second.
-  if (given === undefined) return apparent - (apparent % 1000)
-  if (!/^\d+$/.test(String(given))) return undefined
+  if (!/^\d+$/.test(given)) return apparent - (apparent % 1000)
   return Math.max(apparent, Math.min(Number(given), 2 ** 31) * 1000 + now - began)
 }
 
