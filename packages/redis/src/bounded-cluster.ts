@@ -1,5 +1,7 @@
 import { Cluster, type ChainableCommander, type ClusterOptions, type Command } from 'ioredis'
 import { Admission } from './admission.js'
+import { endWhenSilent } from './end-when-silent.js'
+import { boundCommand } from './internals.js'
 
 type SendArguments = Parameters<Cluster['sendCommand']>
 type Results = [error: Error | null, result: unknown][]
@@ -19,6 +21,7 @@ export class BoundedCluster extends Cluster {
     super(nodes, options as ClusterOptions & { redisOptions: { replyMapping: 'legacy' } })
     this.#limit = commandTimeout
     this.#admission = new Admission(this, commandTimeout)
+    this.on('+node', endWhenSilent)
   }
 
   override sendCommand(...args: SendArguments): unknown {
@@ -27,7 +30,7 @@ export class BoundedCluster extends Cluster {
     if (!this.#admission.admits(command, stream, left)) return command.promise
     // One that was settled goes along with its pipeline, and nothing more is done for it.
     if (!command.isSettled) {
-      command.setTimeout(left)
+      boundCommand(command, left)
       if (stream && node && !command.inTransaction) this.#followRedirection(command)
     }
     return super.sendCommand(...args)

@@ -1,5 +1,7 @@
 import { Redis, type RedisOptions } from 'ioredis'
 import { Admission } from './admission.js'
+import { endWhenSilent } from './end-when-silent.js'
+import { boundCommand } from './internals.js'
 
 type SendArguments = Parameters<Redis['sendCommand']>
 /**
@@ -14,10 +16,13 @@ export class BoundedRedis extends Redis {
     super(options as RedisOptions & { replyMapping?: 'legacy' })
     this.#limit = options.commandTimeout
     this.#admission = new Admission(this, options.commandTimeout)
+    endWhenSilent(this)
   }
 
   override sendCommand(...args: SendArguments): unknown {
     const [command, stream] = args
-    return this.#admission.admits(command, stream, this.#limit) ? super.sendCommand(...args) : command.promise
+    if (!this.#admission.admits(command, stream, this.#limit)) return command.promise
+    if (!command.isSettled) boundCommand(command, this.#limit)
+    return super.sendCommand(...args)
   }
 }

@@ -60,7 +60,7 @@ export function createClient(target: RedisTarget, settings: Settings): RedisClie
   const connection: RedisOptions & { commandTimeout: number } = {
     // Several attempts, or several sentinels, must fit into the time that start-up has.
     connectTimeout: Math.max(100, Math.floor(settings.connectTimeout / 3)),
-    // A connection on which nothing came back for this long is dead, whatever TCP says.
+    // A connection on which nothing came back for this long is dead, whatever TCP says. See end-when-silent.ts.
     socketTimeout: commandTimeout * 2,
     // After this an orderly end has failed, because the peer does not answer.
     disconnectTimeout: 200,
