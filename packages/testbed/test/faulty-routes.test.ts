@@ -24,7 +24,7 @@ const faults = [
 ]
 const RATES = [1, 10, 100]
 /** Requests of the other visitors, at least. */
-const VISITS = 300
+const VISITS = 100
 
 for (const [name, start] of Object.entries({ nginx: startNginx, HAProxy: startHAProxy })) {
   test(`${name}: a route that fails does not reach the other visitors`, async (t) => {
