@@ -55,6 +55,8 @@ export class Check {
   status: CheckSnapshot['status'] = 'pending'
   /** `performance.now()` of the last change of status. */
   changedAt = performance.now()
+  /** `performance.now()` at the start of the last run that has a result; 0 before the first. */
+  askedAt = 0
   private readonly failures: number
   private readonly successes: number
   private inRow = 0
@@ -116,6 +118,7 @@ export class Check {
     const started = performance.now()
     const verdict = await this.once(started)
     if (this.stopped) return
+    this.askedAt = started
     this.endedAt = performance.now()
     this.duration = this.endedAt - started
     this.verdict = verdict

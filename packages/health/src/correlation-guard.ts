@@ -9,33 +9,53 @@ export interface PeerReport {
 }
 
 /**
- * Tells a dependency that is down for everybody from a path to it that is broken here only. Taking an
- * instance out of rotation helps in the second case and turns an outage into a blackout in the first, so an
- * instance steps out only on evidence: most of the others that have the check report the dependency as working, and
- * have gone on doing so for long enough to have noticed otherwise. Those that do not have it (another service of
- * the same fleet, another version) are no evidence.
+ * Distinguishes a dependency that is down for the whole fleet from a path to it that is broken here only. Leaving rotation
+ * helps in the second case. In the first it turns an outage into a blackout, so an instance leaves only on evidence:
+ *
+ * - Most of the others that have the check report that it passes. Instances without it (another service of the same
+ *   fleet, another version) are no evidence.
+ * - They have reported so for long enough to notice a failure, and this one for long enough to notice a recovery.
+ * - This instance has asked the dependency since they began to report so. A check that was last asked during an
+ *   outage, because its interval is long or its runs hung, says nothing about the time after it.
  */
 export class CorrelationGuard {
-  private peers: readonly PeerReport[] = []
-  private readAt = -Infinity
+  /** By check: `performance.now()` since when most of the others report that it passes. */
+  #passingSince = new Map<string, number>()
+  #readAt = -Infinity
+  readonly #heartbeatMs: number
 
-  /** @param heartbeat milliseconds between reports, or 0 where there is no fleet registry */
-  constructor(private readonly heartbeat: number) {}
-
-  report(peers: readonly PeerReport[]): void {
-    this.peers = peers
-    this.readAt = performance.now()
+  /** @param heartbeatMs between two reports, or 0 without a fleet registry */
+  constructor(heartbeatMs: number) {
+    this.#heartbeatMs = heartbeatMs
   }
 
-  /** True where the failure of a shared check is this instance's own. */
+  report(peers: readonly PeerReport[]): void {
+    const now = performance.now()
+    // Nothing is known of a time in which no report came.
+    const before = this.#isStale(now) ? new Map<string, number>() : this.#passingSince
+    const majority = new Map<string, number>()
+    for (const { passing, failing } of peers) {
+      for (const name of passing) majority.set(name, (majority.get(name) ?? 0) + 1)
+      for (const name of failing) majority.set(name, (majority.get(name) ?? 0) - 1)
+    }
+    this.#passingSince = new Map()
+    for (const [name, votes] of majority) {
+      if (votes > 0) this.#passingSince.set(name, before.get(name) ?? now)
+    }
+    this.#readAt = now
+  }
+
+  /** True if the failure of a shared check is this instance's own. */
   alone(check: Check): boolean {
     const now = performance.now()
-    if (this.heartbeat === 0) return false
-    if (now - this.readAt > 2.5 * this.heartbeat) return false
-    const noticed = 2 * check.interval + check.timeout + 2 * this.heartbeat
-    if (now - check.changedAt < noticed) return false
-    const failing = this.peers.filter((peer) => peer.failing.includes(check.name)).length
-    const passing = this.peers.filter((peer) => peer.passing.includes(check.name)).length
-    return failing < passing
+    if (this.#heartbeatMs === 0 || this.#isStale(now)) return false
+    const since = this.#passingSince.get(check.name)
+    if (since === undefined || check.askedAt < since) return false
+    const noticedMs = 2 * check.interval + check.timeout + 2 * this.#heartbeatMs
+    return now - Math.max(since, check.changedAt) >= noticedMs
+  }
+
+  #isStale(now: number): boolean {
+    return now - this.#readAt > 2.5 * this.#heartbeatMs
   }
 }

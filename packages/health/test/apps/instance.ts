@@ -21,11 +21,16 @@ if (env['SLOW_START']) app.register(async () => sleep(Number(env['SLOW_START']),
 if (env['HANGING_START']) app.register(async () => new Promise<void>(() => undefined))
 
 /** What the checks of this instance answer; the parent changes it. */
-const broken: Record<string, boolean> = {}
+const broken: Record<string, boolean | 'hangs'> = {}
+let hung = 0
 app.after(() => {
   for (const scope of env['NO_CHECKS'] ? [] : (['local', 'shared'] as const)) {
-    const check = (): { ok: boolean } => ({ ok: broken[scope] !== true })
-    app.health.addCheck(scope, check, { scope, interval: 50 })
+    const check = (): { ok: boolean } | Promise<never> => {
+      if (broken[scope] !== 'hangs') return { ok: broken[scope] !== true }
+      hung++
+      return new Promise(() => undefined)
+    }
+    app.health.addCheck(scope, check, { scope, interval: Number(env['CHECK_INTERVAL'] ?? 50) })
   }
   if (env['HANGING_STEP']) app.health.onDrain('hangs', () => new Promise<void>(() => undefined))
   app.health.onDrain('logs', async ({ deadline }) => log(`drain step with ${deadline - Date.now()} ms`))
@@ -73,6 +78,8 @@ const commands: Record<string, (argument: never) => unknown> = {
   drain: () => void app.health.drain(),
   close: () => void app.close(),
   breakCheck: (name: string) => void (broken[name] = true),
+  hangCheck: (name: string) => void (broken[name] = 'hangs'),
+  hung: () => hung,
   mendCheck: (name: string) => void (broken[name] = false)
 }
 process.on('message', ({ id, message }: { id: number; message: { do: string; with?: unknown } }) => {
