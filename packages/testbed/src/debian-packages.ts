@@ -1,12 +1,15 @@
 import { execFile } from 'node:child_process'
-import { accessSync, constants, existsSync, mkdirSync, readdirSync, statSync } from 'node:fs'
-import { mkdir, rename, rm, utimes, writeFile } from 'node:fs/promises'
+import { accessSync, constants, existsSync, mkdirSync, readdirSync } from 'node:fs'
+import { mkdir, rename, rm } from 'node:fs/promises'
 import { delimiter, join } from 'node:path'
 import { promisify } from 'node:util'
+import { Apt, plainEnvironment } from './apt.js'
+import { bindPrograms, isBound, libraryFolders } from './elf-files.js'
+import { CacheError } from './errors.js'
 import { withFileLock } from './file-lock.js'
+import type { Program } from './programs.js'
 
 const run = promisify(execFile)
-const dayInMs = 86_400_000
 
 /** The folder that holds fetched programs: `.cache/programs` of the project, or `FLOTILLA_CACHE`. */
 export function cacheFolder(): string {
@@ -31,6 +34,29 @@ export interface FetchedPackage {
   env: Record<string, string>
 }
 
+/** Where a package comes from, and what is done with it before it is used. */
+interface Release {
+  /** Ends the name of the folder. */
+  readonly suffix: string
+  open(cache: string): Promise<Apt>
+  /** Whether a package of the plan is worth its room. */
+  wants(pkg: string): boolean
+  /** Readies what was unpacked into `partial` and will lie in `folder`. */
+  finish(partial: string, folder: string): Promise<void>
+}
+
+const ofTheSystem: Release = {
+  suffix: '',
+  open: async (cache) => Apt.ofTheSystem(cache),
+  // PostgreSQL's just-in-time compiler: 100 MB that nothing here turns on.
+  wants: (pkg) => !/^(libllvm|libz3)/.test(pkg),
+  finish: async () => {}
+}
+
+/** Programs and the libraries they are linked to: not what installing them on a machine would need besides. */
+const servers = /^(redis|valkey|nginx|haproxy|pgbouncer|postgresql-\d)/
+const libraries = /^(lib(?!llvm|z3|pam-modules|perl|c-|systemd-shared)|zlib1g)(?!.*-perl$)/
+
 /**
  * Downloads a package and those of its dependencies that the system lacks, and unpacks them into the cache.
  * Neither root nor any change to the system: apt works on lists of its own, takes no lock, and installs
@@ -39,69 +65,85 @@ export interface FetchedPackage {
  * @param program what is shown to the user as being fetched
  */
 export async function fetchPackage(name: string, program: string): Promise<FetchedPackage> {
-  const cache = cacheFolder()
-  const folder = join(cache, `${name}-${process.arch}`)
-  if (!existsSync(folder)) {
-    mkdirSync(cache, { recursive: true })
-    await withFileLock(join(cache, 'fetching.lock'), async () => {
-      if (existsSync(folder)) return
-      const began = performance.now()
-      progress(`${program} is not installed; fetching Debian's package ${name} into ${cache}`)
-      await download(cache, name, folder)
-      progress(`${program} is ready after ${((performance.now() - began) / 1_000).toFixed(1)} s`)
-    })
-  }
+  const folder = await fetchFrom(ofTheSystem, name, program)
   return { folder, env: { LD_LIBRARY_PATH: libraryFolders(folder).join(delimiter) } }
 }
 
-async function download(cache: string, name: string, folder: string): Promise<void> {
-  const lists = join(cache, 'apt', 'lists')
-  await mkdir(join(lists, 'partial'), { recursive: true })
-  await mkdir(join(cache, 'apt', 'archives', 'partial'), { recursive: true })
-  const options = [
-    ['Dir::State::lists', lists],
-    ['Dir::Cache', join(cache, 'apt')],
-    ['Debug::NoLocking', '1'],
-    // Root's apt would hand over to the user _apt, who may not enter this folder.
-    ...(process.getuid?.() === 0 ? [['APT::Sandbox::User', 'root']] : []),
-    ['Acquire::Retries', '3'],
-    ['Acquire::Languages', 'none']
-  ].flatMap(([key, value]) => ['-o', `${key}=${value}`])
-  const apt = async (args: readonly string[], cwd = cache): Promise<string> =>
-    (await run('apt-get', [...options, ...args], { cwd, maxBuffer: 64 << 20, env: plainEnvironment() }))
-      .stdout
-
-  const stamp = join(lists, 'stamp')
-  if (!existsSync(stamp) || Date.now() - statSync(stamp).mtimeMs > dayInMs) {
-    await apt(['-qq', 'update'])
-    await writeFile(stamp, '')
-    await utimes(stamp, new Date(), new Date())
-  }
-  const plan = await apt([
-    '-qq',
-    '-y',
-    '--reinstall',
-    '--no-install-recommends',
-    '--print-uris',
-    'install',
+/** The same from Debian's later releases, with all libraries down to libc, to which the programs are bound. */
+export async function fetchNewestPackage(
+  name: string,
+  program: string,
+  patchelf: Program
+): Promise<FetchedPackage> {
+  const folder = await fetchFrom(
+    {
+      suffix: '-newest',
+      open: (cache) => Apt.ofLaterReleases(cache),
+      wants: (pkg) => servers.test(pkg) || libraries.test(pkg),
+      finish: (partial, place) => bindPrograms(partial, patchelf, place)
+    },
     name,
-    ...(await versionedPackages(name))
-  ])
-  const wanted = [...plan.matchAll(/^'[^']+' (\S+)_(\S+)_\S+\.deb /gm)]
-    .map(([, pkg, version]) => ({ pkg: String(pkg), version: decodeURIComponent(String(version)) }))
-    // PostgreSQL's just-in-time compiler: 100 MB that nothing here turns on.
-    .filter(({ pkg }) => !/^(libllvm|libz3)/.test(pkg))
-  if (wanted.length === 0) throw new Error(`apt-get would download nothing for ${name}:\n${plan}`)
+    program
+  )
+  if (!isBound(folder)) {
+    progress(`${folder} was copied here; binding its programs to their libraries again`)
+    await withFileLock(join(cacheFolder(), 'fetching.lock'), async () => {
+      if (!isBound(folder)) await bindPrograms(folder, patchelf)
+    })
+  }
+  return { folder, env: {} }
+}
 
+/** Removes a fetched package that does not work, so that the next call fetches it. */
+export async function discardPackage({ folder }: FetchedPackage): Promise<void> {
+  progress(`${folder} does not work, as after a copy that lost links or modes; fetching it again`)
+  await removeFromCache(folder)
+}
+
+/** @throws FLOTILLA_TESTBED_ERR_CACHE that names what to delete, if another user owns it */
+export async function removeFromCache(folder: string): Promise<void> {
+  try {
+    await rm(folder, { recursive: true, force: true })
+  } catch (cause) {
+    const error = new CacheError(folder, (cause as NodeJS.ErrnoException).code ?? String(cause))
+    error.cause = cause
+    throw error
+  }
+}
+
+async function fetchFrom(release: Release, name: string, program: string): Promise<string> {
+  const cache = cacheFolder()
+  const folder = join(cache, `${name}${release.suffix}-${process.arch}`)
+  if (existsSync(folder)) return folder
+  mkdirSync(cache, { recursive: true })
+  await withFileLock(join(cache, 'fetching.lock'), async () => {
+    if (existsSync(folder)) return
+    const began = performance.now()
+    progress(`fetching Debian's package ${name} for ${program} into ${cache}`)
+    await unpack(release, name, folder)
+    progress(`${program} is ready after ${((performance.now() - began) / 1_000).toFixed(1)} s`)
+  })
+  return folder
+}
+
+/** Whole or not at all: no process may meet a half unpacked program. */
+async function unpack(release: Release, name: string, folder: string): Promise<void> {
+  const apt = await release.open(cacheFolder())
+  await apt.update()
+  const versioned = release === ofTheSystem ? await versionedPackages(name) : []
+  const plan = await apt.plan([name, ...versioned])
   const partial = `${folder}.${process.pid}`
   await rm(partial, { recursive: true, force: true })
   const debs = join(partial, 'debs')
   await mkdir(debs, { recursive: true })
   try {
-    await apt(['-qq', 'download', ...wanted.map(({ pkg, version }) => `${pkg}=${version}`)], debs)
+    await apt.download(
+      plan.filter(({ pkg }) => release.wants(pkg)),
+      debs
+    )
     for (const deb of readdirSync(debs)) await run('dpkg-deb', ['-x', join(debs, deb), partial])
     await rm(debs, { recursive: true })
-    // Whole or not at all: nobody may meet a half unpacked program.
+    await release.finish(partial, folder)
     await rename(partial, folder)
   } finally {
     await rm(partial, { recursive: true, force: true })
@@ -118,28 +160,6 @@ async function versionedPackages(name: string): Promise<string[]> {
   return [...stdout.matchAll(/Depends: (\S+)/g)]
     .map(([, dependency]) => String(dependency))
     .filter((dependency) => dependency.startsWith(`${name}-`) && /-\d+$/.test(dependency))
-}
-
-function libraryFolders(folder: string): string[] {
-  const result: string[] = []
-  for (const base of ['usr/lib', 'lib']) {
-    const path = join(folder, base)
-    if (!existsSync(path)) continue
-    result.push(path)
-    for (const entry of readdirSync(path, { withFileTypes: true })) {
-      if (!entry.isDirectory() || !/-linux-/.test(entry.name)) continue
-      result.push(join(path, entry.name))
-      // Where libpulse keeps the half of itself that it shares.
-      const own = join(path, entry.name, 'pulseaudio')
-      if (existsSync(own)) result.push(own)
-    }
-  }
-  return result
-}
-
-function plainEnvironment(): NodeJS.ProcessEnv {
-  const { LD_LIBRARY_PATH: _libraries, ...rest } = process.env
-  return { ...rest, LC_ALL: 'C', DEBIAN_FRONTEND: 'noninteractive' }
 }
 
 function onPath(program: string): boolean {

@@ -8,6 +8,18 @@ export const ProgramMissingError = createError<[program: string, tried: string, 
   "'%s' is not on this machine (%s). %s"
 )
 
+/** Something in the cache folder is of no use here and cannot be replaced. */
+export const CacheError = createError<[path: string, why: string]>(
+  'FLOTILLA_TESTBED_ERR_CACHE',
+  '%s does not work here and cannot be removed (%s), as after a copy from another user; delete it'
+)
+
+/** A variable of the environment has a value that the testbed does not know. */
+export const EnvironmentError = createError<[name: string, known: string, value: string, nearest: string]>(
+  'FLOTILLA_TESTBED_ERR_ENVIRONMENT',
+  "%s must be one of %s, got '%s'; did you mean '%s'?"
+)
+
 /** A server or an app ended or stayed silent while it was to become ready. */
 export const NotReadyError = createError<[what: string, why: string]>(
   'FLOTILLA_TESTBED_ERR_NOT_READY',

@@ -4,7 +4,8 @@ import { mkdir, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { createHash } from 'node:crypto'
 import { basename, dirname, join, sep } from 'node:path'
 import { promisify } from 'node:util'
-import { cacheFolder } from './debian-packages.js'
+import { cacheFolder, removeFromCache } from './debian-packages.js'
+import { bindPrograms, isBound } from './elf-files.js'
 import { NotReadyError } from './errors.js'
 import { withFileLock } from './file-lock.js'
 import { findProgram, type Program } from './programs.js'
@@ -76,8 +77,10 @@ export async function openProgram(name: 'postgres' | 'initdb' | 'pgbouncer'): Pr
   const root = program.path.slice(0, program.path.indexOf(sep, fetched.length + 1))
   const copy = join(sharedTemporaryFolder('programs'), basename(root))
   if (!existsSync(copy)) {
-    await run('cp', ['-R', root, `${copy}.part`])
-    await rename(`${copy}.part`, copy).catch(() => undefined)
+    const partial = `${copy}.${process.pid}`
+    await run('cp', ['-R', root, partial])
+    if (isBound(root)) await bindPrograms(partial, await findProgram('patchelf'), copy)
+    await rename(partial, copy).catch(() => undefined)
   }
   const moved = (text: string): string => text.replaceAll(root, copy)
   const env = Object.fromEntries(Object.entries(program.env).map(([key, value]) => [key, moved(value)]))
@@ -102,13 +105,26 @@ export async function dataFolderTemplate(cluster = ''): Promise<string> {
     .digest('hex')
     .slice(0, 12)
   const template = join(cacheFolder(), `postgresql-data-${key}`)
-  if (existsSync(template)) return template
+  if (await isUsable(template, owner)) return template
   await mkdir(cacheFolder(), { recursive: true })
   await withFileLock(join(cacheFolder(), 'initdb.lock'), async () => {
-    if (existsSync(template)) return
+    if (await isUsable(template, owner)) return
+    await removeFromCache(template)
     await makeTemplate(template, initdb, postgres)
   })
   return template
+}
+
+/** Whether it is whole and PostgreSQL, which insists on its own files, may use it: a copy may have lost its owner. */
+async function isUsable(template: string, { uid = process.getuid?.() }: Owner): Promise<boolean> {
+  try {
+    const [folder, control] = await Promise.all(
+      [template, join(template, 'global', 'pg_control')].map((path) => stat(path))
+    )
+    return folder?.uid === uid && control?.uid === uid && ((folder?.mode ?? 0) & 0o027) === 0
+  } catch {
+    return false
+  }
 }
 
 /** Under a name of its own until it is whole. */

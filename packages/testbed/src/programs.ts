@@ -2,8 +2,15 @@ import { execFile } from 'node:child_process'
 import { accessSync, constants, readdirSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import { promisify } from 'node:util'
-import { canFetchPackages, fetchPackage } from './debian-packages.js'
-import { ProgramMissingError } from './errors.js'
+import {
+  canFetchPackages,
+  discardPackage,
+  fetchNewestPackage,
+  fetchPackage,
+  type FetchedPackage
+} from './debian-packages.js'
+import { choiceOf } from './environment.js'
+import { CacheError, ProgramMissingError } from './errors.js'
 
 /** A program to run: its path, and what its environment needs on top of a plain one. */
 export interface Program {
@@ -24,6 +31,8 @@ interface Source {
   versionFlag: string
   /** The oldest major version that will do. */
   oldest: number
+  /** Not a server: `FLOTILLA_SERVERS` does not concern it. */
+  onlyOldest?: boolean
 }
 
 const postgres: Source = {
@@ -60,13 +69,25 @@ const sources = {
     // The program itself: what lies in /usr/bin is a script that knows only the system's own place.
     places: ['/usr/lib/chromium', ...usual],
     versionFlag: '--version',
-    oldest: 100
+    oldest: 100,
+    onlyOldest: true
+  },
+  // Binds the newest servers to their libraries.
+  patchelf: {
+    debian: 'patchelf',
+    brew: 'patchelf',
+    places: usual,
+    versionFlag: '--version',
+    oldest: 0,
+    onlyOldest: true
   }
 } satisfies Record<string, Source>
 
 export type ProgramName = keyof typeof sources
-/** What most tests need; a browser is fetched by the test that asks for it. */
-export const programNames = (Object.keys(sources) as ProgramName[]).filter((name) => name !== 'chromium')
+/** What most tests need; the others are fetched when something asks for them. */
+export const programNames = (Object.keys(sources) as ProgramName[]).filter(
+  (name) => name !== 'chromium' && name !== 'patchelf'
+)
 
 const run = promisify(execFile)
 const found = new Map<ProgramName, Promise<Program>>()
@@ -87,46 +108,104 @@ export function findProgram(name: ProgramName): Promise<Program> {
   return program
 }
 
+/** What has been looked at in vain, for the error that ends the search. */
+interface Search {
+  readonly tried: string[]
+  cause?: unknown
+}
+
 async function locate(name: ProgramName): Promise<Program> {
   const source: Source = sources[name]
-  const mode = process.env['FLOTILLA_PROGRAMS'] ?? 'auto'
-  const tried: string[] = []
-  let cause: unknown
+  const mode = choiceOf('FLOTILLA_PROGRAMS')
+  const newest = choiceOf('FLOTILLA_SERVERS') === 'newest' && !source.onlyOldest
+  const executables = executablesOf(name)
+  const search: Search = { tried: [] }
 
-  if (mode !== 'fetch') {
-    for (const folder of [
-      ...(process.env['PATH'] ?? '').split(delimiter),
-      ...source.places.flatMap(expand)
-    ]) {
-      const path = join(folder, name)
-      if (folder === '' || !isExecutable(path)) continue
-      const version = await versionOf(path, source.versionFlag, {}).catch(() => undefined)
-      if (version === undefined) continue
-      if (majorOf(version) >= source.oldest) return { path, env: {}, version }
-      tried.push(`${path} is too old: ${version}, and ${source.oldest} or later is needed`)
+  if (mode !== 'fetch' && !newest) {
+    for (const executable of executables) {
+      const program = await installed(executable, source, search)
+      if (program !== undefined) return program
     }
-    tried.push(`looked on PATH and in ${source.places.join(', ')}`)
+    search.tried.push(`looked on PATH and in ${source.places.join(', ')}`)
+  }
+  if (mode === 'path' && newest) {
+    search.tried.push('FLOTILLA_SERVERS=newest fetches its programs, and FLOTILLA_PROGRAMS=path forbids that')
   }
   if (mode !== 'path' && canFetchPackages()) {
-    try {
-      const { folder, env } = await fetchPackage(source.debian, name)
-      for (const place of [...source.places, '/usr/bin']) {
-        const path = expand(join(folder, place))
-          .map((directory) => join(directory, name))
-          .find(isExecutable)
-        if (path !== undefined) {
-          return { path, env, version: await versionOf(path, source.versionFlag, env) }
-        }
-      }
-      tried.push(`the package ${source.debian} holds no ${name}`)
-    } catch (error) {
-      cause = error
-      tried.push(`fetching the package ${source.debian} failed: ${firstLine(error)}`)
-    }
+    const program = await fetched(executables[0], source, newest, search)
+    if (program !== undefined) return program
   }
-  const error = new ProgramMissingError(name, tried.join('; ') || 'nothing was tried', advice(source))
-  if (cause !== undefined) error.cause = cause
+  const tried = search.tried.join('; ') || 'nothing was tried'
+  const error = new ProgramMissingError(executables.join("' or '"), tried, advice(source))
+  if (search.cause !== undefined) error.cause = search.cause
   throw error
+}
+
+/** The programs that will do, the preferred one first. */
+function executablesOf(name: ProgramName): readonly [string, ...string[]] {
+  if (name !== 'redis-server') return [name]
+  const kind = choiceOf('FLOTILLA_REDIS')
+  if (kind === 'any') return [name, 'valkey-server']
+  return [`${kind}-server`]
+}
+
+async function installed(
+  executable: string,
+  source: Source,
+  { tried }: Search
+): Promise<Program | undefined> {
+  const folders = (process.env['PATH'] ?? '').split(delimiter).filter((folder) => folder !== '')
+  for (const folder of [...folders, ...source.places.flatMap(expand)]) {
+    const path = join(folder, executable)
+    if (!isExecutable(path)) continue
+    const version = await versionOf(path, source.versionFlag, {}).catch(() => undefined)
+    if (version === undefined) continue
+    if (majorOf(version) >= source.oldest) return { path, env: {}, version }
+    tried.push(`${path} is too old: ${version}, and ${source.oldest} or later is needed`)
+  }
+  return undefined
+}
+
+async function fetched(
+  executable: string,
+  source: Source,
+  newest: boolean,
+  search: Search
+): Promise<Program | undefined> {
+  const name = executable === 'valkey-server' ? executable : source.debian
+  try {
+    const fetch = newest
+      ? async () => fetchNewestPackage(name, executable, await findProgram('patchelf'))
+      : () => fetchPackage(name, executable)
+    let unpacked = await fetch()
+    let program = await programIn(unpacked, executable, source).catch(() => undefined)
+    if (program === undefined) {
+      await discardPackage(unpacked)
+      unpacked = await fetch()
+      program = await programIn(unpacked, executable, source)
+    }
+    if (program === undefined) search.tried.push(`the package ${name} holds no ${executable}`)
+    return program
+  } catch (error) {
+    if (error instanceof CacheError) throw error
+    search.cause = error
+    search.tried.push(`fetching the package ${name} failed: ${firstLine(error)}`)
+    return undefined
+  }
+}
+
+async function programIn(
+  { folder, env }: FetchedPackage,
+  executable: string,
+  source: Source
+): Promise<Program | undefined> {
+  for (const place of [...source.places, '/usr/bin']) {
+    const path = expand(join(folder, place))
+      .map((directory) => join(directory, executable))
+      .find(isExecutable)
+    if (path !== undefined) return { path, env, version: await versionOf(path, source.versionFlag, env) }
+  }
+  return undefined
 }
 
 function advice(source: Source): string {
