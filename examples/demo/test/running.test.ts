@@ -41,7 +41,7 @@ test(
 test('ports for HAProxy and for operators, when asked for', async (t) => {
   const app = await buildApp(
     readConfig({
-      REDIS_URL: fleet.redisProxy!.through('redis://any'),
+      REDIS_URL: fleet.redisUrl,
       DATABASE_URL: fleet.postgres.primary.url,
       SESSION_SECRET: 'one secret of thirty-two characters',
       ADMIN_PORT: '0',

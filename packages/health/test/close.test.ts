@@ -186,7 +186,7 @@ test('a Redis that stops answering does not hold up a drain', async (t) => {
   t.teardown(() => proxy.stop())
   const app = Fastify()
   const { flotillaRedis } = await import('@flotilla/redis')
-  await app.register(flotillaRedis, { url: `redis://${proxy.host}:${proxy.port}`, commandTimeout: 1000 })
+  await app.register(flotillaRedis, { url: proxy.through(redis.url), commandTimeout: 1000 })
   await app.register(health, { drain: { ...noSignals, delay: 0, timeout: 5000 }, fleet: { lease: 600 } })
   await app.ready()
   await until(async () => (await app.health.fleet()).instances.length === 1)

@@ -204,7 +204,14 @@ void test('Sentinel: the first one hangs, and the subscriber finds the master th
   const group = await startSentinel({ replicas: 1 })
   t.teardown(() => group.stop())
   const sentinels = group.sentinels.map(({ host, port }) => ({ host, port }))
-  const client = new Redis({ sentinels, name: 'mymaster', updateSentinels: false, commandTimeout: 1_000 })
+  const { password } = new URL(group.servers[0]!.url)
+  const client = new Redis({
+    sentinels,
+    name: 'mymaster',
+    password: decodeURIComponent(password),
+    updateSentinels: false,
+    commandTimeout: 1_000
+  })
   t.teardown(() => client.disconnect())
   const app = await startApp(t, { client })
   await app.ready()

@@ -18,9 +18,10 @@ const echo = defineScript<[string, string]>({ name: 'echo', keys: 1, lua: `retur
 
 /** A client of the other major version, as a user has it. */
 function connectFive(url: string): Redis | Cluster {
-  const { topology, nodes, master } = parseRedisUrl(url)
-  const options = { enableAutoPipelining: true, keyPrefix: 'v5:' }
-  if (topology === 'cluster') return new Cluster([...nodes], options)
+  const { topology, nodes, master, password } = parseRedisUrl(url)
+  const auth = password === undefined ? {} : { password }
+  const options = { enableAutoPipelining: true, keyPrefix: 'v5:', ...auth }
+  if (topology === 'cluster') return new Cluster([...nodes], { ...options, redisOptions: auth })
   if (topology === 'single') return new Redis({ ...nodes[0], ...options })
   return new Redis({ sentinels: [...nodes], name: master!, ...options })
 }

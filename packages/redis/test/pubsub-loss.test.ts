@@ -188,7 +188,7 @@ void test('the connection is lost again while the second half of the channels is
   await once(proxy, 'listening')
   t.teardown(() => proxy.close())
   const { port } = proxy.address() as AddressInfo
-  const app = await startApp(t, { url: `redis://127.0.0.1:${port}` })
+  const app = await startApp(t, { url: server.url.replace(`:${server.port}`, `:${port}`) })
   const other = await startApp(t, { url: server.url })
   const subscriber = resolveSubscriber(app, app.redis)
   await app.ready()

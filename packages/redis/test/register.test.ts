@@ -63,10 +63,10 @@ void test('options that are wrong fail before anything is opened', async (t) => 
 })
 
 void test('Redis that cannot be used: one coded error with address and cause, in time', async (t) => {
-  const plain = await startRedis()
+  const plain = await startRedis({ password: false })
   const locked = await startRedis({ password: 'open sesame' })
-  const secure = await startRedis({ tls: true })
-  const lone = await startRedis({ cluster: true })
+  const secure = await startRedis({ tls: true, password: false })
+  const lone = await startRedis({ cluster: true, password: false })
   t.teardown(() => Promise.all([plain.stop(), locked.stop(), secure.stop(), lone.stop()]))
   const proxy = await startProxy(plain)
   t.teardown(() => proxy.stop())
@@ -187,7 +187,7 @@ void test('Sentinel: an unknown master, and a sentinel asked as a server', async
 
 void test('Sentinel: servers in the place of all Sentinels fail at once, one among Sentinels does not', async (t) => {
   const group = await startSentinel({ replicas: 0, sentinels: 1 })
-  const server = await startRedis()
+  const server = await startRedis({ password: false })
   t.teardown(() => Promise.all([group.stop(), server.stop()]))
   const lone = `${server.host}:${server.port}`
   // Ten minutes: only giving up at once ends this test.

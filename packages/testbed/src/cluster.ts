@@ -1,7 +1,7 @@
 import slotOfKey from 'cluster-key-slot'
 import { startSlotMigration, type SlotMigration } from './cluster-migration.js'
 import { StateError } from './errors.js'
-import { startRedis, type RedisServer } from './redis-server.js'
+import { credentialsOf, defaultPassword, startRedis, type RedisServer } from './redis-server.js'
 import { until } from './until.js'
 
 export interface ClusterOptions {
@@ -11,7 +11,8 @@ export interface ClusterOptions {
   replicas?: number
   /** Milliseconds without an answer after which a node counts as failed; default 1,500. */
   nodeTimeout?: number
-  password?: string
+  /** What clients must give; `false` lets everyone in. Default a password of the testbed. */
+  password?: string | false
   /** More arguments of each server. */
   args?: readonly string[]
 }
@@ -36,14 +37,15 @@ export class RedisCluster {
   ) {}
 
   static async start(options: ClusterOptions = {}): Promise<RedisCluster> {
-    const { masters = 3, replicas = 1, nodeTimeout = 1_500, password, args = [] } = options
+    const { masters = 3, replicas = 1, nodeTimeout = 1_500, args = [] } = options
+    const password = options.password === false ? undefined : (options.password ?? defaultPassword)
     const settings = ['--cluster-node-timeout', String(nodeTimeout), '--cluster-replica-validity-factor', '0']
     const started = await Promise.allSettled(
       Array.from({ length: masters * (1 + replicas) }, () =>
         startRedis({
           cluster: true,
           args: [...settings, ...args],
-          ...(password !== undefined && { password })
+          password: password ?? false
         })
       )
     )
@@ -61,8 +63,7 @@ export class RedisCluster {
   }
 
   get url(): string {
-    const auth = this.password === undefined ? '' : `:${encodeURIComponent(this.password)}@`
-    return `redis+cluster://${auth}${this.nodes.map(({ host, port }) => `${host}:${port}`).join(',')}`
+    return `redis+cluster://${credentialsOf(this.password)}${this.nodes.map(({ host, port }) => `${host}:${port}`).join(',')}`
   }
 
   /** The nodes that own slots and run. */
@@ -144,7 +145,7 @@ export class RedisCluster {
   }
 
   /** Waits until `old` owns no slots, and every slot has a running owner that all nodes agree on. */
-  async waitForFailover(old: RedisServer, timeout = 20_000): Promise<void> {
+  async waitForFailover(old: RedisServer, timeout = 60_000): Promise<void> {
     await until(
       async () => {
         const line = (await this.#lines(old)).find(({ port }) => port === old.port)

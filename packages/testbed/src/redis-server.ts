@@ -14,8 +14,8 @@ import { connectRedis, redisCommand, redisInfo, withRedis, type RedisAddress } f
 export interface RedisOptions {
   /** More arguments of `redis-server`, e.g. `['--maxmemory', '10mb']`. */
   args?: readonly string[]
-  /** Requires this password; the URL carries it. */
-  password?: string
+  /** What clients must give, and the URL carries; `false` lets everyone in. Default a password of the testbed. */
+  password?: string | false
   /** Listens with TLS only; `ca` of the server is the certificate to trust. */
   tls?: boolean
   /** With a cluster bus. */
@@ -26,11 +26,20 @@ export interface RedisOptions {
   sentinel?: (port: number, folder: string) => string
 }
 
+/** Has characters that a URL must escape, so that a client that forgets to decode it fails here. */
+export const defaultPassword = 'redis:p@ss/1'
+
+/** The user and password of a Redis URL, up to the `@`. */
+export function credentialsOf(password: string | undefined): string {
+  return password === undefined ? '' : `:${encodeURIComponent(password)}@`
+}
+
 /** A Redis server of one's own on a loopback port. It keeps its port and its folder over a restart. */
 export class RedisServer {
   readonly host = '127.0.0.1'
   #process: ManagedProcess | undefined
   readonly #clients = new Set<Redis>()
+  readonly #password: string | undefined
 
   private constructor(
     readonly port: number,
@@ -39,7 +48,11 @@ export class RedisServer {
     readonly busPort: number | undefined,
     /** The certificate to trust, where the server speaks TLS. */
     readonly ca: string | undefined
-  ) {}
+  ) {
+    // A Sentinel's configuration has its own.
+    const { password = options.sentinel === undefined ? defaultPassword : false } = options
+    this.#password = password === false ? undefined : password
+  }
 
   static async start(options: RedisOptions = {}): Promise<RedisServer> {
     return onFreePort('Redis', async (port) => {
@@ -58,16 +71,15 @@ export class RedisServer {
   }
 
   get url(): string {
-    const { password, tls } = this.options
-    const auth = password === undefined ? '' : `:${encodeURIComponent(password)}@`
-    return `${tls ? 'rediss' : 'redis'}://${auth}${tls ? 'localhost' : this.host}:${this.port}`
+    const { tls } = this.options
+    return `${tls ? 'rediss' : 'redis'}://${credentialsOf(this.#password)}${tls ? 'localhost' : this.host}:${this.port}`
   }
 
   get address(): RedisAddress {
     return {
       host: this.host,
       port: this.port,
-      password: this.options.password,
+      password: this.#password,
       tls: this.ca === undefined ? undefined : { ca: this.ca }
     }
   }
@@ -165,7 +177,8 @@ export class RedisServer {
 
   /** On the command line alone, so that no file of the user's or the system's has a say. */
   async #arguments(): Promise<string[]> {
-    const { args = [], password, tls, durable, sentinel } = this.options
+    const { args = [], tls, durable, sentinel } = this.options
+    const password = this.#password
     const port = String(this.port)
     const settings: [string, ...string[]][] = [
       ['--bind', this.host],

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { StateError } from './errors.js'
-import { startRedis, type RedisServer } from './redis-server.js'
+import { credentialsOf, defaultPassword, startRedis, type RedisServer } from './redis-server.js'
 import { until } from './until.js'
 
 export interface SentinelOptions {
@@ -8,8 +8,10 @@ export interface SentinelOptions {
   replicas?: number
   /** Sentinels, of which a majority must agree; default 3. */
   sentinels?: number
-  /** Required from clients of the Redis servers (not of the Sentinels). */
-  password?: string
+  /** What clients of the Redis servers must give; `false` lets everyone in. Default a password of the testbed. */
+  password?: string | false
+  /** What clients of the Sentinels, and the Sentinels of each other, must give; no URL carries it. Default none. */
+  sentinelPassword?: string
   /** More arguments of each Redis server. */
   args?: readonly string[]
 }
@@ -27,14 +29,15 @@ export class SentinelGroup {
   ) {}
 
   static async start(options: SentinelOptions = {}): Promise<SentinelGroup> {
-    const { replicas = 2, sentinels = 3, password, args = [] } = options
+    const { replicas = 2, sentinels = 3, sentinelPassword, args = [] } = options
+    const password = options.password === false ? undefined : (options.password ?? defaultPassword)
     const started: RedisServer[] = []
     const start = async (...settings: Parameters<typeof startRedis>): Promise<RedisServer> => {
       const server = await startRedis(...settings)
       started.push(server)
       return server
     }
-    const auth = password === undefined ? {} : { password }
+    const auth = { password: password ?? (false as const) }
     try {
       const master = await start({ ...auth, args })
       const replicaOf = ['--replicaof', master.host, String(master.port)]
@@ -50,11 +53,14 @@ export class SentinelGroup {
           `sentinel failover-timeout ${masterName} 3000`,
           `sentinel parallel-syncs ${masterName} 5`,
           ...(password === undefined ? [] : [`sentinel auth-pass ${masterName} ${password}`]),
+          ...(sentinelPassword === undefined ? [] : [`requirepass ${sentinelPassword}`]),
           ...followers.map(({ host, port }) => `sentinel known-replica ${masterName} ${host} ${port}`),
           ''
         ].join('\n')
       const watchers = await Promise.all(
-        Array.from({ length: sentinels }, (_none, index) => start({ sentinel: conf(index) }))
+        Array.from({ length: sentinels }, (_none, index) =>
+          start({ password: sentinelPassword ?? false, sentinel: conf(index) })
+        )
       )
       const group = new SentinelGroup([master, ...followers], watchers, password)
       await Promise.all(watchers.map((sentinel) => quicken(sentinel)))
@@ -70,8 +76,7 @@ export class SentinelGroup {
   readonly name = masterName
 
   get url(): string {
-    const auth = this.password === undefined ? '' : `:${encodeURIComponent(this.password)}@`
-    return `redis+sentinel://${auth}${this.sentinels.map(({ host, port }) => `${host}:${port}`).join(',')}/${masterName}`
+    return `redis+sentinel://${credentialsOf(this.password)}${this.sentinels.map(({ host, port }) => `${host}:${port}`).join(',')}/${masterName}`
   }
 
   /** The server that most of the Sentinels call the primary. */
@@ -104,7 +109,7 @@ export class SentinelGroup {
     const announced = ['--replica-announce-ip', primary.host, '--replica-announce-port', '1']
     const before = Number((await primary.info('replication'))['connected_slaves'])
     const stray = await startRedis({
-      ...(this.password === undefined ? {} : { password: this.password }),
+      password: this.password ?? false,
       args: ['--replicaof', primary.host, String(primary.port), ...announced]
     })
     this.#strays.push(stray)
@@ -113,7 +118,7 @@ export class SentinelGroup {
   }
 
   /** Waits until another server than `old` is the primary and takes writes. An election that fails is repeated after 6 s. */
-  async waitForFailover(old: RedisServer, timeout = 40_000): Promise<RedisServer> {
+  async waitForFailover(old: RedisServer, timeout = 90_000): Promise<RedisServer> {
     return until(
       async () => {
         const master = await this.master()
@@ -137,7 +142,7 @@ export class SentinelGroup {
   }
 
   /** Waits until every Sentinel knows every running server and the other Sentinels, and every replica is linked. */
-  async waitForAgreement(timeout = 20_000): Promise<void> {
+  async waitForAgreement(timeout = 60_000): Promise<void> {
     const watchers = this.sentinels.filter(({ running }) => running)
     await until(
       async () => {

@@ -93,7 +93,7 @@ test('a blackhole keeps connections open and silent, and lets nothing be lost', 
 })
 
 test('replies can be lost while requests arrive', async (t) => {
-  const redis = await startRedis()
+  const redis = await startRedis({ password: false })
   t.teardown(() => redis.stop())
   const proxy = await startProxy(redis)
   t.teardown(() => proxy.stop())

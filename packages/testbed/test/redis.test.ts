@@ -39,6 +39,16 @@ test('a durable server keeps what it acknowledged through SIGKILL', async (t) =>
 })
 
 test('password and TLS are required, and the URL leads in', async (t) => {
+  const open = await startRedis({ password: false })
+  t.teardown(() => open.stop())
+  t.equal(open.url, `redis://127.0.0.1:${open.port}`)
+  const usual = await startRedis()
+  t.teardown(() => usual.stop())
+  const without = new Redis(usual.port, { retryStrategy: () => null })
+  without.on('error', () => {})
+  t.teardown(() => without.disconnect())
+  await t.rejects(without.get('key'), /NOAUTH/, 'a password by default')
+
   const secret = await startRedis({ password: 'p@ss word/1' })
   t.teardown(() => secret.stop())
   const client = new Redis(secret.url)
@@ -101,7 +111,7 @@ test('twenty servers at once get twenty ports', async (t) => {
 })
 
 test('Sentinel: a killed primary is replaced and comes back as a replica', async (t) => {
-  const group = await startSentinel({ password: 'secret' })
+  const group = await startSentinel({ password: 'secret', sentinelPassword: 'guarded' })
   t.teardown(() => group.stop())
   const old = await group.master()
   t.equal((await group.replicas()).length, 2)
@@ -122,7 +132,8 @@ test('Sentinel: a killed primary is replaced and comes back as a replica', async
   const client = new Redis({
     sentinels: group.sentinels.map(({ host, port }) => ({ host, port })),
     name: group.name,
-    password: 'secret'
+    password: 'secret',
+    sentinelPassword: 'guarded'
   })
   t.teardown(() => client.disconnect())
   t.equal(await client.get('key'), 'newer')

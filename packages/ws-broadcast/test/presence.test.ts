@@ -80,7 +80,7 @@ test('an outage of Redis that outlasts the lease takes nobody out but who died i
     ['fast', 'slow'].map(async () => {
       const proxy = await startProxy({ host: '127.0.0.1', port })
       t.teardown(() => proxy.stop())
-      const server = await startTestApp(t, `redis://${proxy.address}`, { presenceLease: LEASE })
+      const server = await startTestApp(t, proxy.through(redis.url), { presenceLease: LEASE })
       const client = await RawClient.open(t, server.ws)
       await client.subscribe('room:1')
       return { proxy, server, client }
@@ -239,7 +239,7 @@ test('who has just subscribed finds itself among the members', async (t) => {
   t.teardown(() => redis.stop())
   const proxy = await startProxy({ host: '127.0.0.1', port: Number(new URL(redis.url).port) })
   t.teardown(() => proxy.stop())
-  const server = await startTestApp(t, `redis://${proxy.address}`)
+  const server = await startTestApp(t, proxy.through(redis.url))
   const client = await RawClient.open(t, server.ws)
   proxy.delay(20)
   client.send({ type: 'subscribe', id: 1, channel: 'room:1' })
@@ -286,7 +286,7 @@ test('an instance with many channels keeps its lease while it writes them all ag
   const proxy = await startProxy({ host: '127.0.0.1', port: Number(new URL(redis.url).port) })
   t.teardown(() => proxy.stop())
   const app = Fastify()
-  await app.register(flotillaRedis, { url: `redis://${proxy.address}` })
+  await app.register(flotillaRedis, { url: proxy.through(redis.url) })
   t.teardown(() => app.close())
   const presence = new Presence(app.redis, new ChannelKeys('flotilla:ws:', ''), 'one', 3000, app.log)
   t.teardown(() => presence.close())

@@ -27,6 +27,8 @@ export interface Fleet {
   readonly postgres: PostgresGroup
   /** Between the instances and a single Redis, so that it can be cut off. */
   readonly redisProxy: TcpProxy | undefined
+  /** What the instances are given. */
+  readonly redisUrl: string
   readonly sentinel: SentinelGroup | undefined
   readonly balancer: 'nginx' | 'haproxy'
   /** The end of what the balancer wrote. */
@@ -83,6 +85,7 @@ export async function startFleet(settings: Settings): Promise<Fleet> {
       apps,
       postgres,
       redisProxy: redis.proxy,
+      redisUrl: redis.url,
       sentinel: redis.sentinel,
       balancer: settings.balancer,
       balancerOutput: () => balancer.output(),
