@@ -3,10 +3,13 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { test, type Test } from 'tap'
+import t, { test, type Test } from 'tap'
 import { invariants, Ledger, type Invariant } from '../src/soak/ledger.js'
 import { faultNames, planFaults, randomFrom } from '../src/soak/plan.js'
 import { timelineOf } from '../src/soak/timeline.js'
+
+// A run lasts until what it breaks has shown, which takes its time on a busy machine.
+t.setTimeout(900_000)
 
 const MAIN = fileURLToPath(new URL('../dist/soak/main.js', import.meta.url))
 
@@ -85,20 +88,24 @@ const signs: Partial<Record<Invariant, RegExp>>[] = [
 
 for (const found of signs) {
   const broken = Object.keys(found) as Invariant[]
-  test(`a short run with ${broken.join(', ')} broken ends with 1 and names these alone`, async (t) => {
-    const { code, output, account } = await soak(t, broken.join(','))
-    t.equal(code, 1, output)
-    t.match(account, { seed: 5, broken })
-    for (const name of Object.keys(invariants) as Invariant[]) {
-      const mark = broken.includes(name) ? '✗' : '✓'
-      t.ok(output.includes(`${mark} ${invariants[name]}`), `${mark} ${name}\n${output}`)
-      const ofIt = account.violations.filter(({ invariant }) => invariant === name)
-      t.equal(ofIt.length > 0, broken.includes(name))
-      if (found[name])
-        t.ok(
-          ofIt.some(({ what }) => found[name]!.test(what)),
-          ofIt[0]?.what ?? 'nothing'
-        )
+  test(
+    `a short run with ${broken.join(', ')} broken ends with 1 and names these alone`,
+    { timeout: 400_000 },
+    async (t) => {
+      const { code, output, account } = await soak(t, broken.join(','))
+      t.equal(code, 1, output)
+      t.match(account, { seed: 5, broken })
+      for (const name of Object.keys(invariants) as Invariant[]) {
+        const mark = broken.includes(name) ? '✗' : '✓'
+        t.ok(output.includes(`${mark} ${invariants[name]}`), `${mark} ${name}\n${output}`)
+        const ofIt = account.violations.filter(({ invariant }) => invariant === name)
+        t.equal(ofIt.length > 0, broken.includes(name))
+        if (found[name])
+          t.ok(
+            ofIt.some(({ what }) => found[name]!.test(what)),
+            ofIt[0]?.what ?? 'nothing'
+          )
+      }
     }
-  })
+  )
 }

@@ -1,3 +1,4 @@
+import { availableParallelism, loadavg } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Client, type Reply } from './client.js'
 import type { Ledger } from './ledger.js'
@@ -21,6 +22,7 @@ async function ask<Body>(
 ): Promise<Reply<Body> | undefined> {
   const begin = ledger.now()
   let trouble: string
+  let refused = true
   try {
     const reply = await client.ask<Body>(method, path, body, cookie)
     if (expected.includes(reply.status)) {
@@ -28,14 +30,21 @@ async function ask<Body>(
       ledger.check('failed', true, '')
       return reply
     }
+    refused = reply.status === 503
     trouble = `${reply.status} ${JSON.stringify(reply.body).slice(0, 160)}`
   } catch (error) {
     trouble = (error as Error).message
   }
   ledger.count('failed')
-  const excused = ledger.disturbed(begin, ledger.now())
+  // A machine with too little time for its processes is a fault as well: servers then answer too late.
+  const excused = ledger.disturbed(begin, ledger.now()) || (refused && isStarved())
   ledger.check('failed', excused, `${method} ${path}: ${trouble}`)
   return undefined
+}
+
+/** Whether each core has several processes waiting for it. */
+function isStarved(): boolean {
+  return (loadavg()[0] ?? 0) > 5 * availableParallelism()
 }
 
 /** Writes entry after entry, reads each back at once, and asks again until it was acknowledged. */

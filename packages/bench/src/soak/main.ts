@@ -22,6 +22,10 @@ const USAGE = `usage: pnpm soak [--minutes N] [--seed N] [--break NAME[,NAME]] [
 const INSTANCES = 3
 const WRITERS = 4
 const LISTENERS = 8
+/** A run that breaks something lasts until that has shown, and at most this long, in milliseconds. */
+const LONGEST = 150_000
+/** Entries of each writer that a run which breaks something needs: every tenth is doubled, every one leaks. */
+const ENTRIES = 30
 /** Milliseconds that a socket may bring nothing before what it lacks counts as lost. */
 const PATIENCE = 5_000
 
@@ -43,13 +47,13 @@ async function main(): Promise<boolean> {
   if (unknown !== undefined) throw new TypeError(`there is no invariant "${unknown}"`)
 
   const length = minutes * 60_000
-  const plan = broken.length === 0 ? planFaults(seed, length, INSTANCES) : planFor(broken, length)
+  const plan = broken.length === 0 ? planFaults(seed, length, INSTANCES) : planFor(broken)
   console.log(`Seed ${seed}; again with: pnpm soak --minutes ${minutes} --seed ${seed}`)
   console.log(`Starting Redis under Sentinel, PostgreSQL with two replicas, ${INSTANCES} instances, nginx …`)
   const fleet = await startSoakFleet(INSTANCES, broken.join(','))
   const ledger = new Ledger()
   try {
-    await run(fleet, ledger, plan, length, seed)
+    await run(fleet, ledger, { plan, length, seed, broken: broken as Invariant[] })
   } finally {
     await fleet.stop()
   }
@@ -67,8 +71,8 @@ async function main(): Promise<boolean> {
 }
 
 /** A broken invariant must show in a fleet that is otherwise well; only a stale read needs a replica that lags. */
-function planFor(broken: readonly string[], length: number): PlannedFault[] {
-  const count = broken.includes('stale') ? Math.floor(length / 5_000) : 0
+function planFor(broken: readonly string[]): PlannedFault[] {
+  const count = broken.includes('stale') ? Math.floor(LONGEST / 5_000) : 0
   return Array.from({ length: count }, (_, turn) => ({
     at: 3_000 + turn * 5_000,
     fault: 'replica-replay-pause',
@@ -77,13 +81,14 @@ function planFor(broken: readonly string[], length: number): PlannedFault[] {
   }))
 }
 
-async function run(
-  fleet: SoakFleet,
-  ledger: Ledger,
-  plan: readonly PlannedFault[],
-  length: number,
-  seed: number
-): Promise<void> {
+interface Run {
+  readonly plan: readonly PlannedFault[]
+  readonly length: number
+  readonly seed: number
+  readonly broken: readonly Invariant[]
+}
+
+async function run(fleet: SoakFleet, ledger: Ledger, { plan, length, seed, broken }: Run): Promise<void> {
   const stop = new AbortController()
   const stage: Stage = { url: fleet.url, ledger, signal: stop.signal, random: randomFrom(seed + 1) }
   const retried = new Set<string>()
@@ -100,7 +105,12 @@ async function run(
   const vitals = new Vitals(fleet, ledger)
   await sleep(4_000)
   await vitals.baseline()
+  // On a busy machine a run of a fixed length may end before what it breaks has been met once.
+  const over = (): boolean =>
+    ledger.now() >= length &&
+    (broken.length === 0 || ledger.now() >= LONGEST || hasShown(broken, ledger, writers))
   for (const fault of plan) {
+    if (broken.length > 0 && over()) break
     const wait = fault.at - ledger.now()
     if (wait > 0) await sleep(wait)
     const name = `${fault.fault} ${fault.target + 1}`
@@ -115,7 +125,7 @@ async function run(
       )
     })
   }
-  await sleep(Math.max(0, length - ledger.now()))
+  while (!over()) await sleep(100)
   stop.abort()
   await Promise.all(load)
 
@@ -130,6 +140,17 @@ async function run(
   console.log(`${acknowledged} messages acknowledged, ${LISTENERS} sockets, ${gaps} gaps declared`)
   for (const listener of listeners) listener.close()
   await vitals.verify()
+}
+
+/** Whether each broken invariant was violated; a loss and a leak show at the end, after enough entries. */
+function hasShown(broken: readonly Invariant[], ledger: Ledger, writers: readonly Writer[]): boolean {
+  const atTheEnd = new Set<Invariant>(['lost', 'leak'])
+  return (
+    writers.every(({ acknowledged }) => acknowledged.length >= ENTRIES) &&
+    broken.every(
+      (name) => atTheEnd.has(name) || ledger.violations.some(({ invariant }) => invariant === name)
+    )
+  )
 }
 
 async function delivered(listener: Listener, { lane, acknowledged }: Writer, ledger: Ledger): Promise<void> {
