@@ -1,8 +1,22 @@
 import type { FastifyRequest } from 'fastify'
 import { FLOTILLA_WS_ERR_CHANNEL_NAME, FLOTILLA_WS_ERR_UNKNOWN_CHANNEL } from './errors.js'
+import type { Identity } from './identity.js'
 
 /** What happens to a socket that reads slower than its channel speaks. */
 export type BackpressurePolicy = 'resync' | 'drop' | 'conflate' | 'disconnect'
+
+/** A message that a client asks to publish. */
+export interface ClientPublish {
+  /** The upgrade request of its connection. */
+  readonly request: FastifyRequest
+  /** Whose connection it is. */
+  readonly identity: Identity
+  /** The id of the connection. */
+  readonly connection: string
+  readonly channel: string
+  /** Any JSON value: the client chose it. */
+  readonly data: unknown
+}
 
 /** The settings of the channels that one name or pattern covers, checked and complete. */
 export interface ChannelRule {
@@ -13,6 +27,8 @@ export interface ChannelRule {
   readonly presence: ((request: FastifyRequest) => unknown) | undefined
   /** Whether clients may publish, if `authorize` agrees. */
   readonly clientPublish: boolean
+  /** What the app makes of a message of a client; undefined: it is sent as it came. */
+  readonly onPublish: ((publish: ClientPublish) => unknown) | undefined
   readonly backpressure: BackpressurePolicy
   readonly durable: boolean
 }

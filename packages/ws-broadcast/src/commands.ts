@@ -2,12 +2,13 @@ import type { FastifyBaseLogger } from 'fastify'
 import { isChannelName, type ChannelRule, type ChannelRules } from './channel-rules.js'
 import type { Connection } from './connection.js'
 import type { Hubs } from './hubs.js'
+import { PublishRefusedError } from './errors.js'
 import { MAX_DEPTH, readJsonObject } from './json-input.js'
 import type { BroadcastConfig, ChannelAction } from './options.js'
 import { isPosition, START } from './position.js'
 import type { Presence } from './presence.js'
 import { CLOSE, type ErrorCode, type Member, type Position } from './protocol.js'
-import type { Publishing, PublishResult } from './publishing.js'
+import type { InternalPublishOptions, Publishing, PublishResult } from './publishing.js'
 import { Subscriptions, type Introduction } from './subscriptions.js'
 import { CLIENT_GONE, Turns } from './turns.js'
 
@@ -29,7 +30,7 @@ const NO_COMMAND = {
 /** Why a command was refused; becomes an `error` frame. */
 export class Refusal extends Error {
   constructor(
-    readonly code: ErrorCode,
+    readonly code: ErrorCode | (string & {}),
     message: string
   ) {
     super(message)
@@ -216,24 +217,51 @@ export class Commands {
     answer: { id?: number | string }
   ): Promise<void> {
     const { channel, rule } = this.#find(frame)
-    const { offset, epoch } = await this.#inTurn(connection, channel, 'publish', () => {
-      if (!rule.clientPublish) throw new Refusal('forbidden', 'Only the server publishes here')
-      const { data, key } = frame
-      if (data === undefined) throw new Refusal('bad_frame', 'A publish carries data')
-      if (key !== undefined && (typeof key !== 'string' || key === '' || key.length > MAX_KEY)) {
-        throw new Refusal('bad_frame', `A key is a string of 1 to ${MAX_KEY} characters`)
+    const { ask, message } = this.#permissionToPublish(connection, channel, rule, frame)
+    const { offset, epoch } = await this.#turns.take(connection, channel, ask, () => {
+      const { data, key } = message()
+      const { userId } = connection.identity
+      const options: InternalPublishOptions = {
+        from: { ...(userId !== undefined && { userId }), connection: connection.id },
+        // Keys are the user's own: no other user, whatever its name, can suppress messages by guessing them.
+        ...(key !== undefined && { idempotencyKey: JSON.stringify([userId ?? '', key]) })
       }
-      // Keys are the user's own: no other user, whatever its name, can suppress messages by guessing them.
-      const options =
-        key === undefined ? {} : { idempotencyKey: JSON.stringify([connection.identity.userId ?? '', key]) }
       const publish = (): Promise<PublishResult> => this.#parts.publishing.publish(channel, data, options)
       // A client that has asked to subscribe before gets its own message.
       const joining = this.#subscriptions.joining(connection, channel)
       return joining ? joining.then(publish, publish) : publish()
     })
-    // Without an id nobody waits for the answer.
+    // Without an id no answer is expected.
     if (answer.id === undefined) return
     connection.send({ type: 'published', ...answer, channel, ...(offset && epoch && { offset, epoch }) })
+  }
+
+  /** What the app is asked before a publish, and what it made of the message. */
+  #permissionToPublish(
+    connection: Connection,
+    channel: string,
+    { clientPublish, onPublish }: ChannelRule,
+    frame: Record<string, unknown>
+  ): { ask: (() => Promise<void>) | undefined; message: () => { data: unknown; key: string | undefined } } {
+    const allow = this.#allow(connection, channel, 'publish')
+    let { data } = frame
+    const check = (): string | undefined => {
+      if (!clientPublish) throw new Refusal('forbidden', 'Only the server publishes here')
+      if (data === undefined) throw new Refusal('bad_frame', 'A publish carries data')
+      const { key } = frame
+      if (key === undefined) return undefined
+      if (typeof key === 'string' && key !== '' && key.length <= MAX_KEY) return key
+      throw new Refusal('bad_frame', `A key is a string of 1 to ${MAX_KEY} characters`)
+    }
+    const ask = async (): Promise<void> => {
+      await allow?.()
+      if (!onPublish) return
+      check()
+      const { request, identity, id } = connection
+      data = await onPublish({ request: request!, identity, connection: id, channel, data })
+      if (data === undefined) throw new Refusal('forbidden', 'The server did not take this message')
+    }
+    return { ask: onPublish ? ask : allow, message: () => ({ key: check(), data }) }
   }
 
   #find(frame: Record<string, unknown>): { channel: string; rule: ChannelRule } {
@@ -285,7 +313,12 @@ export class Commands {
     }
   }
 
-  #bad(connection: Connection, code: ErrorCode, id: number | string | undefined, message: string): void {
+  #bad(
+    connection: Connection,
+    code: ErrorCode | (string & {}),
+    id: number | string | undefined,
+    message: string
+  ): void {
     connection.send({ type: 'error', ...(id !== undefined && { id }), code, message })
     connection.badFrames += 1
     if (connection.badFrames >= MAX_BAD_FRAMES) connection.close(CLOSE.BAD_FRAMES, 'not this protocol')
@@ -305,6 +338,9 @@ function shorten(id: string | number): string | number {
 
 function toRefusal(error: unknown): Refusal {
   if (error instanceof Refusal) return error
+  if (error instanceof PublishRefusedError) {
+    return new Refusal(String(error.code).slice(0, 64), error.message)
+  }
   const { code } = error as { code?: unknown }
   if (code === 'FLOTILLA_WS_ERR_TOO_LARGE') return new Refusal('too_large', (error as Error).message)
   return new Refusal('unavailable', 'This did not work just now; try again')

@@ -1,6 +1,21 @@
 import { createError } from '@fastify/error'
 
 /** Errors thrown to the application. Messages say what to do; the origin is kept as `cause`. */
+/**
+ * Thrown by `onPublish`: the message is not published, and the client's `publish` rejects with this code and message.
+ */
+export class PublishRefusedError extends Error {
+  override readonly name = 'PublishRefusedError'
+
+  constructor(
+    /** 1 to 64 characters; reaches the client. */
+    readonly code: string,
+    message: string
+  ) {
+    super(message)
+  }
+}
+
 export const FLOTILLA_WS_ERR_OPTION = createError<[string]>('FLOTILLA_WS_ERR_OPTION', '%s', 500, TypeError)
 
 export const FLOTILLA_WS_ERR_ALREADY_REGISTERED = createError(

@@ -2,7 +2,7 @@
 export type { WebSocket } from '@fastify/websocket'
 export { default, flotillaBroadcast } from './plugin.js'
 export type { AttachOptions, Broadcast, BroadcastStats, DisconnectOptions } from './broadcast.js'
-export type { BackpressurePolicy } from './channel-rules.js'
+export type { BackpressurePolicy, ClientPublish } from './channel-rules.js'
 export type { ConnectionFilter } from './connections.js'
 export type { Identity } from './identity.js'
 export type { BroadcastOptions, ChannelAction, ChannelOptions } from './options.js'
@@ -15,6 +15,7 @@ export {
   type GapReason,
   type Member,
   type Position,
+  type Sender,
   type ServerFrame
 } from './protocol.js'
 export type { PublishOptions, PublishResult } from './publishing.js'
@@ -35,5 +36,6 @@ export {
   FLOTILLA_WS_ERR_TOO_LARGE,
   FLOTILLA_WS_ERR_UNAUTHENTICATED,
   FLOTILLA_WS_ERR_UNKNOWN_CHANNEL,
-  FLOTILLA_WS_ERR_UNSERIALISABLE
+  FLOTILLA_WS_ERR_UNSERIALISABLE,
+  PublishRefusedError
 } from './errors.js'

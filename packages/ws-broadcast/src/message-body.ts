@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { FLOTILLA_WS_ERR_TOO_LARGE, FLOTILLA_WS_ERR_UNSERIALISABLE } from './errors.js'
-import type { PublishOptions } from './publishing.js'
+import type { InternalPublishOptions } from './publishing.js'
 
 /**
  * A `message` frame's JSON up to where the publish script appends the offset and the epoch.
@@ -10,7 +10,7 @@ import type { PublishOptions } from './publishing.js'
 export function messageHead(
   channel: string,
   data: unknown,
-  { consistency, idempotencyKey }: PublishOptions,
+  { consistency, idempotencyKey, from }: InternalPublishOptions,
   maxPayload: number
 ): string {
   let json: string | undefined
@@ -25,7 +25,8 @@ export function messageHead(
   if (bytes > maxPayload) throw new FLOTILLA_WS_ERR_TOO_LARGE(bytes, maxPayload)
   const token = consistency === undefined ? '' : `,"token":${JSON.stringify(consistency)}`
   const key = idempotencyKey === undefined ? '' : `,"key":"${digest(idempotencyKey)}"`
-  return `{"type":"message","channel":${JSON.stringify(channel)}${key}${token},"data":${json}`
+  const sender = from === undefined ? '' : `,"from":${JSON.stringify(from)}`
+  return `{"type":"message","channel":${JSON.stringify(channel)}${key}${sender}${token},"data":${json}`
 }
 
 /**

@@ -1,7 +1,12 @@
 import { optionReader, type Duration, type OptionReader, type Size } from '@flotilla/core'
 import type { RedisClient } from '@flotilla/redis'
 import type { FastifyRequest } from 'fastify'
-import { isChannelName, type BackpressurePolicy, type ChannelRule } from './channel-rules.js'
+import {
+  isChannelName,
+  type BackpressurePolicy,
+  type ChannelRule,
+  type ClientPublish
+} from './channel-rules.js'
 import { FLOTILLA_WS_ERR_OPTION } from './errors.js'
 import type { Identity } from './identity.js'
 
@@ -21,6 +26,12 @@ export interface ChannelOptions {
   presence?: boolean | ((request: FastifyRequest) => unknown)
   /** Who may publish: the server alone, or clients too (after `authorize`). Default `'server'`. */
   publish?: 'server' | 'client'
+  /**
+   * Called with each message that a client publishes, after `authorize`: check it, change it, store it. What it returns is
+   * published instead; `undefined` refuses the message with `forbidden`. Throw a {@link PublishRefusedError} to refuse it with
+   * a code of your own. Messages of one client to one channel keep their order.
+   */
+  onPublish?: (publish: ClientPublish) => unknown
   /**
    * What happens to a socket over `highWaterMark`. `resync` (default with history): catch up from history once drained;
    * `drop`: skip, then say `gap`; `conflate`: keep the latest message per `conflateKey`, and of those without one; `disconnect` (default without history).
@@ -187,11 +198,15 @@ function readRule(pattern: string, read: OptionReader): ChannelRule {
   }
   const durable = read.boolean('durable', false)
   if (durable && !history) read.fail('durable', 'false on a channel without history')
+  const clientPublish = read.oneOf('publish', ['server', 'client'], 'server') === 'client'
+  const onPublish = read.func<NonNullable<ChannelRule['onPublish']>, undefined>('onPublish', undefined)
+  if (onPublish && !clientPublish) read.fail('onPublish', "left out, or publish: 'client'")
   return {
     pattern,
     history,
     presence: presence === true ? NO_INFO : presence || undefined,
-    clientPublish: read.oneOf('publish', ['server', 'client'], 'server') === 'client',
+    clientPublish,
+    onPublish,
     backpressure,
     durable
   }

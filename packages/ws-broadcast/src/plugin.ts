@@ -71,7 +71,9 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
     keepRequests:
       config.authorize !== undefined ||
       config.authenticate !== undefined ||
-      config.rules.some(({ presence: info }) => info !== undefined && info !== NO_INFO),
+      config.rules.some(
+        ({ presence: info, onPublish }) => onPublish || (info !== undefined && info !== NO_INFO)
+      ),
     context: {
       outbox: new Outbox(),
       highWaterMark: config.highWaterMark,

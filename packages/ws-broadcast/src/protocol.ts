@@ -18,6 +18,14 @@ export interface Member {
   readonly info?: unknown
 }
 
+/** The client that published a message. */
+export interface Sender {
+  /** The connection: unique in the fleet. */
+  readonly connection: string
+  /** The user, if the connection has one. */
+  readonly userId?: string
+}
+
 /** Every `code` an `error` frame carries. */
 export const ERROR_CODES = [
   'bad_frame',
@@ -87,6 +95,8 @@ export type ServerFrame =
       data: unknown
       /** Of a publish with an idempotency key: for `idempotencyTtl` the same key is the same message, in whichever epoch. */
       key?: string
+      /** Of a message that a client published; set by the server. */
+      from?: Sender
       token?: ConsistencyToken
       offset?: string
       epoch?: string
@@ -98,7 +108,8 @@ export type ServerFrame =
       type: 'error'
       id?: number | string
       channel?: string
-      code: ErrorCode
+      /** One of these, or the code of a {@link PublishRefusedError} of the app. */
+      code: ErrorCode | (string & {})
       message: string
       /** Of an error that may be over later (`unavailable`, `rate_limited`): milliseconds to wait at least. */
       retryAfter?: number

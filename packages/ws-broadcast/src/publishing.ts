@@ -13,7 +13,7 @@ import {
 } from './errors.js'
 import { newEpoch } from './history.js'
 import { messageHead } from './message-body.js'
-import type { Position } from './protocol.js'
+import type { Position, Sender } from './protocol.js'
 import { publishOnceScript, publishScript, type PublishReply } from './publish-script.js'
 
 /** How one message is published. */
@@ -26,6 +26,12 @@ export interface PublishOptions {
   durable?: boolean
   /** With `backpressure: 'conflate'`: a slow client gets the last message of each key. */
   conflateKey?: string
+}
+
+/** How one message is published here: also what only this package says of it. */
+export interface InternalPublishOptions extends PublishOptions {
+  /** The client that published it. */
+  readonly from?: Sender
 }
 
 /** The position of the message, on channels with history. */
@@ -59,7 +65,11 @@ export class Publishing {
     this.#lanes = new DurableLanes(client, settings.durableTimeout)
   }
 
-  async publish(channel: string, data: unknown, options: PublishOptions = {}): Promise<PublishResult> {
+  async publish(
+    channel: string,
+    data: unknown,
+    options: InternalPublishOptions = {}
+  ): Promise<PublishResult> {
     if (this.#closed) throw new FLOTILLA_WS_ERR_CLOSED()
     const rule = this.rules.get(channel)
     if (options.durable && !rule.history) throw new FLOTILLA_WS_ERR_NO_HISTORY(channel)

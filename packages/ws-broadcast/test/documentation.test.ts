@@ -9,7 +9,7 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import { test } from 'tap'
 import { WebSocket } from 'ws'
 import { connect, type BroadcastClient } from '../src/client/index.js'
-import { flotillaBroadcast } from '../src/index.js'
+import { flotillaBroadcast, PublishRefusedError } from '../src/index.js'
 import { CLOSE, ERROR_CODES } from '../src/protocol.js'
 import { RawClient, startTestApp } from './app.js'
 
@@ -85,7 +85,8 @@ test('every example of the README, run', async (t) => {
       code!
     ])
   )
-  t.same([...examples.keys()], ['server', 'client', 'publish', 'attach', 'manage', 'publisher', 'authorize'])
+  const names = ['server', 'client', 'publish', 'attach', 'manage', 'publisher', 'onpublish', 'authorize']
+  t.same([...examples.keys()], names)
 
   // As a user has it: the built package, by its names.
   const folder = await mkdtemp(new URL('readme-', import.meta.url).pathname)
@@ -165,6 +166,21 @@ test('every example of the README, run', async (t) => {
   ann.send({ type: 'publish', id: 2, channel: 'room:bob', data: 1 })
   t.equal((await ann.next('published')).id, 1)
   t.equal((await ann.next('error')).id, 2)
+
+  const checked: FastifyInstance = Fastify({ forceCloseConnections: true })
+  t.teardown(() => checked.close())
+  await checked.register(flotillaRedis, { url: redis.url })
+  await new AsyncFunction('app', 'broadcast', 'PublishRefusedError', examples.get('onpublish')!)(
+    checked,
+    flotillaBroadcast,
+    PublishRefusedError
+  )
+  const checkedUrl = await checked.listen({ port: 0, host: '127.0.0.1' })
+  const writer = await RawClient.open(t, `${checkedUrl.replace('http', 'ws')}/ws`)
+  writer.send({ type: 'publish', id: 1, channel: 'room:1', data: { text: 'hi' } })
+  writer.send({ type: 'publish', id: 2, channel: 'room:1', data: {} })
+  t.equal((await writer.next('published')).id, 1)
+  t.match(await writer.next('error'), { id: 2, code: 'no_text', message: 'A message has a text' })
 })
 
 test('the protocol names every error code and every close code, and no other', (t) => {

@@ -53,7 +53,7 @@ export class Channel {
    * @param idempotencyTtl how long the server remembers a key, in milliseconds
    */
   accept(frame: Extract<ServerFrame, { type: 'message' }>, idempotencyTtl: number): MessageEvent | undefined {
-    const { epoch, offset, token, key } = frame
+    const { epoch, offset, token, key, from } = frame
     const position = epoch !== undefined && offset !== undefined ? { epoch, offset } : undefined
     if (position) {
       const at = this.position
@@ -64,6 +64,7 @@ export class Channel {
     return {
       channel: frame.channel,
       data: frame.data,
+      ...(from && { from }),
       ...(token !== undefined && { token }),
       ...(position && { position })
     }

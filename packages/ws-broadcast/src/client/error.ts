@@ -1,7 +1,13 @@
 import type { ErrorCode } from '../protocol.js'
 
 /** The server's code, or the client's own. */
-export type BroadcastErrorCode = ErrorCode | 'closed' | 'timeout' | 'unserialisable' | 'unsubscribed'
+export type BroadcastErrorCode =
+  | ErrorCode
+  | (string & {})
+  | 'closed'
+  | 'timeout'
+  | 'unserialisable'
+  | 'unsubscribed'
 
 /**
  * An `error` frame of the server (`code` is its code), or what the client itself refuses: `closed` (the connection

@@ -15,4 +15,4 @@ export type {
   WebSocketLike
 } from './types.js'
 export { BroadcastError, type BroadcastErrorCode } from './error.js'
-export type { Member, Position } from '../protocol.js'
+export type { Member, Position, Sender } from '../protocol.js'

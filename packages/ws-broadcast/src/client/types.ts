@@ -1,5 +1,5 @@
 import type { BroadcastError } from './error.js'
-import type { GapReason, Member, Position } from '../protocol.js'
+import type { GapReason, Member, Position, Sender } from '../protocol.js'
 
 /**
  * `connecting`: the first time or again; `open`; `closed`: by `close()`, or by the server for good (logged out,
@@ -13,6 +13,8 @@ export interface MessageEvent<Data = unknown> {
   readonly channel: string
   /** What was published. */
   readonly data: Data
+  /** The client that published it, if one did; set by the server. */
+  readonly from?: Sender
   /** Carried through from `publish({ consistency })`. */
   readonly token?: string
   /** Absent on channels without history. */

@@ -56,8 +56,8 @@ export function client(connection: BroadcastClient, frame: ServerFrame): void {
   connection.on('state', ({ state }) => yes<Same<typeof state, 'connecting' | 'open' | 'closed'>>())
   connection.on('error', (error) => yes<Same<typeof error, BroadcastError>>())
   connection.on('error', ({ code }) => code === 'forbidden')
-  // @ts-expect-error there is no such code
-  connection.on('error', ({ code }) => code === 'forbiden')
+  // An app has codes of its own.
+  connection.on('error', ({ code }) => code === 'too_rude')
   // @ts-expect-error there is no such event
   connection.on('nothing', () => undefined)
   if (frame.type === 'gap') yes<Same<typeof frame.channel, string>>()
