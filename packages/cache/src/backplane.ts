@@ -1,4 +1,4 @@
-import type { FleetBus } from '@flotilla/redis'
+import type { FleetBus, FleetBusHandler } from '@flotilla/redis'
 import type { ConsistencyToken } from '@flotilla/core'
 
 const TOPIC = 'cache.invalidated'
@@ -21,9 +21,12 @@ const MAX_NAMES = 1000
 /** Carries invalidations over the fleet bus to the memory of every other instance. */
 export class Backplane {
   readonly #bus: FleetBus
+  readonly #scope: string
 
+  /** @param scope the key prefix: another cache's keys and tags may have the same names */
   constructor(
     bus: FleetBus,
+    scope: string,
     handlers: {
       invalidated: (message: Invalidation, from: string) => void
       /** @param recovered false: messages are being missed; true: they flow again */
@@ -31,9 +34,11 @@ export class Backplane {
     }
   ) {
     this.#bus = bus
-    bus.subscribe(TOPIC, (payload, { from }) => {
+    this.#scope = scope
+    const hear: FleetBusHandler = (payload, { from }) => {
       if (from !== bus.instance && isInvalidation(payload)) handlers.invalidated(payload, from)
-    })
+    }
+    bus.subscribe(TOPIC, hear, { scope })
     bus.onGap((gap) => handlers.gap(gap.recovered, gap.reason))
   }
 
@@ -52,13 +57,17 @@ export class Backplane {
   async publish(message: Invalidation): Promise<void> {
     const { keys, tags, ...rest } = message
     const many = keys ?? tags
-    if (!many || many.length <= MAX_NAMES) return this.#bus.publish(TOPIC, message)
+    if (!many || many.length <= MAX_NAMES) return this.#send(message)
     for (let i = 0; i < many.length; i += MAX_NAMES) {
-      await this.#bus.publish(TOPIC, {
+      await this.#send({
         ...rest,
-        ...(keys ? { keys: keys.slice(i, i + MAX_NAMES) } : { tags: tags?.slice(i, i + MAX_NAMES) })
+        ...(keys ? { keys: keys.slice(i, i + MAX_NAMES) } : { tags: tags!.slice(i, i + MAX_NAMES) })
       })
     }
+  }
+
+  #send(message: Invalidation): Promise<void> {
+    return this.#bus.publish(TOPIC, message, { scope: this.#scope })
   }
 }
 

@@ -20,7 +20,9 @@ export interface KeyNames {
   lease(entryKey: string): string
   tag(tag: string): string
   generation(ns: string): string
-  /** The pub/sub channel on which fills that somebody waits for are told. */
+  /** What stands before all of them. */
+  readonly prefix: string
+  /** The pub/sub channel that carries fills for which a caller waits, as one subscribes to it. */
   readonly filled: string
 }
 
@@ -32,6 +34,7 @@ export function createKeyNames(prefix: string): KeyNames {
     lease: (entryKey) => `${prefix}l:${entryKey.slice(prefix.length + 2)}`,
     tag: (tag) => `${prefix}t:{${safe(tag)}}`,
     generation: (ns) => `${prefix}n:{${safe(ns) || '*'}}`,
+    prefix,
     filled: `${prefix}filled`
   }
 }

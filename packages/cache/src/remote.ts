@@ -1,4 +1,4 @@
-import { isCluster, type RedisClient } from '@flotilla/redis'
+import { channelPrefixOf, isCluster, type RedisClient } from '@flotilla/redis'
 import type { Breaker } from './breaker.js'
 import type { RedisTime } from './clock.js'
 import type { KeyNames } from './keys.js'
@@ -47,6 +47,8 @@ export class Remote {
   readonly #client: RedisClient
   readonly #breaker: Breaker
   readonly #names: KeyNames
+  /** The channel for fills, as a script publishes to it: ioredis puts no prefix before an argument. */
+  readonly #filled: string
   readonly #marks: Marks
   readonly #time: RedisTime
   readonly #settings: RemoteSettings
@@ -63,6 +65,7 @@ export class Remote {
     this.#client = parts.client
     this.#breaker = parts.breaker
     this.#names = parts.names
+    this.#filled = channelPrefixOf(parts.client) + parts.names.filled
     this.#marks = parts.marks
     this.#time = parts.time
     this.#settings = parts.settings
@@ -147,7 +150,7 @@ export class Remote {
       const beside = this.cluster ? this.#ask(marks, true) : undefined
       const keys = [address.entryKey, address.leaseKey, ...(beside ? [] : marks.map((mark) => mark.name))]
       const { markLife } = this.#settings
-      const args = [token, bytes, Math.ceil(life), this.#names.filled, address.leaseKey, markLife]
+      const args = [token, bytes, Math.ceil(life), this.#filled, address.leaseKey, markLife]
       const [reply] = await Promise.all([
         fill(keys.length).run(this.#client, keys, beside ? args : [...args, ...stamps]),
         beside
@@ -176,7 +179,7 @@ export class Remote {
       releaseLease.run(
         this.#client,
         [address.leaseKey],
-        [token, Math.ceil(coolMs), this.#names.filled, address.leaseKey]
+        [token, Math.ceil(coolMs), this.#filled, address.leaseKey]
       )
     )
   }
@@ -192,7 +195,7 @@ export class Remote {
       const beside = this.cluster ? this.#ask(marks, true) : undefined
       const keys = [address.entryKey, address.leaseKey, ...(beside ? [] : marks.map((mark) => mark.name))]
       const { markLife } = this.#settings
-      const args = [bytes, Math.ceil(life), this.#names.filled, address.leaseKey, markLife]
+      const args = [bytes, Math.ceil(life), this.#filled, address.leaseKey, markLife]
       const [reply] = await Promise.all([
         setEntry(keys.length).run(this.#client, keys, beside ? args : [...args, ...stamps]),
         beside
@@ -244,7 +247,7 @@ export class Remote {
     return deleteEntry.run(
       this.#client,
       [address.entryKey, address.leaseKey],
-      [this.#names.filled, address.leaseKey, stamp]
+      [this.#filled, address.leaseKey, stamp]
     )
   }
 

@@ -130,7 +130,7 @@ function connect(fastify: FastifyInstance, core: Core, client: RedisClient, wait
     if (recovered) void core.sendRecent()
     channels.suspect.publish({ reason, recovered })
   }
-  const backplane = new Backplane(resolveBus(fastify, client), {
+  const backplane = new Backplane(resolveBus(fastify, client), names.prefix, {
     invalidated: (message, from) => core.receive(message, from),
     gap: suspect
   })

@@ -8,7 +8,16 @@ import { withoutArguments } from './reply-error.js'
 import { commandTimeoutOf, type RedisClient } from './redis-client.js'
 import { appSubscriber, publishTo, type AppSubscriber, type Gap } from './subscriber.js'
 
-/** What a handler is told besides the payload. */
+/** To whom a topic belongs. */
+export interface TopicOptions {
+  /**
+   * Apps that share one bus keep apart what each means by a topic: its key prefix, for example. A message with a scope reaches
+   * the handlers of that scope, and handlers without one as {@link FleetBus.useScope} says. Default: none.
+   */
+  scope?: string
+}
+
+/** What a handler gets besides the payload. */
 export interface FleetBusMeta {
   /** The id of the instance that published. */
   readonly from: string
@@ -46,9 +55,19 @@ export interface FleetBus {
    * @param payload anything that JSON can carry
    * @throws FLOTILLA_REDIS_ERR_PUBLISH within the command timeout when Redis did not take it.
    */
-  publish(topic: string, payload: unknown): Promise<void>
-  /** Returns the function that ends it. A handler that throws is logged. */
-  subscribe(topic: string, handler: FleetBusHandler): () => void
+  publish(topic: string, payload: unknown, options?: TopicOptions): Promise<void>
+  /**
+   * Returns the function that ends it. A handler that throws is logged. A message without a scope reaches every handler: an
+   * instance of an earlier version sent it.
+   */
+  subscribe(topic: string, handler: FleetBusHandler, options?: TopicOptions): () => void
+  /**
+   * Declares a scope in which this app uses a topic. Its handlers without a scope then get the messages of the declared scopes
+   * only; if none is declared, those of all: a socket that closes without need does less harm than one that stays. So
+   * `@flotilla/ws-broadcast` hears the revocations of its own app, whatever key prefix its sessions have. Returns the function
+   * that takes it back.
+   */
+  useScope(topic: string, scope: string): () => void
   /**
    * Called when messages may have been missed: once when that is noticed and once when they flow again
    * (`gap.recovered`). What was learnt from the bus is suspect from the first call, and complete again only if it is
@@ -63,6 +82,11 @@ export interface FleetBus {
   ready(): Promise<void>
   /** How the bus is, without asking Redis. */
   status(): FleetBusStatus
+}
+
+interface Subscription {
+  readonly handler: FleetBusHandler
+  readonly scope: string | undefined
 }
 
 export interface BusSettings {
@@ -98,7 +122,9 @@ class RedisFleetBus implements FleetBus {
   readonly #subscriber: AppSubscriber
   readonly #settings: BusSettings
   readonly #onError: (error: unknown) => void
-  readonly #topics = new Map<string, Set<FleetBusHandler>>()
+  readonly #topics = new Map<string, Set<Subscription>>()
+  /** By topic: the scopes that this app uses, one entry for each declaration. */
+  readonly #scopes = new Map<string, { readonly scope: string }[]>()
   readonly #gapHandlers = new Set<(gap: Gap) => void>()
   readonly #probeChannel: string
   #release: (() => void)[] = []
@@ -128,14 +154,14 @@ class RedisFleetBus implements FleetBus {
     this.#probeChannel = `${settings.channel}:probe:${settings.instance}`
   }
 
-  async publish(topic: string, payload: unknown): Promise<void> {
+  async publish(topic: string, payload: unknown, { scope }: TopicOptions = {}): Promise<void> {
     const timeout = commandTimeoutOf(this.#client)
     const started = performance.now()
     const fail = (why: string, cause: unknown): Error =>
       new RedisPublishError(`@flotilla/redis: '${topic}' was not published: ${why}`, { cause })
     let message: string
     try {
-      message = JSON.stringify({ t: topic, f: this.instance, p: payload })
+      message = JSON.stringify({ t: topic, f: this.instance, s: scope, p: payload })
     } catch (error) {
       throw fail('its payload is nothing that JSON can carry', error)
     }
@@ -150,15 +176,25 @@ class RedisFleetBus implements FleetBus {
     busPublish.publish({ topic, durationMs: performance.now() - started })
   }
 
-  subscribe(topic: string, handler: FleetBusHandler): () => void {
+  subscribe(topic: string, handler: FleetBusHandler, { scope }: TopicOptions = {}): () => void {
     this.#start()
-    const own: FleetBusHandler = (payload, meta) => handler(payload, meta)
-    const handlers = this.#topics.get(topic) ?? new Set()
-    this.#topics.set(topic, handlers)
-    handlers.add(own)
+    const subscription = { handler, scope }
+    const all = this.#topics.get(topic) ?? new Set()
+    this.#topics.set(topic, all)
+    all.add(subscription)
     return () => {
-      handlers.delete(own)
-      if (handlers.size === 0 && this.#topics.get(topic) === handlers) this.#topics.delete(topic)
+      all.delete(subscription)
+      if (all.size === 0 && this.#topics.get(topic) === all) this.#topics.delete(topic)
+    }
+  }
+
+  useScope(topic: string, scope: string): () => void {
+    const declaration = { scope }
+    this.#scopes.set(topic, [...(this.#scopes.get(topic) ?? []), declaration])
+    return () => {
+      const left = (this.#scopes.get(topic) ?? []).filter((one) => one !== declaration)
+      if (left.length > 0) this.#scopes.set(topic, left)
+      else this.#scopes.delete(topic)
     }
   }
 
@@ -211,18 +247,27 @@ class RedisFleetBus implements FleetBus {
   }
 
   #receive(message: Buffer): void {
-    let read: { t?: unknown; f?: unknown; p?: unknown } | null
+    let read: { t?: unknown; f?: unknown; s?: unknown; p?: unknown } | null
     try {
       read = JSON.parse(message.toString()) as typeof read
     } catch {
       return
     }
-    // Not ours: somebody else publishes on the channel.
-    if (typeof read !== 'object' || read === null || typeof read.t !== 'string' || typeof read.f !== 'string')
-      return
-    for (const handler of this.#topics.get(read.t) ?? []) {
-      this.#guard(() => handler(read.p, { from: read.f as string }))
+    // Not ours: another program publishes on the channel.
+    if (typeof read !== 'object' || read === null) return
+    const { t: topic, f: from, s: scope, p: payload } = read
+    if (typeof topic !== 'string' || typeof from !== 'string') return
+    if (scope !== undefined && typeof scope !== 'string') return
+    for (const subscription of this.#topics.get(topic) ?? []) {
+      if (this.#concerns(topic, scope, subscription))
+        this.#guard(() => subscription.handler(payload, { from }))
     }
+  }
+
+  #concerns(topic: string, scope: string | undefined, subscription: Subscription): boolean {
+    if (scope === undefined) return true
+    if (subscription.scope !== undefined) return subscription.scope === scope
+    return this.#scopes.get(topic)?.some((own) => own.scope === scope) ?? true
   }
 
   /** A promise that a handler returns although its type says otherwise must not end the process. */

@@ -26,6 +26,23 @@ export function keyPrefixOf(client: RedisClient): string {
   return client.options.keyPrefix ?? ''
 }
 
+/**
+ * What stands before each channel of a client on the wire: its key prefix, and the number of its database unless that is 0.
+ * Redis knows databases for keys only: without the number a message reaches the subscribers of all of them. It stands behind the
+ * key prefix, so that an ACL pattern such as `&app:*` covers it.
+ *
+ * A script that publishes needs it, since neither Redis nor ioredis adds it there.
+ */
+export function channelPrefixOf(client: RedisClient): string {
+  return keyPrefixOf(client) + databasePartOf(client)
+}
+
+/** The part of {@link channelPrefixOf} that ioredis adds nowhere. */
+export function databasePartOf(client: RedisClient): string {
+  const { db } = isCluster(client) ? (client.options.redisOptions ?? {}) : client.options
+  return db ? `@db${db}:` : ''
+}
+
 /** How long a command of this client may take, in milliseconds; for a client without a limit, one second. */
 export function commandTimeoutOf(client: RedisClient): number {
   const { commandTimeout } = isCluster(client) ? (client.options.redisOptions ?? {}) : client.options

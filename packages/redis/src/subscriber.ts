@@ -1,7 +1,7 @@
 import { TimeoutError } from '@flotilla/core'
 import type { FastifyInstance } from 'fastify'
 import { RedisClosedError, RedisSubscribeError } from './errors.js'
-import { keyPrefixOf, type RedisClient } from './redis-client.js'
+import { channelPrefixOf, databasePartOf, type RedisClient } from './redis-client.js'
 import { SharedSubscriber } from './shared-subscriber.js'
 import type { GapReason } from './subscriber-link.js'
 
@@ -30,8 +30,8 @@ export type MessageHandler = (message: Buffer, channel: string) => void
 /** The app's part in the one subscriber connection of a client. */
 export interface Subscriber {
   /**
-   * Resolves once Redis has acknowledged the subscription, with the function that ends it. The client's
-   * `keyPrefix` stands before the channel on the wire: publish with {@link publishTo}, or prefix it yourself.
+   * Resolves once Redis has acknowledged the subscription, with the function that ends it. On the wire the client's
+   * {@link channelPrefixOf} stands before the channel: publish with {@link publishTo}, or prefix it yourself.
    *
    * @throws FLOTILLA_REDIS_ERR_SUBSCRIBE when Redis refused it, or acknowledged nothing at all for 5 s; FLOTILLA_REDIS_ERR_CLOSED
    *   after close.
@@ -74,7 +74,7 @@ export function appSubscriber(fastify: FastifyInstance, client: RedisClient): Ap
   return view
 }
 
-/** Publishes to a channel that {@link Subscriber.subscribe} listens to: PUBLISH, or SPUBLISH where `sharded`. */
+/** Publishes to a channel that {@link Subscriber.subscribe} listens to: PUBLISH, or SPUBLISH if `sharded`. */
 export async function publishTo(
   client: RedisClient,
   channel: string,
@@ -83,8 +83,8 @@ export async function publishTo(
 ): Promise<number> {
   // ioredis puts the prefix before the channel of SPUBLISH, which has a slot, and not before that of PUBLISH.
   const receivers = sharded
-    ? await client.spublish(channel, message)
-    : await client.publish(keyPrefixOf(client) + channel, message)
+    ? await client.spublish(databasePartOf(client) + channel, message)
+    : await client.publish(channelPrefixOf(client) + channel, message)
   return Number(receivers)
 }
 
@@ -98,7 +98,7 @@ export class AppSubscriber implements Subscriber {
 
   constructor(connection: SharedSubscriber, client: RedisClient, onError: (error: unknown) => void) {
     this.#connection = connection
-    this.#prefix = keyPrefixOf(client)
+    this.#prefix = channelPrefixOf(client)
     this.#onError = onError
   }
 

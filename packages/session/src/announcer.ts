@@ -17,10 +17,16 @@ export const REVOKED = 'session.revoked'
 /** Topic of changes, published where `local` is on: `{ refs: string[] }`. */
 export const CHANGED = 'session.changed'
 
-export function createAnnouncer(bus: FleetBus, log: FastifyBaseLogger, local: boolean): Announcer {
+export function createAnnouncer(
+  bus: FleetBus,
+  log: FastifyBaseLogger,
+  { local, scope }: { local: boolean; scope: string }
+): Announcer {
+  // For the sockets of this app: a revocation in another app's sessions is none of theirs.
+  bus.useScope(REVOKED, scope)
   const publish = async (topic: string, payload: object): Promise<void> => {
     try {
-      await bus.publish(topic, payload)
+      await bus.publish(topic, payload, { scope })
     } catch (err) {
       log.error(
         { err, topic },

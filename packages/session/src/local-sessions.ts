@@ -24,6 +24,8 @@ export interface LocalSettings {
   readonly max: number
   readonly maxSize: number
   readonly idleTimeout: number
+  /** The key prefix of the sessions. */
+  readonly scope: string
 }
 
 /**
@@ -69,8 +71,8 @@ export function createLocalSessions(
     const list = (payload as { refs?: unknown } | null)?.refs
     if (Array.isArray(list)) for (const ref of list) if (typeof ref === 'string') drop(ref)
   }
-  bus.subscribe(REVOKED, hear)
-  bus.subscribe(CHANGED, hear)
+  bus.subscribe(REVOKED, hear, { scope: settings.scope })
+  bus.subscribe(CHANGED, hear, { scope: settings.scope })
   bus.onGap(clear)
 
   return {

@@ -61,10 +61,14 @@ async function session(fastify: FastifyInstance, options: SessionOptions): Promi
     settings.encrypt ? createCipher(secret, 'flotilla:session-devices') : undefined
   )
   const outage = createOutage(log, settings.retryAfter)
-  const announcer = createAnnouncer(bus, log, settings.local !== undefined)
+  const announcer = createAnnouncer(bus, log, { local: settings.local !== undefined, scope: settings.prefix })
   const local =
     settings.local &&
-    createLocalSessions(bus, clock, { ...settings.local, idleTimeout: settings.idleTimeout })
+    createLocalSessions(bus, clock, {
+      ...settings.local,
+      idleTimeout: settings.idleTimeout,
+      scope: settings.prefix
+    })
 
   const background = new Set<Promise<unknown>>()
   const later = (work: Promise<unknown>): void => {

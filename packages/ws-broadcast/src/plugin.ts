@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import type { Socket } from 'node:net'
 import websocket from '@fastify/websocket'
 import { joinHealth } from '@flotilla/core'
-import { resolveBus, resolveRedis, resolveSubscriber } from '@flotilla/redis'
+import { channelPrefixOf, resolveBus, resolveRedis, resolveSubscriber } from '@flotilla/redis'
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { Broadcast } from './broadcast.js'
@@ -41,7 +41,7 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
   const client = resolveRedis(fastify, config.redis, NAME)
   const subscriber = resolveSubscriber(fastify, client)
   const bus = resolveBus(fastify, client)
-  const keys = new ChannelKeys(config.keyPrefix, client.options.keyPrefix ?? '')
+  const keys = new ChannelKeys(config.keyPrefix, channelPrefixOf(client))
   // A name of this start: what an earlier process under the same instance id left behind is not ours.
   const instance = `${bus.instance}#${randomBytes(4).toString('hex')}`
 
@@ -51,7 +51,7 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
   const presence = new Presence(client, keys, instance, config.presenceLease, log)
   const commands = new Commands({ config, rules, hubs, presence, publishing, log })
   const connections = new Connections(config.ping)
-  const revocation = new Revocation(bus, connections)
+  const revocation = new Revocation(bus, connections, config.keyPrefix)
   const drain = new Drain(connections, config.drain)
   const gate = new UpgradeGate(config, connections, drain)
   const broadcast = new Broadcast({

@@ -1,5 +1,5 @@
 import { optionReader } from '@flotilla/core'
-import type { RedisClient } from '@flotilla/redis'
+import { channelPrefixOf, type RedisClient } from '@flotilla/redis'
 import { ChannelKeys } from './channel-keys.js'
 import { createChannelRules } from './channel-rules.js'
 import { FLOTILLA_WS_ERR_OPTION } from './errors.js'
@@ -39,7 +39,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
     durableTimeout: read.duration('durableTimeout', { default: 500, min: 1 })
   }
   read.done()
-  const keys = new ChannelKeys(keyPrefix, redis.options.keyPrefix ?? '')
+  const keys = new ChannelKeys(keyPrefix, channelPrefixOf(redis))
   const publishing = new Publishing(redis, keys, rules, settings)
   return {
     publish: (channel, data, publishOptions) => publishing.publish(channel, data, publishOptions),

@@ -13,13 +13,19 @@ export class Revocation {
 
   constructor(
     private readonly bus: FleetBus,
-    private readonly connections: Connections
+    private readonly connections: Connections,
+    /** The key prefix: another app's users have the same ids. */
+    private readonly scope: string
   ) {
     this.#stops = [
       bus.subscribe('session.revoked', (payload) => this.#onRevoked(payload)),
-      bus.subscribe('ws.disconnect', (payload, { from }) => {
-        if (from !== bus.instance) this.#onDisconnect(payload)
-      })
+      bus.subscribe(
+        'ws.disconnect',
+        (payload, { from }) => {
+          if (from !== bus.instance) this.#onDisconnect(payload)
+        },
+        { scope }
+      )
     ]
   }
 
@@ -31,7 +37,7 @@ export class Revocation {
   /** Closes on this instance at once and tells the others; rejects when Redis cannot be told. */
   async disconnect(filter: ConnectionFilter, code: number, reason: string): Promise<void> {
     this.connections.disconnect(filter, code, reason)
-    await this.bus.publish('ws.disconnect', { ...filter, code, reason })
+    await this.bus.publish('ws.disconnect', { ...filter, code, reason }, { scope: this.scope })
   }
 
   close(): void {
