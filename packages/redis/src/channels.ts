@@ -23,6 +23,15 @@ export const connectionState = createChannel<{ state: 'ready' | 'lost'; topology
   'connection'
 )
 
+/** `flotilla:redis:lease`: this instance has taken a lease, given it back, or lost it. */
+export const leaseEvent = createChannel<{
+  name: string
+  token: number
+  event: 'acquired' | 'released' | 'lost'
+  heldMs?: number
+  error?: unknown
+}>('redis', 'lease')
+
 /** `flotilla:redis:durability`: a wait for replicas ended, with enough of them or not, in milliseconds. */
 export const durability = createChannel<{ replicas: number; acknowledged: number; durationMs: number }>(
   'redis',

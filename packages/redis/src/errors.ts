@@ -43,5 +43,8 @@ export const RedisNotDurableError = createError<Message>('FLOTILLA_REDIS_ERR_NOT
 /** Keys of one command that do not share a slot, or none where one is needed. */
 export const RedisKeysError = createError<Message>('FLOTILLA_REDIS_ERR_KEYS', '%s')
 
+/** A lease ended before the work under it: its result is not to be relied on. */
+export const RedisLeaseLostError = createError<Message>('FLOTILLA_REDIS_ERR_LEASE_LOST', '%s', 503)
+
 /** Used after `app.close()`. */
 export const RedisClosedError = createError<Message>('FLOTILLA_REDIS_ERR_CLOSED', '%s', 503)

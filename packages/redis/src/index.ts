@@ -1,11 +1,16 @@
 // Brings `fastify.redis` into the types of apps that do not depend on @fastify/redis themselves.
 export type { FastifyRedis } from '@fastify/redis'
 export type { FleetBus, FleetBusHandler, FleetBusMeta, FleetBusStatus, TopicOptions } from './bus.js'
+export { duplicateForBlocking, type BlockingOptions } from './blocking.js'
 export { RETURN_ALLOWANCE } from './client.js'
 export { waitForReplicas, type WaitForReplicasOptions } from './durability.js'
 export { runGrouped } from './grouped.js'
 export { checkRedis } from './health.js'
 export type { BusOptions, IoredisOptions, OwnOptions, RedisPluginOptions } from './options.js'
+export type { Lease } from './lease/held-lease.js'
+export type { LeasedWork, LeaseResult, NotRun } from './lease/lease-manager.js'
+export type { LeaseOptions } from './lease/lease-options.js'
+export { resolveLeases, type Leases } from './lease/resolve-leases.js'
 export { default, flotillaRedis } from './plugin.js'
 export { channelPrefixOf, commandTimeoutOf, isCluster, type RedisClient } from './redis-client.js'
 export { withoutArguments } from './reply-error.js'
@@ -27,6 +32,7 @@ export {
   RedisClosedError,
   RedisConnectError,
   RedisKeysError,
+  RedisLeaseLostError,
   RedisNoClientError,
   RedisNotDurableError,
   RedisOptionsError,

@@ -8,6 +8,7 @@ import { closeClient, createClient } from './client.js'
 import { connect } from './connect.js'
 import { RedisAlreadyRegisteredError } from './errors.js'
 import { addChecks } from './health.js'
+import { resolveLeases, type Leases } from './lease/resolve-leases.js'
 import { readOptions, type RedisPluginOptions, type Settings } from './options.js'
 import { isCluster, usesTls, type RedisClient } from './redis-client.js'
 import { withoutArguments } from './reply-error.js'
@@ -18,6 +19,8 @@ declare module 'fastify' {
   interface FastifyInstance {
     /** Small control messages between the instances of the fleet. */
     bus: FleetBus
+    /** Runs work on one instance of the fleet at a time: see {@link Leases.withLease}. */
+    withLease: Leases['withLease']
   }
 }
 
@@ -35,6 +38,8 @@ async function register(fastify: FastifyInstance, input: RedisPluginOptions): Pr
 
   await fastify.register(fastifyRedis, { client, closeClient: false })
   fastify.decorate('bus', registerBus(fastify, client, createBus(fastify, client, settings.bus)))
+  const leases = resolveLeases(fastify, client)
+  fastify.decorate('withLease', (name, work, options) => leases.withLease(name, work, options))
   addChecks(fastify, client, fastify.bus, settings.bus)
 }
 

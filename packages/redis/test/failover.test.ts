@@ -190,14 +190,15 @@ void test('two Redis of one app are two checks each', async (t) => {
   const app = Fastify()
   t.teardown(() => app.close())
   const names: string[] = []
-  app.decorate('health', { state: 'ready', addCheck: (name: string) => void names.push(name) })
+  const add = (name: string): void => void names.push(name)
+  app.decorate('health', { state: 'ready', addCheck: add, onDrain: add })
   for (const keyPrefix of ['a:', 'b:']) {
     await app.register(async (scope) => {
       await scope.register(redis, { url: server.url, keyPrefix })
     })
   }
   await app.ready()
-  t.same(names.sort(), ['bus', 'bus-2', 'redis', 'redis-2'])
+  t.same(names.sort(), ['bus', 'bus-2', 'leases', 'leases-2', 'redis', 'redis-2'])
 })
 
 void test('Sentinel: the first one hangs, and the subscriber finds the master through another', async (t) => {

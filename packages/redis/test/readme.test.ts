@@ -15,7 +15,7 @@ void test('every example of the README runs as it stands and ends', async (t) =>
   t.teardown(() => server.stop())
   const readme = await readFile(`${folder}README.md`, 'utf8')
   const examples = [...readme.matchAll(/^```ts\n(.*?)^```$/gms)].map((match) => match[1]!)
-  t.equal(examples.length, 4)
+  t.equal(examples.length, 5)
   // The timers of `node:test` are an experiment of Node.js 20.
   const quiet = ['--disable-warning=ExperimentalWarning']
   for (const example of examples) {
