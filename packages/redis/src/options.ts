@@ -1,7 +1,7 @@
-import { optionReader, type Duration } from '@flotilla/core'
-import type { ClusterOptions, RedisOptions } from 'ioredis'
+import { didYouMean, optionReader, type Duration } from '@flotilla/core'
 import { BUS_DEFAULTS, defaultInstance, type BusSettings } from './bus.js'
 import { RedisOptionsError } from './errors.js'
+import { IOREDIS_OPTIONS, NODE_OPTIONS, type IoredisOptions } from './ioredis-options.js'
 import { isRedisClient, type RedisClient } from './redis-client.js'
 import { parseRedisUrl, type RedisTarget } from './topology.js'
 
@@ -38,21 +38,6 @@ export interface OwnOptions {
   /** The fleet bus. */
   bus?: BusOptions
 }
-
-/** What ioredis takes, but for what the plugin sets itself. */
-export type IoredisOptions = Omit<
-  RedisOptions & ClusterOptions,
-  | keyof OwnOptions
-  | 'host'
-  | 'port'
-  | 'path'
-  | 'sentinels'
-  | 'name'
-  | 'lazyConnect'
-  | 'monitor'
-  | 'readOnly'
-  | 'Connector'
->
 
 /** Options of the plugin; what is not its own goes to ioredis. */
 export type RedisPluginOptions = OwnOptions & IoredisOptions
@@ -94,8 +79,10 @@ export function readOptions(input: unknown): Settings {
     else if (value === undefined) continue
     else if (name in REFUSED)
       throw new RedisOptionsError(`@flotilla/redis: option '${name}' is refused: ${REFUSED[name]}`)
-    else if (!FASTIFY.has(name)) ioredis[name] = value
+    else if (IOREDIS_OPTIONS.has(name)) ioredis[name] = value
+    else if (!FASTIFY.has(name)) throw unknownOption(name, [...OWN, ...IOREDIS_OPTIONS])
   }
+  checkNodeOptions(ioredis['redisOptions'])
   const reader = optionReader('@flotilla/redis', own, RedisOptionsError)
   const cluster = reader.boolean('cluster', false)
   const settings: Settings = {
@@ -126,6 +113,22 @@ export function readOptions(input: unknown): Settings {
     )
   }
   return settings
+}
+
+function checkNodeOptions(options: unknown): void {
+  if (options === undefined) return
+  if (typeof options !== 'object' || options === null) {
+    throw new RedisOptionsError("@flotilla/redis: option 'redisOptions' must be an object")
+  }
+  for (const name of Object.keys(options)) {
+    if (!NODE_OPTIONS.has(name)) throw unknownOption(name, NODE_OPTIONS, 'redisOptions.')
+  }
+}
+
+function unknownOption(name: string, known: Iterable<string>, group = ''): Error {
+  return new RedisOptionsError(
+    `@flotilla/redis: unknown option '${group}${name}', which neither the plugin nor ioredis has${didYouMean(name, known)}`
+  )
 }
 
 function readUrl(url: string, cluster: boolean): RedisTarget {

@@ -53,6 +53,12 @@ void test('options that are wrong fail before anything is opened', async (t) => 
     [{ url, host: 'other' }, /'host' is refused.*belongs into the url/],
     [{ url, port: 6380 }, /'port' is refused/],
     [{ url, path: '/run/redis.sock' }, /'path' is refused/],
+    [{ url, commandTimout: 100 }, /unknown option 'commandTimout', .*; did you mean 'commandTimeout'\?/],
+    [{ url, keyprefix: 'x' }, /did you mean 'keyPrefix'\?/],
+    [{ url, wholly: 'unheard of' }, /unknown option 'wholly', which neither the plugin nor ioredis has$/],
+    [{ url, redisOptions: { pasword: 'x' } }, /'redisOptions\.pasword', .*did you mean 'password'\?/],
+    [{ url, redisOptions: 7 }, /'redisOptions' must be an object/],
+    [{ url, bus: { probeIntervall: 1 } }, /'bus\.probeIntervall'; did you mean 'probeInterval'\?/],
     [{ url, closeClient: true }, /'closeClient' is refused/],
     [{ client: new Redis({ lazyConnect: true }), keyPrefix: 'x' }, /'keyPrefix' has no effect/]
   ]
