@@ -73,7 +73,7 @@ export class FleetRegistry {
     await this.beating
     try {
       const was = await this.bounded(leave.run(this.client, this.keys.slice(0, 3), [this.bus.instance]))
-      if (Number(was) === 1) await this.bounded(this.announceLeft(this.bus.instance))
+      if (Number(was) === 1) await this.bounded(this.#announceLeft(this.bus.instance))
     } catch (error) {
       this.log.warn({ err: error }, 'could not leave the fleet registry; the lease lapses by itself')
     }
@@ -146,14 +146,14 @@ export class FleetRegistry {
     for (const instance of left) {
       this.log.warn({ left: instance }, 'an instance let its lease lapse')
       evicted.publish({ instance })
-      this.announceLeft(instance).catch((error: unknown) => {
+      this.#announceLeft(instance).catch((error: unknown) => {
         this.log.warn({ err: error, left: instance }, 'could not announce that an instance left')
       })
     }
   }
 
   /** Fleets of other names may share the bus. */
-  private announceLeft(instance: string): Promise<void> {
+  #announceLeft(instance: string): Promise<void> {
     return this.bus.publish('instance.left', { instance }, { scope: this.settings.name })
   }
 

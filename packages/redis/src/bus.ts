@@ -8,7 +8,7 @@ import { withoutArguments } from './reply-error.js'
 import { commandTimeoutOf, type RedisClient } from './redis-client.js'
 import { appSubscriber, publishTo, type AppSubscriber, type Gap } from './subscriber.js'
 
-/** To whom a topic belongs. */
+/** The owner of a topic. */
 export interface TopicOptions {
   /**
    * Apps that share one bus keep apart what each means by a topic: its key prefix, for example. A message with a scope reaches

@@ -10,13 +10,15 @@ const REMEMBERED = 60_000
 export class Revocation {
   readonly #revoked = new Map<string, number>()
   readonly #stops: (() => void)[]
+  /** The key prefix: another app's users have the same ids. */
+  readonly #scope: string
 
   constructor(
     private readonly bus: FleetBus,
     private readonly connections: Connections,
-    /** The key prefix: another app's users have the same ids. */
-    private readonly scope: string
+    scope: string
   ) {
+    this.#scope = scope
     this.#stops = [
       bus.subscribe('session.revoked', (payload) => this.#onRevoked(payload)),
       bus.subscribe(
@@ -37,7 +39,7 @@ export class Revocation {
   /** Closes on this instance at once and tells the others; rejects when Redis cannot be told. */
   async disconnect(filter: ConnectionFilter, code: number, reason: string): Promise<void> {
     this.connections.disconnect(filter, code, reason)
-    await this.bus.publish('ws.disconnect', { ...filter, code, reason }, { scope: this.scope })
+    await this.bus.publish('ws.disconnect', { ...filter, code, reason }, { scope: this.#scope })
   }
 
   close(): void {

@@ -109,7 +109,7 @@ test('apps that share a Redis by different names leave each other alone', async 
   }
 })
 
-test('a fill on one instance wakes who waits on another, with a key prefix and a database too', async (t) => {
+test('a fill on one instance wakes a caller that waits on another, with a key prefix and a database too', async (t) => {
   const server = await startRedis()
   t.teardown(() => server.stop())
   const fleet = await Promise.all(

@@ -45,7 +45,7 @@ const CLOCK_DRIFT = 0.01
  *   └──── end(): the work is over, or left behind at close ─────► ended
  * ```
  *
- * Invariants: the deadline is monotonic time, and counts from before the command that took or renewed the lease was *sent*, so
+ * Invariants: the deadline is monotonic time. It counts from before the command that took or renewed the lease was *sent*, so
  * Redis keeps the key for longer than this process relies on it. What is lost stays lost. In state `held` exactly one of a
  * renewal and the timer before it is under way. A renewal that is answered after `lost` or `ended` changes nothing.
  */

@@ -1,4 +1,4 @@
-import { within } from '../deadline.js'
+import { withTimeout } from '@flotilla/core'
 import { waitForReplicas } from '../durability.js'
 import { commandTimeoutOf, type RedisClient } from '../redis-client.js'
 import { defineScript } from '../script.js'
@@ -15,7 +15,7 @@ const acquireScript = defineScript<[token: string, leftMs: number, holder: strin
 const renewScript = defineScript<number>({ name: 'lease-renew', keys: 2, lua: renewLua })
 const releaseScript = defineScript<number>({ name: 'lease-release', keys: 1, lua: releaseLua })
 
-/** The last token of a lease that nobody takes is forgotten after this; the server's time keeps tokens growing from then on. */
+/** The last token of a lease that no instance takes is forgotten after this; the server's time keeps tokens growing from then on. */
 const TOKEN_MEMORY_MS = 7 * 86_400_000
 
 export interface HeldElsewhere {
@@ -79,6 +79,6 @@ export class LeaseStore {
   /** A client of the app's own may have no limit. */
   #bounded<T>(reply: Promise<T>): Promise<T> {
     const timeout = commandTimeoutOf(this.#client)
-    return within(reply, timeout, () => new Error(`no answer within ${timeout} ms`))
+    return withTimeout(reply, timeout)
   }
 }

@@ -2,7 +2,7 @@
  * Takes a lease that is free, or already the caller's: ioredis sends a command again whose reply was lost.
  *
  * The token grows with each holder. It is at least the server's time in microseconds, so it grows too after Redis has lost the
- * last one (a restart without persistence, a failover, FLUSHALL), as far as the clocks of the servers agree.
+ * last one. That happens in a restart without persistence, a failover, or FLUSHALL. The clocks of the servers must agree.
  *
  * KEYS[1] the lease: its holder  KEYS[2] the last token
  * ARGV[1] holder  ARGV[2] time to live, ms  ARGV[3] time for which the last token is kept, ms

@@ -1,7 +1,7 @@
 /**
  * Extends a lease of the caller's. One that is missing is lost, even if it is free: it may have been another's meanwhile.
  *
- * KEYS[1] the lease: its holder  KEYS[2] the last token
+ * KEYS[1] the lease: its holder  KEYS[2] the last token.
  * ARGV[1] holder  ARGV[2] time to live, ms  ARGV[3] time for which the last token is kept, ms
  * Replies 1, or 0 if it is not the caller's. Sent twice, it extends twice.
  */
