@@ -12,7 +12,7 @@ const READY_WITHIN = 5_000
  * the very address the client is connected to). Resolves when the server has closed that connection, which
  * is after it signalled the backend; never rejects.
  */
-function cancelBackend(client: RouterClient): Promise<void> {
+export function cancelBackend(client: RouterClient): Promise<void> {
   return new Promise((resolve) => {
     const { remoteAddress, remotePort } = client.connection.stream as unknown as {
       remoteAddress?: string

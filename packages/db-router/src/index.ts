@@ -23,6 +23,7 @@ export {
   TransactionTimeoutError,
   UnavailableError
 } from './errors.js'
+export { useRoutedPool, type KnexLike } from './knex.js'
 export type { DbRouterOptions, ServerOption } from './options.js'
 export type { QueryFunction, QueryOptions } from './statement.js'
 export type { DatabaseStatus, ServerStatus } from './status.js'

@@ -4,8 +4,9 @@ import { drizzle } from 'drizzle-orm/node-postgres'
 import { integer, pgTable, serial, text } from 'drizzle-orm/pg-core'
 import knex from 'knex'
 import { Kysely, PostgresDialect, sql, type Generated } from 'kysely'
-import { Pool, Query, type PoolClient } from 'pg'
+import { Pool, Query } from 'pg'
 import t from 'tap'
+import { useRoutedPool } from '../src/index.js'
 import { codeOf, createApp } from './fixtures/app-in-process.js'
 
 const postgres = await startPostgres({ replicas: 1 })
@@ -91,15 +92,8 @@ t.test('Kysely', async (sub) => {
 
 t.test('Knex', async (sub) => {
   const app = await createApp(sub, servers)
-  /** Knex brings a pool of its own; a client of its dialect that takes connections from ours has it use that one. */
-  const through = (pool: Pool): ReturnType<typeof knex> => {
-    const db = knex({ client: 'pg', connection: {} })
-    db.client.acquireConnection = () => pool.connect()
-    db.client.releaseConnection = async (client: PoolClient) => client.release()
-    return db
-  }
-  const write = through(app.db.write.pool)
-  const read = through(app.db.read.pool)
+  const write = useRoutedPool(knex({ client: 'pg' }), app.db.write.pool)
+  const read = useRoutedPool(knex({ client: 'pg' }), app.db.read.pool)
   for (let n = 0; n < ROUNDS; n++) {
     const [made] = await write('notes')
       .insert({ body: `knex ${n}` })
@@ -118,6 +112,41 @@ t.test('Knex', async (sub) => {
   }
   await write.destroy()
   await read.destroy()
+})
+
+t.test('Knex: streams, cancels and nested transactions on one connection', async (sub) => {
+  const app = await createApp(sub, { ...servers, pool: { max: 1 } })
+  for (const pool of [app.db.write.pool, app.db.read.pool, app.db.write.pool]) {
+    const db = useRoutedPool(knex({ client: 'pg' }), pool)
+    const series = (): ReturnType<typeof db.raw> => db.raw('select n from generate_series(1, 500) as n')
+    for (let round = 0; round < 3; round++) {
+      const rows: unknown[] = []
+      for await (const row of series().stream()) rows.push(row)
+      sub.equal(rows.length, 500)
+      // Left early, and with the next statement at once.
+      for await (const row of series().stream()) {
+        if (row.n === 3) break
+      }
+      sub.equal((await db.raw('select 1 as one')).rows[0].one, 1)
+    }
+    const late = db.raw('select pg_sleep(60)').timeout(50, { cancel: true })
+    sub.match(await codeOf(late), 'KnexTimeoutError')
+    sub.equal((await db.raw('select 2 as two')).rows[0].two, 2, 'the one connection is free')
+    await db.destroy()
+  }
+  const write = useRoutedPool(knex({ client: 'pg' }), app.db.write.pool)
+  await write.transaction(async (outer) => {
+    await outer('notes').insert({ body: 'outer' })
+    await sub.rejects(
+      outer.transaction(async (inner) => {
+        await inner('notes').insert({ body: 'inner' })
+        throw new Error('back')
+      })
+    )
+  })
+  const { rows } = await app.db.read.query("select body from notes where body in ('outer', 'inner')")
+  sub.strictSame(rows, [{ body: 'outer' }])
+  sub.equal(app.db.status().servers[0]!.connections.total, 1)
 })
 
 t.test('the pools are pg pools', async (sub) => {
