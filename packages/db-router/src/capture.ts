@@ -1,6 +1,6 @@
 import type { CausalSession } from './causal-session.js'
 import { endOfRecord, parseLsn, type WalLayout } from './lsn.js'
-import { askPosition } from './position-query.js'
+import { askPosition, type PositionMode } from './position-query.js'
 import type { RouterClient } from './router-client.js'
 import type { Position } from './token.js'
 
@@ -12,6 +12,8 @@ export interface PositionSink {
   /** Of the cluster; `undefined` until a server of it has been seen. */
   readonly systemId: bigint | undefined
   readonly layout: WalLayout | undefined
+  /** Which position covers a commit of a session that did not change `synchronous_commit`. */
+  readonly positions: PositionMode
   /** A position the primary has just reported. */
   reached(position: Position): void
 }
@@ -26,7 +28,9 @@ export function capturePosition(
   sink: PositionSink,
   done: () => void
 ): void {
-  askPosition(client, (error, lsn, file) => {
+  const { positions } = sink
+  const mode = positions === 'flushed' && client.asynchronous ? 'inserted' : positions
+  askPosition(client, mode, (error, lsn, file) => {
     const failed = error !== undefined
     // In a failed transaction nothing was committed, so there is nothing to know.
     if (failed || lsn !== undefined) {
@@ -43,12 +47,12 @@ export function capturePosition(
 }
 
 function readPosition(text: string, file: string, sink: PositionSink): Position | undefined {
-  const insert = parseLsn(text)
-  if (insert === undefined || sink.systemId === undefined) return undefined
+  const lsn = parseLsn(text)
+  if (lsn === undefined || sink.systemId === undefined) return undefined
   return {
     systemId: sink.systemId,
     timeline: Number.parseInt(file.slice(0, 8), 16),
-    lsn: endOfRecord(insert, sink.layout)
+    lsn: endOfRecord(lsn, sink.layout)
   }
 }
 

@@ -258,6 +258,7 @@ export class ConnectionPool {
   /** To the next in line, or to the ready ones. */
   #free(client: RouterClient): void {
     client.pipeline = true
+    client.asynchronous = false
     if (client.wasReset) return this.#giveBack(client, true)
     if (this.#closed || ++client.loans >= LOANS) return this.#giveBack(client)
     if (this.#waiting.length > 0) return this.#lend(client)

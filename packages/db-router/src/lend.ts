@@ -94,6 +94,7 @@ class Loan {
 
   #submit(query: unknown, values: unknown, callback: unknown): unknown {
     this.#uncaptured = true
+    this.#client.asynchronous = true
     this.#queue.push({
       open: !(query instanceof Query),
       run: () => {

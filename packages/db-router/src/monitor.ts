@@ -1,9 +1,17 @@
 import type { Socket } from 'node:net'
 import type pg from 'pg'
-import { observationQuery, readObservation, type Observation } from './observation.js'
+import {
+  describePart,
+  observationQuery,
+  partNames,
+  partQuery,
+  readObservation,
+  type Observation,
+  type PartName
+} from './observation.js'
 import { parseLsn, type Lsn } from './lsn.js'
 import { RouterClient, type Statement } from './router-client.js'
-import { isRefusal } from './sqlstate.js'
+import { codeOf, endsConnection, isCancelled, isRefusal, isServerError } from './sqlstate.js'
 
 export interface MonitorSettings {
   /** Time between two looks, in milliseconds. */
@@ -20,11 +28,24 @@ const PROBE: Statement = {
   rowMode: 'array'
 }
 
+/** What a server refused to say, and what works no longer for it. */
+export type Refused = (refusal: { name: string; lost: string; code: string | undefined }) => void
+
+/** recovery is in progress, or is not: a promotion fell between two parts of a look. */
+const WRONG_ROLE = '55000'
+
 /** Looks at one server, on a connection of its own so that a busy pool never looks like a dead server. */
 export class Monitor {
   readonly #config: pg.ClientConfig
   readonly #settings: MonitorSettings
   readonly #report: (observation: Observation | undefined, error?: Error) => void
+  readonly #refusal: Refused
+  /** What the server refused to say on this connection. */
+  #refused = new Set<PartName>()
+  /** What was reported as refused: each once. */
+  readonly #reported = new Set<PartName>()
+  /** Of the database, as the first look on this connection showed it. */
+  #asynchronous: boolean | undefined
   #client: RouterClient | undefined
   /** When a connection was last asked for. */
   #renewedAt = 0
@@ -34,15 +55,20 @@ export class Monitor {
   #probing: Promise<Lsn | undefined> | undefined
   #stopped = false
 
-  /** @param report gets each look's result: what was seen, or why nothing was */
+  /**
+   * @param report gets each look's result: what was seen, or why nothing was
+   * @param refusal is told once of each thing that the server refuses to say
+   */
   constructor(
     config: pg.ClientConfig,
     settings: MonitorSettings,
-    report: (observation: Observation | undefined, error?: Error) => void
+    report: (observation: Observation | undefined, error?: Error) => void,
+    refusal: Refused
   ) {
     this.#config = config
     this.#settings = settings
     this.#report = report
+    this.#refusal = refusal
   }
 
   /** Looks now, or joins the look under way, and goes on looking at the interval. */
@@ -88,14 +114,42 @@ export class Monitor {
   async #lookOnce(): Promise<void> {
     try {
       const client = await this.#connected()
-      const result = await this.#ask(client, {
-        text: observationQuery(client.backend.processId),
-        rowMode: 'array'
-      })
-      this.#report(readObservation(result.rows[0] as unknown[]))
+      const observation = readObservation((await this.#observe(client)).rows[0] as unknown[])
+      this.#asynchronous = observation.asynchronous
+      this.#report(observation)
     } catch (error) {
       if (!this.#stopped) this.#report(undefined, error as Error)
     }
+  }
+
+  async #observe(client: RouterClient): Promise<pg.QueryResult> {
+    const observe = (): Promise<pg.QueryResult> => {
+      const text = observationQuery(client.backend.processId, this.#refused, this.#asynchronous)
+      return this.#ask(client, { text, rowMode: 'array' })
+    }
+    try {
+      return await observe()
+    } catch (error) {
+      if (!isAnswer(error) || !(await this.#findRefused(client))) throw error
+      return await observe()
+    }
+  }
+
+  /** Asks for each part alone; whether one more is refused than was known. */
+  async #findRefused(client: RouterClient): Promise<boolean> {
+    const before = this.#refused.size
+    for (const name of partNames) {
+      if (this.#refused.has(name)) continue
+      try {
+        await this.#ask(client, { text: partQuery(name) })
+      } catch (error) {
+        if (!isAnswer(error)) throw error
+        this.#refused.add(name)
+        if (!this.#reported.has(name)) this.#refusal({ ...describePart(name), code: codeOf(error) })
+        this.#reported.add(name)
+      }
+    }
+    return this.#refused.size > before
   }
 
   async #probeOnce(): Promise<Lsn | undefined> {
@@ -142,6 +196,9 @@ export class Monitor {
     client.once('end', () => {
       if (this.#client === client) this.#client = undefined
     })
+    // What is granted may have changed, and behind a VIP the server.
+    this.#refused = new Set()
+    this.#asynchronous = undefined
     // Alone, the monitor must not keep the process from ending.
     ;(client.connection.stream as Socket).unref()
     this.#client = client
@@ -167,6 +224,16 @@ export class Monitor {
       })
     })
   }
+}
+
+/** Whether the server answered for good: neither did it end the connection, nor does its role or a cancel explain it. */
+function isAnswer(error: unknown): boolean {
+  return (
+    isServerError(error) &&
+    !isCancelled(error) &&
+    codeOf(error) !== WRONG_ROLE &&
+    endsConnection(error) !== true
+  )
 }
 
 /** What was asked on it is answered first. */

@@ -58,9 +58,7 @@ async function register(fastify: FastifyInstance, options: DbRouterOptions): Pro
 function createTopology(settings: Settings, log: FastifyInstance['log']): Topology {
   const topology = new Topology(settings, log)
   const add = (listed: 'primary' | 'replica', { name, config }: Settings['primaries'][number]): void => {
-    const report: ConstructorParameters<typeof Server>[5] = (server, seen, error) =>
-      topology.report(server, seen, error)
-    topology.servers.push(new Server(name, listed, config, settings.pool, settings.monitor, report))
+    topology.servers.push(new Server(name, listed, config, settings.pool, settings.monitor, topology))
   }
   for (const address of settings.primaries) add('primary', address)
   for (const address of settings.replicas) add('replica', address)

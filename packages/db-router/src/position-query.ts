@@ -2,10 +2,22 @@ import { Query, type Connection } from 'pg'
 import type { RouterClient } from './router-client.js'
 import { codeOf } from './sqlstate.js'
 
-// The insert position, not the flush position: with synchronous_commit off a commit is answered before it
-// is flushed. The file name's first 8 digits are the timeline, from the same moment.
-const TEXT =
-  'select pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wal_insert_lsn()) /* flotilla: position */'
+/**
+ * Which position covers a commit. `flushed`: a commit is answered once it is flushed, and the insert position would count what
+ * other sessions have not flushed yet, so that reads wait for nothing of their author's. `inserted`: a commit may have been
+ * answered before it was flushed. `unknown`: the server refuses to say.
+ */
+export type PositionMode = 'flushed' | 'inserted' | 'unknown'
+
+// The file name's first 8 digits are the timeline, from the same moment.
+const FILE = 'pg_walfile_name(pg_current_wal_insert_lsn()) /* flotilla: position */'
+const TEXTS: Record<PositionMode, string> = {
+  flushed:
+    `select case current_setting('synchronous_commit') when 'off' then pg_current_wal_insert_lsn() ` +
+    `else pg_current_wal_flush_lsn() end::text, ${FILE}`,
+  inserted: `select pg_current_wal_insert_lsn()::text, ${FILE}`,
+  unknown: "select '', '' /* flotilla: position */"
+}
 const NAME = 'flotilla_position'
 
 // in_failed_sql_transaction: nothing was committed, so there is nothing to know.
@@ -43,9 +55,10 @@ const ask = (name: string): Buffer[] => [
   message('S')
 ]
 const ASK = Buffer.concat(ask(NAME))
-const PREPARE_AND_ASK = Buffer.concat([message('P', NAME, TEXT, 0), ...ask(NAME)])
+const PREPARE_AND_ASK = Buffer.concat([message('P', NAME, TEXTS.flushed, 0), ...ask(NAME)])
+const unnamed = (mode: PositionMode): Buffer => Buffer.concat([message('P', '', TEXTS[mode], 0), ...ask('')])
 // A transaction pooler may hand the next statement to a server session that never saw the name.
-const ASK_UNNAMED = Buffer.concat([message('P', '', TEXT, 0), ...ask('')])
+const UNNAMED = { flushed: unnamed('flushed'), inserted: unnamed('inserted'), unknown: unnamed('unknown') }
 
 /** The question for the position as bytes that are ready: it goes along with every write. */
 class PositionQuery extends Query {
@@ -80,10 +93,11 @@ class PositionQuery extends Query {
 }
 
 /** Asks `client` for the position in the log, behind what has been sent on it. */
-export function askPosition(client: RouterClient, callback: PositionCallback): void {
-  const known = client.pooled ? 'unnamed' : client.positionStatement
+export function askPosition(client: RouterClient, mode: PositionMode, callback: PositionCallback): void {
+  // Nearly every commit is flushed first, so that question alone is prepared.
+  const known = client.pooled || mode !== 'flushed' ? 'unnamed' : client.positionStatement
   if (known === 'none') client.positionStatement = 'sent'
-  const bytes = known === 'unnamed' ? ASK_UNNAMED : known === 'none' ? PREPARE_AND_ASK : ASK
+  const bytes = known === 'unnamed' ? UNNAMED[mode] : known === 'none' ? PREPARE_AND_ASK : ASK
   const query = new PositionQuery(bytes, (error, fields) => {
     if (!error) {
       if (known === 'none') client.positionStatement = 'prepared'
@@ -96,7 +110,7 @@ export function askPosition(client: RouterClient, callback: PositionCallback): v
     }
     // Whether the server has the statement now is not known, unless it just said that it has not.
     if (known !== 'unnamed') client.positionStatement = 'unnamed'
-    if (code === NO_STATEMENT && known !== 'unnamed') return askPosition(client, callback)
+    if (code === NO_STATEMENT && known !== 'unnamed') return askPosition(client, mode, callback)
     callback(error, undefined, undefined)
   })
   client.submit(query)

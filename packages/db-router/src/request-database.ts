@@ -125,7 +125,8 @@ async function store(
   if (session.uncertain && parts.router.topology.primary) {
     // The signal, for the wait for a primary has a bound of its own that may be far longer.
     const limits = { ...parts.limits, signal: AbortSignal.timeout(POSITION_TIMEOUT) }
-    await parts.router.write(session, { text: 'select 1' }, limits)
+    // Named so that it asks for a position that covers a commit which was not flushed, too.
+    await parts.router.write(session, { text: 'select 1 /* synchronous_commit was not known */' }, limits)
   }
   if (!session.advanced || !session.position) return
   // Answers to one browser may overtake each other; the instance's newest position covers all it has answered.

@@ -3,6 +3,9 @@ import { parseLsn, type Lsn } from './lsn.js'
 import type { PositionStatement } from './position-query.js'
 import { endsConnection, isServerError } from './sqlstate.js'
 
+/** `SET LOCAL` counts until the commit: what is asked behind it no longer sees it. */
+const ASYNCHRONOUS = /synchronous_commit/i
+
 /** A statement as `pg` takes it. */
 export type Statement = QueryConfig & { rowMode?: 'array'; queryMode?: 'extended' }
 
@@ -38,6 +41,8 @@ export class RouterClient extends Client {
   statementTimeout = 0
   /** Whether this session was set to refuse writes; `undefined` where that is not known. */
   readOnly: boolean | undefined = false
+  /** Whether what ran since it was lent may have turned `synchronous_commit` off for a transaction. */
+  asynchronous = false
   /** Whether a statement took away what the session was set up with: it is good for its borrower alone. */
   wasReset = false
 
@@ -89,6 +94,7 @@ export class RouterClient extends Client {
   send(input: Statement, callback: StatementCallback, oneStatement = false): void {
     // The extended protocol takes one statement, and refuses a text of several.
     const statement: Statement = oneStatement && !isPlain(input) ? { ...input, queryMode: 'extended' } : input
+    if (!this.asynchronous && ASYNCHRONOUS.test(statement.text)) this.asynchronous = true
     let sending = true
     let unsendable: Error | undefined
     const done: StatementCallback = (error, result) => {
@@ -201,20 +207,32 @@ export interface SessionSettings {
  * Learns who answers, in one round trip. A pooler gives clients process ids of its own, so a backend that does
  * not know itself by ours tells of one; then nothing may be set that outlives a transaction.
  */
-export function greet(client: RouterClient, settings: SessionSettings, timeout: number): Promise<void> {
-  const { processId } = client.backend
-  const own = `pg_backend_pid() = ${processId}`
+export async function greet(client: RouterClient, settings: SessionSettings, timeout: number): Promise<void> {
+  const timer = setTimeout(() => client.destroy(new Error('The server did not answer')), timeout)
+  timer.unref()
+  try {
+    await ask(client, settings, [
+      'extract(epoch from pg_postmaster_start_time())::text',
+      'case when pg_is_in_recovery() then pg_last_wal_replay_lsn() end::text'
+    ]).catch((error: unknown) => {
+      if (!isServerError(error) || client.broken || endsConnection(error) === true) throw error
+      // The server refuses to say, as managed ones do; the monitor reports what works no longer then.
+      return ask(client, settings, ["''", 'null'])
+    })
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+function ask(client: RouterClient, settings: SessionSettings, about: readonly string[]): Promise<void> {
+  const own = `pg_backend_pid() = ${client.backend.processId}`
   const statementTimeout = serverTimeout(settings.statementTimeout)
   const text =
-    `select ${own}, extract(epoch from pg_postmaster_start_time())::text, ` +
-    `case when pg_is_in_recovery() then pg_last_wal_replay_lsn() end::text, case when ${own} then ` +
+    `select ${own}, ${about.join(', ')}, case when ${own} then ` +
     `set_config('statement_timeout', '${statementTimeout}', false) || ` +
     `set_config('idle_in_transaction_session_timeout', '${Math.ceil(settings.idleInTransaction)}', false) end`
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => client.destroy(new Error('The server did not answer')), timeout)
-    timer.unref()
     client.send({ text, rowMode: 'array' }, (error, result) => {
-      clearTimeout(timer)
       if (error) return reject(error)
       const [direct, identity, replayed] = result.rows[0] as unknown as [boolean, string, string | null]
       client.identity = identity

@@ -2,7 +2,7 @@ import type pg from 'pg'
 import { Breaker } from './breaker.js'
 import { ConnectionPool, type PoolSettings } from './connection-pool.js'
 import type { Lsn } from './lsn.js'
-import { Monitor, type MonitorSettings } from './monitor.js'
+import { Monitor, type MonitorSettings, type Refused } from './monitor.js'
 import type { Observation } from './observation.js'
 import type { RouterClient } from './router-client.js'
 import type { Requirement } from './topology.js'
@@ -52,12 +52,20 @@ export class Server {
     config: pg.ClientConfig,
     pool: PoolSettings,
     monitor: MonitorSettings,
-    report: (server: Server, observation: Observation | undefined, error?: Error) => void
+    reports: {
+      report: (server: Server, observation: Observation | undefined, error?: Error) => void
+      refusal: (server: Server, refusal: Parameters<Refused>[0]) => void
+    }
   ) {
     this.name = name
     this.listed = listed
     this.pool = new ConnectionPool(name, config, pool, (client) => this.#greeted(client))
-    this.monitor = new Monitor(config, monitor, (observation, error) => report(this, observation, error))
+    this.monitor = new Monitor(
+      config,
+      monitor,
+      (observation, error) => reports.report(this, observation, error),
+      (refusal) => reports.refusal(this, refusal)
+    )
   }
 
   /** Milliseconds a statement takes, recent ones counting most. */
@@ -104,13 +112,14 @@ export class Server {
   /** Whether the last seen replay position covers it. */
   hasReached(requirement: Requirement): boolean {
     if (requirement === undefined) return true
-    if (requirement === 'primary') return false
+    // Without an identity a connection may lead elsewhere than the monitor's.
+    if (requirement === 'primary' || this.observed!.identity === '') return false
     return this.observed!.timeline >= requirement.timeline && this.replayed >= requirement.lsn
   }
 
   /** Whether this very connection leads to the server that the monitor looks at. */
   identifies(client: RouterClient): boolean {
-    return !client.pooled && client.identity === this.observed?.identity
+    return !client.pooled && client.identity !== '' && client.identity === this.observed?.identity
   }
 
   /** A new connection: it may be the first to show that the server came up again at an earlier place. */

@@ -52,6 +52,11 @@ export function describe(router: Router): DatabaseStatus {
   }
 }
 
+function lsnOf({ observed, replayed }: Server): string | undefined {
+  if (observed?.lsn === undefined) return undefined
+  return formatLsn(observed.recovery && replayed > observed.lsn ? replayed : observed.lsn)
+}
+
 function describeServer(server: Server, isPrimary: boolean): ServerStatus {
   const { observed } = server
   const recovery = observed?.recovery
@@ -62,7 +67,7 @@ function describeServer(server: Server, isPrimary: boolean): ServerStatus {
       server.state !== 'up' ? server.state : server.fenced ? 'fenced' : server.ejected ? 'ejected' : 'up',
     reason: server.reason,
     lag: recovery ? server.lag : undefined,
-    lsn: observed && formatLsn(recovery && server.replayed > observed.lsn ? server.replayed : observed.lsn),
+    lsn: lsnOf(server),
     timeline: observed?.timeline,
     pooled: observed?.pooled === true,
     latency: server.latency,

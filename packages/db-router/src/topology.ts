@@ -3,7 +3,9 @@ import { because, NoPrimaryError, retryAfter } from './errors.js'
 import { serverChannel, type ServerMessage } from './channels.js'
 import type { PositionSink } from './capture.js'
 import { endOfRecord, type Lsn, type WalLayout } from './lsn.js'
+import type { Refused } from './monitor.js'
 import type { Observation } from './observation.js'
+import type { PositionMode } from './position-query.js'
 import type { Server } from './server.js'
 import { codeOf, isRefusal, isServerError, reasonOf } from './sqlstate.js'
 import { laterOf, type Position } from './token.js'
@@ -155,7 +157,7 @@ export class Topology implements PositionSink {
     server.breaker.reachable()
     if (before && before.identity !== observation.identity) this.#replaced(server, observation)
     this.#learnCluster()
-    if (this.systemId !== undefined && observation.systemId !== this.systemId) return this.#foreign(server)
+    if (this.#isForeign(observation)) return this.#foreign(server)
     remember(server, observation)
     if (server.state !== 'up') this.#tell(server, 'up')
     server.state = 'up'
@@ -168,7 +170,28 @@ export class Topology implements PositionSink {
     if (server !== this.#primary) return
     if (this.#suspect === server) this.#confirmedUntil = now + CONFIRMED_FOR
     this.#suspect = undefined
-    this.history.add(now, observation.timeline, endOfRecord(observation.lsn, this.layout))
+    this.#recordPosition(now, observation)
+  }
+
+  #recordPosition(now: number, { timeline, lsn }: Observation): void {
+    if (lsn !== undefined) this.history.add(now, timeline, endOfRecord(lsn, this.layout))
+  }
+
+  /** A server that does not say which cluster it belongs to belongs to this one. */
+  #isForeign({ systemId }: Observation): boolean {
+    return this.systemId !== undefined && systemId !== undefined && systemId !== this.systemId
+  }
+
+  /** Takes in what a server refuses to say: what depends on it is off, and the rest works. */
+  refusal(server: Server, { name, lost, code }: Parameters<Refused>[0]): void {
+    this.#log.warn({ server: server.name, function: name, code }, `${server.name} refuses ${name}: ${lost}`)
+  }
+
+  /** How a write's position is asked for. */
+  get positions(): PositionMode {
+    const observed = this.#primary?.observed
+    if (observed?.lsn === undefined) return 'unknown'
+    return observed.asynchronous ? 'inserted' : 'flushed'
   }
 
   /** A position the primary has just reported to a write. */
@@ -255,7 +278,7 @@ export class Topology implements PositionSink {
     const reference = this.#reference()
     if (!reference) return
     this.#named = reference.listed === 'primary'
-    const { systemId, layout } = reference.observed!
+    const { systemId = 0n, layout } = reference.observed!
     if (systemId === this.systemId) return
     this.systemId = systemId
     this.layout = layout
@@ -264,9 +287,8 @@ export class Topology implements PositionSink {
     this.newest = undefined
     this.#timeline = 0
     for (const one of this.servers) {
-      if (one.observed?.systemId === systemId)
-        this.#timeline = Math.max(this.#timeline, one.observed.timeline)
-      else if (one.observed) this.#foreign(one)
+      if (one.observed && this.#isForeign(one.observed)) this.#foreign(one)
+      else if (one.observed) this.#timeline = Math.max(this.#timeline, one.observed.timeline)
     }
   }
 
@@ -282,6 +304,8 @@ export class Topology implements PositionSink {
   }
 
   #sawReplica(server: Server, observation: Observation, now: number): void {
+    // Without a position its lag can not be known, and it is not left for it.
+    if (observation.lsn === undefined) return
     this.replayed(server, observation.lsn)
     const { history } = this
     // Further back than the history reaches, only the replica itself can say how far.
@@ -306,10 +330,14 @@ export class Topology implements PositionSink {
     const oldest = this.#named ? 1 : 2
     const able = this.servers.filter(
       ({ state, observed }) =>
-        agreed && state === 'up' && observed?.recovery === false && observed.timeline >= oldest
+        agreed &&
+        state === 'up' &&
+        observed?.recovery === false &&
+        (observed.timeline >= oldest || this.#named)
     )
     const latest = this.#timeline
-    const best = able.filter((one) => one.observed!.timeline === latest)
+    // One that does not say its timeline is taken at its word that it takes writes.
+    const best = able.filter(({ observed }) => observed!.timeline === latest || observed!.timeline === 0)
     const chosen = this.#primary && best.includes(this.#primary) ? this.#primary : best[0]
     for (const one of able) {
       if (one !== chosen) one.reason = `${chosen?.name ?? 'another server'} was promoted`
@@ -325,7 +353,7 @@ export class Topology implements PositionSink {
     if (!chosen) return
     if (before || (this.history.timeline > 0 && latest > this.history.timeline))
       this.#tell(chosen, 'promoted')
-    this.history.add(performance.now(), latest, endOfRecord(chosen.observed!.lsn, this.layout))
+    this.#recordPosition(performance.now(), { ...chosen.observed!, timeline: latest })
     for (const found of this.#waiters) found(chosen)
   }
 

@@ -167,7 +167,8 @@ t.test('reads are spread, and away from a slow replica', async (sub) => {
 
 t.test('one slow moment does not keep a replica out for good', async (sub) => {
   const { pool, monitor } = readOptions({ primary: primary.url })
-  const make = (name: string): Server => new Server(name, 'replica', {}, pool, monitor, () => {})
+  const make = (name: string): Server =>
+    new Server(name, 'replica', {}, pool, monitor, { report() {}, refusal() {} })
   const [slow, quick] = [make('slow'), make('quick')]
   const measure = (server: Server, at: number, duration: number): void => {
     server.began()
