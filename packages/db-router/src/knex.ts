@@ -4,7 +4,7 @@ import type { RouterClient } from './router-client.js'
 
 /** What of a Knex instance is used. */
 export interface KnexLike {
-  // Knex itself types its client so.
+  /** The client of its dialect, as Knex itself types it. */
   readonly client: object
 }
 
@@ -33,7 +33,7 @@ export function useRoutedPool<K extends KnexLike>(knex: K, pool: Pool): K {
   client.releaseConnection = async (loan) => {
     if (lent.delete(loan)) loan.release()
   }
-  // A CancelRequest takes no connection of the pool, which may be used up by what is to be cancelled.
+  // A CancelRequest takes no connection of the pool, which may be used up by the statements themselves.
   client.cancelQuery = (loan) => cancelBackend(loan as unknown as RouterClient)
   return knex
 }

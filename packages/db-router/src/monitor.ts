@@ -57,7 +57,7 @@ export class Monitor {
 
   /**
    * @param report gets each look's result: what was seen, or why nothing was
-   * @param refusal is told once of each thing that the server refuses to say
+   * @param refusal gets each thing that the server refuses to say, once
    */
   constructor(
     config: pg.ClientConfig,

@@ -49,7 +49,7 @@ const PARTS = {
     'pg_postmaster_start_time',
     'extract(epoch from pg_postmaster_start_time())::text',
     "''",
-    `servers behind one address can not be told apart, so ${AFTER_WRITES}`
+    `servers behind one address can not be distinguished, so ${AFTER_WRITES}`
   ),
   system: part(
     'pg_control_system',

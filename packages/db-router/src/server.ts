@@ -10,6 +10,8 @@ import type { Requirement } from './topology.js'
 export type ServerState = 'unknown' | 'up' | 'down' | 'foreign'
 
 const BREAKER_THRESHOLD = 3
+/** Servers behind one address, at most; restarts make new ones of the same. */
+const MAX_KNOWN = 16
 /** Half-life of a latency measurement, in milliseconds. */
 const LATENCY_HALF_LIFE = 2_000
 
@@ -107,6 +109,13 @@ export class Server {
   gaveUp(): void {
     this.inFlight--
     this.breaker.undecided()
+  }
+
+  /** Takes in which of the servers behind this address answered. */
+  remember({ identity, timeline }: Observation): void {
+    this.known.delete(identity)
+    this.known.set(identity, timeline)
+    if (this.known.size > MAX_KNOWN) this.known.delete(this.known.keys().next().value!)
   }
 
   /** Whether the last seen replay position covers it. */

@@ -6,26 +6,14 @@ import { endOfRecord, type Lsn, type WalLayout } from './lsn.js'
 import type { Refused } from './monitor.js'
 import type { Observation } from './observation.js'
 import type { PositionMode } from './position-query.js'
+import type { Requirement } from './requirement.js'
 import type { Server } from './server.js'
+import type { Log, TopologySettings } from './topology-settings.js'
 import { codeOf, isRefusal, isServerError, reasonOf } from './sqlstate.js'
 import { laterOf, type Position } from './token.js'
 import { WalHistory } from './wal-history.js'
 
-/** What a read must have seen, in terms of the cluster as it is now. */
-export type Requirement = { readonly timeline: number; readonly lsn: Lsn } | 'primary' | undefined
-
-interface Log {
-  info(details: object, message: string): void
-  warn(details: object, message: string): void
-  error(details: object, message: string): void
-}
-
-interface TopologySettings {
-  /** A replica further behind is not read from, in milliseconds. */
-  maxLag: number
-  /** How long a write waits for a primary, and a read for the timeline of its token, in milliseconds. */
-  primaryWait: number
-}
+export type { Requirement } from './requirement.js'
 
 /** Failed looks in a row before the primary is taken for gone: one may be a hiccup. */
 const PRIMARY_FAILURES = 2
@@ -74,12 +62,10 @@ export class Topology implements PositionSink {
     )
   }
 
-  /** How long a write waits for a primary, in milliseconds. */
   get primaryWait(): number {
     return this.#settings.primaryWait
   }
 
-  /** The primary, waiting for one for a bounded time. */
   waitForPrimary(caller: Caller): Promise<Server> {
     for (const server of this.servers) void server.monitor.look()
     return untilAborted<Server>(
@@ -144,7 +130,6 @@ export class Topology implements PositionSink {
     for (const one of this.servers) void one.monitor.look()
   }
 
-  /** Takes in what a monitor saw. */
   report(server: Server, observation: Observation | undefined, error?: Error): void {
     if (!observation) return this.#lost(server, error)
     const now = performance.now()
@@ -158,7 +143,7 @@ export class Topology implements PositionSink {
     if (before && before.identity !== observation.identity) this.#replaced(server, observation)
     this.#learnCluster()
     if (this.#isForeign(observation)) return this.#foreign(server)
-    remember(server, observation)
+    server.remember(observation)
     if (server.state !== 'up') this.#tell(server, 'up')
     server.state = 'up'
     server.reason = undefined
@@ -282,7 +267,6 @@ export class Topology implements PositionSink {
     if (systemId === this.systemId) return
     this.systemId = systemId
     this.layout = layout
-    // What was believed of another cluster is worth nothing.
     this.history.clear()
     this.newest = undefined
     this.#timeline = 0
@@ -326,7 +310,7 @@ export class Topology implements PositionSink {
   #elect(): void {
     const agreed =
       this.#named || this.servers.every(({ state }) => state !== 'foreign' && state !== 'unknown')
-    // Until then a server on the first timeline, where nothing has ever been promoted, is nobody's successor.
+    // Until then a server on the first timeline, where nothing has ever been promoted, is the successor of none.
     const oldest = this.#named ? 1 : 2
     const able = this.servers.filter(
       ({ state, observed }) =>
@@ -362,13 +346,4 @@ export class Topology implements PositionSink {
     const level = event === 'foreign' ? 'error' : event === 'up' || event === 'promoted' ? 'info' : 'warn'
     this.#log[level]({ server: server.name, event, reason }, `${server.name} is ${event}`)
   }
-}
-
-/** Servers behind one address, at most; restarts make new ones of the same. */
-const MAX_KNOWN = 16
-
-function remember(server: Server, { identity, timeline }: Observation): void {
-  server.known.delete(identity)
-  server.known.set(identity, timeline)
-  if (server.known.size > MAX_KNOWN) server.known.delete(server.known.keys().next().value!)
 }

@@ -87,7 +87,11 @@ for (const [name, what] of Object.entries(FUNCTIONS)) {
       const { rows } = await author.write.query('insert into items default values returning id')
       const reading = author.read.query(`${WHERE} from items where id = $1`, [rows[0]!['id']])
       sub.equal((await reading).rows.length, 1, 'read back')
-      sub.equal(await serverOf(reading), FROM_REPLICA.has(name) ? replica : primary, 'where it was read')
+      sub.equal(
+        await serverOf(reading),
+        FROM_REPLICA.has(name) ? replica : primary,
+        'the server that answered'
+      )
     }
     sub.equal(await db.transaction(async (tx) => (await tx.query('select 1 as n')).rows[0]!['n']), 1)
     sub.strictSame([...new Set(refused())], [name])
