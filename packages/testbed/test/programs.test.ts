@@ -12,8 +12,11 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { test, type Test } from 'tap'
+import t, { test, type Test } from 'tap'
 import { leftovers } from './fixtures/alive.js'
+
+// Fetches packages, which takes its time on a busy machine.
+t.setTimeout(900_000)
 
 const debian = existsSync('/usr/bin/apt-get') && process.platform === 'linux'
 const fixture = new URL('./fixtures/start-redis.ts', import.meta.url).pathname
@@ -76,7 +79,7 @@ test('a missing program that cannot be fetched is one coded error, and the exit 
   t.equal(code, 1)
   t.equal(stdout, '')
   t.match(stderr, /FLOTILLA_TESTBED_ERR_PROGRAM_MISSING/)
-  t.match(stderr, /'redis-server' is not on this machine/)
+  t.match(stderr, /'redis-server' or 'valkey-server' is not on this machine/)
   t.match(stderr, /Install it with/)
   t.match(stderr, /docker compose -f docker\/compose\.yaml up/)
   t.strictSame(leftovers(temporary), [])
