@@ -282,7 +282,7 @@ test('a registry of the app: its own metrics stay, ours go at close', async (t) 
 async function declarations(pkg: string): Promise<string> {
   const files: Record<string, string[]> = {
     cache: ['cache/src/telemetry.ts'],
-    session: ['session/src/channels.ts'],
+    session: ['session/src/diagnostics.ts'],
     db: ['db-router/src/channels.ts'],
     ws: ['ws-broadcast/src/diagnostics.ts'],
     redis: ['redis/src/channels.ts'],

@@ -6,12 +6,12 @@ export type {
   SessionCookieOptions,
   SessionOptions
 } from './options.js'
-export { Session } from './session.js'
-export type { LoginOptions, SessionData, SessionKey, SessionValue, SessionValues } from './session.js'
-export { StoredSession } from './sessions.js'
-export type { CreateOptions, Sessions } from './sessions.js'
-export type { SessionInfo } from './user-sessions.js'
-export type { SchemaIssue, SchemaResult, SessionDataOf, StandardSchema } from './schema.js'
+export { Session } from './request/session.js'
+export type { LoginOptions, SessionData, SessionKey, SessionValue, SessionValues } from './request/session.js'
+export { StoredSession } from './users/sessions.js'
+export type { CreateOptions, Sessions } from './users/sessions.js'
+export type { SessionInfo } from './users/user-sessions.js'
+export type { SchemaIssue, SchemaResult, SessionDataOf, StandardSchema } from './lifecycle/schema.js'
 export type {
   CreatedMessage,
   DroppedMessage,
@@ -22,7 +22,7 @@ export type {
   RenewedMessage,
   RevokedMessage,
   SavedMessage
-} from './channels.js'
+} from './diagnostics.js'
 export {
   ERR_CONFLICT as SessionConflictError,
   ERR_GONE as SessionGoneError,

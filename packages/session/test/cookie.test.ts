@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import { startRedis } from '@flotilla/testbed'
 import { after, before, test } from 'tap'
-import { createTicketing } from '../src/ticket.js'
+import { createTicketing } from '../src/store/token.js'
 import { SECRET } from './support/app.js'
 import { serve } from './support/serve.js'
 

@@ -1,9 +1,9 @@
 import { listen, startProxy, startRedis, until, type TcpProxy } from '@flotilla/testbed'
 import type { FastifyInstance } from 'fastify'
 import { after, before, test } from 'tap'
-import { renewAnonymous, renewOwned } from '../src/lua/renew.js'
-import { takeAnonymous } from '../src/lua/take.js'
-import type { Sessions } from '../src/sessions.js'
+import { renewAnonymous, renewOwned } from '../src/store/lua/renew.js'
+import { takeAnonymous } from '../src/store/lua/take.js'
+import type { Sessions } from '../src/users/sessions.js'
 import { beforeScript, buildApp, type AppSettings } from './support/app.js'
 import { serve } from './support/serve.js'
 

@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import { startRedis, until } from '@flotilla/testbed'
 import { after, before, test } from 'tap'
-import { takeAnonymous, takeOwned } from '../src/lua/take.js'
+import { takeAnonymous, takeOwned } from '../src/store/lua/take.js'
 import { beforeScript, buildApp, type AppSettings } from './support/app.js'
 import type { Browser } from './support/browser.js'
 import { serve } from './support/serve.js'

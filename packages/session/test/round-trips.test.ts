@@ -4,7 +4,7 @@ import { startRedis, until } from '@flotilla/testbed'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { after, before, test } from 'tap'
 import { flotillaSession } from '../src/index.js'
-import { createTicketing } from '../src/ticket.js'
+import { createTicketing } from '../src/store/token.js'
 import { buildApp, SECRET } from './support/app.js'
 import { serve } from './support/serve.js'
 

@@ -1,6 +1,6 @@
 import { startRedis, until } from '@flotilla/testbed'
 import { after, before, test } from 'tap'
-import { createClock } from '../src/clock.js'
+import { createClock } from '../src/store/clock.js'
 import { serve } from './support/serve.js'
 
 let redis: Awaited<ReturnType<typeof startRedis>>

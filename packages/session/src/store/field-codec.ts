@@ -1,6 +1,6 @@
 import type { Cipher } from './cipher.js'
 import type { Keys } from './keys.js'
-import type { Ticket } from './ticket.js'
+import type { Ticket } from './token.js'
 
 /** How a field's text is stored. */
 export interface FieldCodec {

@@ -1,8 +1,8 @@
 import type { CookieSerializeOptions } from '@fastify/cookie'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { Settings } from './options.js'
-import type { SessionState } from './session-state.js'
-import type { Ticketing } from './ticket.js'
+import type { Settings } from '../options.js'
+import type { SessionState } from '../lifecycle/session-state.js'
+import type { Ticketing } from '../store/token.js'
 
 /** Reads and writes the browser's cookie. */
 export interface SessionCookie {

@@ -1,5 +1,5 @@
 import { defineScript } from '@flotilla/redis'
-import { MEND, NOW } from './fragments.js'
+import { MEND, NOW } from '../../store/lua/fragments.js'
 
 /**
  * A user's sessions; forgets those that have expired.

@@ -1,5 +1,5 @@
 import { parse } from 'secure-json-parse'
-import { ERR_KEY, ERR_TOO_LARGE, ERR_UNSERIALISABLE } from './errors.js'
+import { ERR_KEY, ERR_TOO_LARGE, ERR_UNSERIALISABLE } from '../errors.js'
 import { fieldOf, keyOf } from './meta.js'
 import { type Changes, CorruptSession } from './store.js'
 

@@ -1,6 +1,6 @@
 import { createHmac } from 'node:crypto'
 import type { Secret } from '@flotilla/core'
-import { ERR_USER_ID } from './errors.js'
+import { ERR_USER_ID } from '../errors.js'
 
 /** Where a user's sessions live: the same slot for all of them, so that one script can change them together. */
 export interface Owner {

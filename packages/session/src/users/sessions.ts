@@ -5,8 +5,8 @@ import {
   type SessionParts,
   type SessionValues,
   stateOf
-} from './session.js'
-import { SessionState, type Visitor } from './session-state.js'
+} from '../request/session.js'
+import { SessionState, type Visitor } from '../lifecycle/session-state.js'
 import type { SessionInfo, UserSessions } from './user-sessions.js'
 
 /** Whose session it is to look like in the list of the user's sessions. */

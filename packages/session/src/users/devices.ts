@@ -1,8 +1,8 @@
-import type { Cipher } from './cipher.js'
-import type { Owner } from './keys.js'
-import { isTime } from './meta.js'
-import type { Visitor } from './session-state.js'
-import type { Ticket } from './ticket.js'
+import type { Cipher } from '../store/cipher.js'
+import type { Owner } from '../store/keys.js'
+import { isTime } from '../store/meta.js'
+import type { Visitor } from '../lifecycle/session-state.js'
+import type { Ticket } from '../store/token.js'
 
 /** What a page of "your devices" shows of a session besides its times. */
 export interface Device extends Visitor {

@@ -1,6 +1,6 @@
 import type { FleetBus } from '@flotilla/redis'
 import { LRUCache } from 'lru-cache'
-import { CHANGED, REVOKED } from './announcer.js'
+import { CHANGED, REVOKED } from '../lifecycle/revocation-publisher.js'
 import type { RedisClock } from './clock.js'
 import type { Found } from './store.js'
 

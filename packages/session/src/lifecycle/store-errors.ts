@@ -1,8 +1,8 @@
 import { withoutArguments } from '@flotilla/redis'
 import type { FastifyBaseLogger } from 'fastify'
-import { channels } from './channels.js'
-import { ERR_READ_ONLY, ERR_UNAVAILABLE } from './errors.js'
-import { CorruptSession } from './store.js'
+import { channels } from '../diagnostics.js'
+import { ERR_READ_ONLY, ERR_UNAVAILABLE } from '../errors.js'
+import { CorruptSession } from '../store/store.js'
 
 /** What happens while Redis cannot be asked. */
 export interface Outage {

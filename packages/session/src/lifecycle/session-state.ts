@@ -1,9 +1,9 @@
 import type { CookieSerializeOptions } from '@fastify/cookie'
 import { createKeyedQueue, type KeyedQueue } from './keyed-queue.js'
-import type { Operations } from './operations.js'
-import { SessionFields } from './session-fields.js'
-import type { Found, Place } from './store.js'
-import type { Ticket } from './ticket.js'
+import type { Operations } from '../request/operations.js'
+import { SessionFields } from '../store/session-fields.js'
+import type { Found, Place } from '../store/store.js'
+import type { Ticket } from '../store/token.js'
 
 /**
  * `lazy`: not asked for yet. `none`: no session; the first write opens one. `live`: in Redis.

@@ -1,14 +1,14 @@
 import type { FastifyBaseLogger } from 'fastify'
-import { channels } from './channels.js'
-import type { FieldCodec } from './field-codec.js'
-import type { LocalSessions } from './local-sessions.js'
-import type { Settings } from './options.js'
-import type { Outage } from './outage.js'
+import { channels } from '../diagnostics.js'
+import type { FieldCodec } from '../store/field-codec.js'
+import type { LocalSessions } from '../store/local-sessions.js'
+import type { Settings } from '../options.js'
+import type { Outage } from './store-errors.js'
 import { validate } from './schema.js'
-import { SessionFields } from './session-fields.js'
+import { SessionFields } from '../store/session-fields.js'
 import type { SessionState } from './session-state.js'
-import { CorruptSession, type Found, type SessionStore } from './store.js'
-import type { Ticket } from './ticket.js'
+import { CorruptSession, type Found, type SessionStore } from '../store/store.js'
+import type { Ticket } from '../store/token.js'
 
 /** Brings a presented session into a request. */
 export interface SessionReader {

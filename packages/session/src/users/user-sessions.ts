@@ -1,13 +1,13 @@
 import { type RedisClient, runGrouped } from '@flotilla/redis'
-import type { Announcer } from './announcer.js'
+import type { Announcer } from '../lifecycle/revocation-publisher.js'
 import type { Devices } from './devices.js'
-import type { SessionIdentity } from './identity.js'
-import type { Keys, Owner } from './keys.js'
-import type { LocalSessions } from './local-sessions.js'
+import type { SessionIdentity } from '../lifecycle/session-lifecycle.js'
+import type { Keys, Owner } from '../store/keys.js'
+import type { LocalSessions } from '../store/local-sessions.js'
 import { listSessions } from './lua/list.js'
 import { revokeScript } from './lua/revoke.js'
-import { isTime, LATEST } from './meta.js'
-import type { Outage } from './outage.js'
+import { isTime, LATEST } from '../store/meta.js'
+import type { Outage } from '../lifecycle/store-errors.js'
 
 /** One of a user's sessions, as a page of "your devices" shows it. */
 export interface SessionInfo {

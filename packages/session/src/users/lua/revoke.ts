@@ -1,6 +1,6 @@
 import type { RedisClient } from '@flotilla/redis'
 import { defineScript } from '@flotilla/redis'
-import { MEND } from './fragments.js'
+import { MEND } from '../../store/lua/fragments.js'
 
 /**
  * Ends some of a user's sessions. A session is ended only if its own meta names this user: the tag that

@@ -10,7 +10,7 @@ import { saveAnonymous, saveOwned } from './lua/save.js'
 import { takeAnonymous, takeOwned, type TakeReply } from './lua/take.js'
 import { updateAnonymous, updateOwned } from './lua/update.js'
 import { ALIAS, ENDED, META, type Meta, parseMeta, USER } from './meta.js'
-import type { Ticket, Ticketing } from './ticket.js'
+import type { Ticket, Ticketing } from './token.js'
 
 /** A session as Redis holds it. Shared between requests in `local` mode, so never changed. */
 export interface Found {

@@ -1,14 +1,14 @@
 import type { CookieSerializeOptions } from '@fastify/cookie'
 import { inspect } from 'node:util'
-import { ERR_CONFLICT, ERR_GONE, ERR_NOT_LOADED, ERR_RESERVED } from './errors.js'
-import type { SessionIdentity } from './identity.js'
+import { ERR_CONFLICT, ERR_GONE, ERR_NOT_LOADED, ERR_RESERVED } from '../errors.js'
+import type { SessionIdentity } from '../lifecycle/session-lifecycle.js'
 import { type Forgotten, Operations } from './operations.js'
-import type { Outage } from './outage.js'
-import type { SessionReader } from './reader.js'
-import type { SessionState } from './session-state.js'
-import { RENEW_TRIES } from './store.js'
-import type { Ticketing } from './ticket.js'
-import type { SessionWriter } from './writer.js'
+import type { Outage } from '../lifecycle/store-errors.js'
+import type { SessionReader } from '../lifecycle/reader.js'
+import type { SessionState } from '../lifecycle/session-state.js'
+import { RENEW_TRIES } from '../store/store.js'
+import type { Ticketing } from '../store/token.js'
+import type { SessionWriter } from '../lifecycle/writer.js'
 
 /**
  * The data of a session, for augmentation:

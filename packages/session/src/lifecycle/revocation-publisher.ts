@@ -1,6 +1,6 @@
 import type { FleetBus } from '@flotilla/redis'
 import type { FastifyBaseLogger } from 'fastify'
-import { channels } from './channels.js'
+import { channels } from '../diagnostics.js'
 
 /** Tells the fleet: sockets of a revoked session close, copies of a changed one are dropped. */
 export interface Announcer {

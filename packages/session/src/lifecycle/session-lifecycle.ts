@@ -1,15 +1,15 @@
 import { type RedisClient, waitForReplicas } from '@flotilla/redis'
-import type { Announcer } from './announcer.js'
-import { channels } from './channels.js'
-import type { Devices } from './devices.js'
-import { ERR_GONE, ERR_NOT_DURABLE } from './errors.js'
-import type { Keys, Owner } from './keys.js'
-import type { LocalSessions } from './local-sessions.js'
-import type { Settings } from './options.js'
-import type { Outage } from './outage.js'
+import type { Announcer } from './revocation-publisher.js'
+import { channels } from '../diagnostics.js'
+import type { Devices } from '../users/devices.js'
+import { ERR_GONE, ERR_NOT_DURABLE } from '../errors.js'
+import type { Keys, Owner } from '../store/keys.js'
+import type { LocalSessions } from '../store/local-sessions.js'
+import type { Settings } from '../options.js'
+import type { Outage } from './store-errors.js'
 import type { SessionReader } from './reader.js'
 import { assertStorable } from './schema.js'
-import { SessionFields } from './session-fields.js'
+import { SessionFields } from '../store/session-fields.js'
 import type { SessionState } from './session-state.js'
 import {
   NO_CHANGES,
@@ -19,8 +19,8 @@ import {
   type Renewal,
   type SessionStore,
   type TakeResult
-} from './store.js'
-import type { Ticket, Ticketing } from './ticket.js'
+} from '../store/store.js'
+import type { Ticket, Ticketing } from '../store/token.js'
 
 /** Everything that gives a session another id: opening, login, logout, regeneration, renewal. */
 export interface SessionIdentity {
