@@ -34,6 +34,8 @@ export interface RevokedMessage {
 }
 /** A cookie that no secret of ours signed. Redis was not asked. */
 export interface RejectedMessage {
+  /** `unknown-secret`: it names a secret that is not listed here, so either it is forged or instances do not share their secrets. */
+  readonly reason: 'invalid' | 'unknown-secret'
   /** As `request.ip`. */
   readonly ip: string
 }
@@ -49,7 +51,16 @@ export interface DroppedMessage {
   /** What was wrong with it. */
   readonly reason: string
 }
-/** A session got a new id. */
+/** A token was presented whose successor is in use: a stolen or replayed cookie. */
+export interface ReusedMessage {
+  /** The session's public reference. */
+  readonly ref: string
+  /** `void`: it was replaced by `renew({ immediate: true })`, or Redis lost a renewal. That ends nothing. */
+  readonly reason: 'reused' | 'void'
+  /** Whether the session was ended (option `onReuse`). */
+  readonly ended: boolean
+}
+/** A session got a new verifier. */
 export interface RenewedMessage {
   /** The session's public reference, which stays. */
   readonly ref: string
@@ -67,6 +78,7 @@ export const channels = {
   loaded: createChannel<LoadedMessage>('session', 'loaded'),
   created: createChannel<CreatedMessage>('session', 'created'),
   saved: createChannel<SavedMessage>('session', 'saved'),
+  reused: createChannel<ReusedMessage>('session', 'reused'),
   renewed: createChannel<RenewedMessage>('session', 'renewed'),
   revoked: createChannel<RevokedMessage>('session', 'revoked'),
   rejected: createChannel<RejectedMessage>('session', 'rejected'),

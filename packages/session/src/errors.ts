@@ -31,7 +31,7 @@ export const ERR_NOT_DURABLE = createError(
   503
 )
 
-/** `config: { session: 'lazy' }` and nobody awaited `session.load()`. */
+/** `config: { session: 'lazy' }` and `session.load()` was not awaited. */
 export const ERR_NOT_LOADED = createError(
   'FLOTILLA_SESSION_ERR_NOT_LOADED',
   'This route loads its session on demand: `await request.session.load()` before reading or writing it',
@@ -80,7 +80,14 @@ export const ERR_GONE = createError(
   409
 )
 
-/** `update`, or `renew` of an encrypted session, lost the race against other writers too often. */
+/** The user has as many sessions as `maxPerUser` allows, and `onExceed` is `'refuse'`. */
+export const ERR_TOO_MANY = createError(
+  'FLOTILLA_SESSION_ERR_TOO_MANY',
+  'You are logged in on as many devices as are allowed (%s): log out on one of them first',
+  409
+)
+
+/** `update` or `renew` lost the race against other requests too often. */
 export const ERR_CONFLICT = createError(
   'FLOTILLA_SESSION_ERR_CONFLICT',
   '%s changed %s times while it was being written; try again',
@@ -90,6 +97,6 @@ export const ERR_CONFLICT = createError(
 /** `login`, `create` or an operation on a user without a usable user id. */
 export const ERR_USER_ID = createError(
   'FLOTILLA_SESSION_ERR_USER_ID',
-  'A user id must be a non-empty string, got %s; convert numeric ids with String(id)',
+  'A user id must be a non-empty string of at most 1024 bytes, got %s; convert numeric ids with String(id)',
   500
 )

@@ -2,12 +2,20 @@ export { default, flotillaSession } from './plugin.js'
 export type {
   DurableOptions,
   LocalOptions,
+  MaxPerUserOptions,
   RenewOptions,
   SessionCookieOptions,
   SessionOptions
 } from './options.js'
 export { Session } from './request/session.js'
-export type { LoginOptions, SessionData, SessionKey, SessionValue, SessionValues } from './request/session.js'
+export type {
+  LoginOptions,
+  RenewalOptions,
+  SessionData,
+  SessionKey,
+  SessionValue,
+  SessionValues
+} from './request/session.js'
 export { StoredSession } from './users/sessions.js'
 export type { CreateOptions, Sessions } from './users/sessions.js'
 export type { SessionInfo } from './users/user-sessions.js'
@@ -20,6 +28,7 @@ export type {
   RefusedMessage,
   RejectedMessage,
   RenewedMessage,
+  ReusedMessage,
   RevokedMessage,
   SavedMessage
 } from './diagnostics.js'
@@ -35,6 +44,7 @@ export {
   ERR_REGISTERED as SessionRegisteredError,
   ERR_RESERVED as SessionReservedError,
   ERR_TOO_LARGE as SessionTooLargeError,
+  ERR_TOO_MANY as SessionTooManyError,
   ERR_UNAVAILABLE as SessionUnavailableError,
   ERR_UNSERIALISABLE as SessionUnserialisableError,
   ERR_USER_ID as SessionUserIdError

@@ -33,12 +33,23 @@ export interface LocalOptions {
   maxSize?: Size
 }
 
-/** Renewal of the id while a session is in use. */
+/** Renewal of the cookie while a session is in use. */
 export interface RenewOptions {
-  /** A session in use gets a new id this often (OWASP Session Management, "Renewal Timeout"). */
-  every: Duration
-  /** How long the old id still leads to the session, for requests already under way. Default `'30s'`, at most twice `every` and 10 minutes. */
+  /** A session in use gets a new cookie this often (OWASP Session Management, "Renewal Timeout"). Default: only by `session.renew()`. */
+  every?: Duration
+  /**
+   * How long the previous cookie keeps working once its successor has been presented, for requests already under way. Default `'30s'`, at
+   * most 10 minutes. Until then it works in any case: a response that is lost logs no user out.
+   */
   grace?: Duration
+}
+
+/** How many sessions one user may have. */
+export interface MaxPerUserOptions {
+  /** At most this many at the same time. */
+  max: number
+  /** What a login beyond that does: `'end-oldest'` (default) ends the oldest ones, `'refuse'` throws. */
+  onExceed?: 'refuse' | 'end-oldest'
 }
 
 /** What must survive a failover of Redis. */
@@ -65,11 +76,16 @@ export interface SessionOptions<Data extends object = object> {
   touchInterval?: Duration
   /** The session cookie. */
   cookie?: SessionCookieOptions
-  /** A new id from time to time. Default never. */
+  /** A new cookie from time to time. Default never. */
   renew?: RenewOptions
+  /**
+   * What happens when a cookie is presented whose successor is in use and whose grace is over: a copy of it was stolen, or replayed. `'end'`
+   * (default) ends the session, for the thief and the owner alike (RFC 9700 §4.14.2); `'reject'` only refuses that cookie.
+   */
+  onReuse?: 'end' | 'reject'
   /** Sessions kept in memory, dropped through the fleet bus. Default none. */
   local?: LocalOptions
-  /** AES-256-GCM for each field, under a key made from the secret and the id. Default false. */
+  /** AES-256-GCM for each field, under keys made from the secret and the cookie. Default false. */
   encrypt?: boolean
   /** While Redis is away: `'fail'` answers 503 with Retry-After; `'anonymous'` gives an empty, read-only session. */
   onOutage?: 'fail' | 'anonymous'
@@ -77,6 +93,8 @@ export interface SessionOptions<Data extends object = object> {
   retryAfter?: Duration
   /** Waits for replicas at login, logout and revoke. Default none. */
   durable?: DurableOptions
+  /** How many sessions one user may have; counted and enforced in the script that opens one. Default any number. */
+  maxPerUser?: MaxPerUserOptions
   /** What a session's data may take, keys and values. Default `'256kb'`. */
   maxSize?: Size
   /** Value of `Clear-Site-Data` at logout; `true` means `"cache", "cookies", "storage"`. Default false. */
@@ -89,6 +107,12 @@ export interface SessionOptions<Data extends object = object> {
   migrate?: (data: Record<string, unknown>, from: number) => Data | Promise<Data>
 }
 
+export type CookieSettings = Omit<SessionCookieOptions, 'name' | 'secure' | 'persistent'> & {
+  readonly name: string
+  readonly secure: boolean | 'auto'
+  readonly persistent: boolean
+}
+
 /** {@link SessionOptions} after validation: milliseconds, bytes, no gaps. */
 export interface Settings {
   readonly secret: Secret
@@ -97,18 +121,17 @@ export interface Settings {
   readonly idleTimeout: number
   readonly absoluteTimeout: number
   readonly touchInterval: number
-  readonly cookie: Omit<SessionCookieOptions, 'name' | 'secure' | 'persistent'> & {
-    readonly name: string
-    readonly secure: boolean | 'auto'
-    readonly persistent: boolean
-  }
-  readonly renew: { readonly every: number; readonly grace: number } | undefined
+  readonly cookie: CookieSettings
+  /** Milliseconds; without `every` only by `session.renew()`. */
+  readonly renew: { readonly every: number | undefined; readonly grace: number }
+  readonly onReuse: 'end' | 'reject'
   readonly local: { readonly maxAge: number; readonly max: number; readonly maxSize: number } | undefined
   readonly encrypt: boolean
   readonly onOutage: 'fail' | 'anonymous'
   /** Seconds. */
   readonly retryAfter: number
   readonly durable: { readonly replicas: number; readonly timeout: number } | undefined
+  readonly maxPerUser: { readonly max: number; readonly endOldest: boolean } | undefined
   readonly maxSize: number
   readonly clearSiteData: string | undefined
   readonly schema: StandardSchema | undefined
@@ -118,6 +141,7 @@ export interface Settings {
 
 const COOKIE_NAME = /^[\w!#$%&'*+.^`|~-]+$/
 const COOKIE = { name: 'sid', secure: true, persistent: false } as const
+const GRACE = 30_000
 const YEAR = 365 * 24 * 3_600_000
 
 /**
@@ -141,6 +165,10 @@ export function readOptions(input: unknown): Settings {
   if (schema !== undefined && typeof schema?.['~standard']?.validate !== 'function') {
     read.fail('schema', 'a Standard Schema (an object with `~standard`.validate)')
   }
+  const renew = read.group('renew', (group) => ({
+    every: group.has('every') ? group.duration('every', { default: 0, min: 1_000 }) : undefined,
+    grace: group.duration('grace', { default: GRACE, max: 10 * 60_000 })
+  }))
   const settings: Settings = {
     secret: read.secret('secret', 32),
     redis: read.raw<string | RedisClient>('redis'),
@@ -149,14 +177,14 @@ export function readOptions(input: unknown): Settings {
     absoluteTimeout,
     touchInterval: read.duration('touchInterval', { default: idleTimeout / 10, max: idleTimeout / 2 }),
     cookie,
-    renew: read.group('renew', (group) => {
-      const every = group.has('every')
-        ? group.duration('every', { default: 0, min: 1_000 })
-        : group.fail('every', 'a duration')
-      // An id leads on over as many renewals as fit into the grace, and each is a round trip.
-      const longest = Math.min(2 * every, 10 * 60_000)
-      return { every, grace: group.duration('grace', { default: Math.min(30_000, longest), max: longest }) }
-    }),
+    renew: renew ?? { every: undefined, grace: GRACE },
+    onReuse: read.oneOf('onReuse', ['end', 'reject'], 'end'),
+    maxPerUser: read.group('maxPerUser', (group) => ({
+      max: group.has('max')
+        ? group.integer('max', { default: 0, min: 1, max: 10_000 })
+        : group.fail('max', 'a number'),
+      endOldest: group.oneOf('onExceed', ['refuse', 'end-oldest'], 'end-oldest') === 'end-oldest'
+    })),
     local: read.group('local', (group) => ({
       maxAge: group.duration('maxAge', { default: 5_000, min: 1, max: 10 * 60_000 }),
       max: group.integer('max', { default: 10_000, min: 1 }),

@@ -1,29 +1,30 @@
 import fastifyCookie from '@fastify/cookie'
 import { joinHealth } from '@flotilla/core'
 import { checkRedis, resolveBus, resolveRedis } from '@flotilla/redis'
-import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
+import type { FastifyBaseLogger, FastifyInstance, FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
-import { createAnnouncer } from './lifecycle/revocation-publisher.js'
-import { createCipher } from './store/cipher.js'
-import { createClock } from './store/clock.js'
-import { createCookie } from './request/cookie.js'
-import { createDevices } from './users/devices.js'
 import { ERR_REGISTERED } from './errors.js'
-import { plainCodec, sealedCodec } from './store/field-codec.js'
+import { RevocationPublisher } from './lifecycle/revocation-publisher.js'
+import { SessionLifecycle } from './lifecycle/session-lifecycle.js'
+import { SessionLoader } from './lifecycle/session-loader.js'
+import { SessionWriter } from './lifecycle/session-writer.js'
+import { StoreErrors } from './lifecycle/store-errors.js'
+import { readOptions, type SessionOptions, type Settings } from './options.js'
+import { SessionCookie } from './request/cookie.js'
 import { addSessionHooks } from './request/hooks.js'
-import { createIdentity } from './lifecycle/session-lifecycle.js'
-import { createKeys } from './store/keys.js'
-import { createLocalSessions } from './store/local-sessions.js'
-import type { Forgotten } from './request/operations.js'
-import { readOptions, type SessionOptions } from './options.js'
-import { createOutage } from './lifecycle/store-errors.js'
-import { createReader } from './lifecycle/reader.js'
+import { Notices } from './request/notices.js'
 import type { Session } from './request/session.js'
+import { Cipher } from './store/cipher.js'
+import { RedisClock } from './store/clock.js'
+import { SessionEncryption } from './store/field-codec.js'
+import { Keys } from './store/keys.js'
+import { LocalSessions } from './store/local-sessions.js'
+import { RedisStore } from './store/redis-store.js'
+import { SessionRecords } from './store/session-records.js'
+import { SessionTokens } from './store/token.js'
+import { Devices } from './users/devices.js'
 import { createSessions, type Sessions } from './users/sessions.js'
-import { createStore } from './store/store.js'
-import { createTicketing } from './store/token.js'
-import { createUserSessions } from './users/user-sessions.js'
-import { createWriter } from './lifecycle/writer.js'
+import { UserSessions } from './users/user-sessions.js'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -49,99 +50,83 @@ async function session(fastify: FastifyInstance, options: SessionOptions): Promi
   if (!fastify.hasDecorator('parseCookie')) await fastify.register(fastifyCookie)
 
   const log = fastify.log.child({ plugin: NAME })
-  const { secret } = settings
-  const clock = createClock()
-  const keys = createKeys(settings.prefix, secret)
-  const ticketing = createTicketing(secret, settings.cookie.name)
-  const aliases = createCipher(secret, 'flotilla:session-alias')
-  const codec = settings.encrypt
-    ? sealedCodec(createCipher(secret, 'flotilla:session-data'), keys)
-    : plainCodec
-  const devices = createDevices(
-    settings.encrypt ? createCipher(secret, 'flotilla:session-devices') : undefined
+  const clock = new RedisClock()
+  const keys = new Keys(settings.prefix, settings.secret)
+  const tokens = new SessionTokens(settings.secret, settings.cookie.name)
+  const store = new RedisStore(client, keys, clock, settings)
+  const records = new SessionRecords(store, { keys, tokens }, createCiphers(settings, keys), {
+    grace: settings.renew.grace,
+    onReuse: settings.onReuse
+  })
+  const devices = new Devices(
+    settings.encrypt ? new Cipher(settings.secret, 'flotilla:session-devices') : undefined
   )
-  const outage = createOutage(log, settings.retryAfter)
-  const announcer = createAnnouncer(bus, log, { local: settings.local !== undefined, scope: settings.prefix })
+  const errors = new StoreErrors(log, settings.retryAfter)
+  const publisher = new RevocationPublisher(bus, log, {
+    local: settings.local !== undefined,
+    scope: settings.prefix
+  })
   const local =
-    settings.local &&
-    createLocalSessions(bus, clock, {
+    settings.local && new LocalSessions(bus, clock, {
       ...settings.local,
       idleTimeout: settings.idleTimeout,
       scope: settings.prefix
     })
+  const background = new BackgroundWork(log)
+  const later = background.add
 
-  const background = new Set<Promise<unknown>>()
-  const later = (work: Promise<unknown>): void => {
-    const tracked = work.catch((err: unknown) => log.debug({ err }, 'work after the response failed'))
-    background.add(tracked)
-    void tracked.finally(() => background.delete(tracked))
-  }
+  const common = { store, records, keys, devices, tokens, local, errors, publisher, settings, log, clock }
+  const loader = new SessionLoader({
+    ...common,
+    remove: (token) => later(store.remove({ ...token, userHash: undefined }))
+  })
+  const writer = new SessionWriter(common)
+  const lifecycle = new SessionLifecycle({ ...common, loader, later })
+  const users = new UserSessions({ ...common, lifecycle })
+  const cookie = new SessionCookie({ ...settings, settings: settings.cookie, tokens, clock, log })
 
-  const store = createStore({ ...settings, client, keys, codec, aliases, ticketing, clock })
-  const discard = ({ tag, hash }: { tag: string; hash: string }): void =>
-    later(client.del(keys.session(tag, hash)))
-  const reader = createReader({ store, codec, local, outage, settings, log, discard })
-  const identity = createIdentity({
-    client,
-    store,
-    keys,
-    devices,
-    ticketing,
-    reader,
-    local,
-    outage,
-    announcer,
-    settings,
-    later
-  })
-  const writer = createWriter({
-    store,
-    codec,
-    local,
-    outage,
-    clock,
-    announcer,
-    settings,
-    log,
-    create: (state) => identity.create(state)
-  })
-  const users = createUserSessions({
-    client,
-    keys,
-    devices,
-    local,
-    outage,
-    announcer,
-    settle: (key) => identity.settle(key)
-  })
-  const cookie = createCookie({ settings, ticketing, log, now: () => clock.now() })
-
-  const warned = new Set<string>()
-  const warnOnce = (message: string): void => {
-    if (!warned.has(message)) log.warn(message)
-    warned.add(message)
-  }
-  const late = (): void =>
-    warnOnce(
-      'a session was changed after its response had been sent; only `await session.save()` keeps what was set, and a new id, as of a login, does not reach the browser'
-    )
-  const forgotten: Forgotten = (name, failure) => {
-    if (failure) log.error({ err: failure.error }, `\`session.${name}()\` failed and was not awaited`)
-    else
-      warnOnce(
-        `\`session.${name}()\` was not awaited: the response waited for it, but what else the handler did to the session may have come before it; write \`await session.${name}()\``
-      )
-  }
-  const parts = { reader, writer, identity, ticketing, outage, late, forgotten }
+  const notices = new Notices(log)
+  const parts = { loader, writer, lifecycle, tokens, errors, ...notices.callbacks }
   fastify.decorate('sessions', createSessions(parts, users))
   addSessionHooks(fastify, { ...parts, cookie, clock, settings, later })
-  if (settings.local) fastify.addHook('onReady', async () => await bus.ready())
-  fastify.addHook('onClose', async () => {
-    await Promise.all(background)
-  })
+  if (settings.local)
+    fastify.addHook('onReady', async () => {
+      await bus.ready()
+      await store.readClock()
+    })
+  fastify.addHook('onClose', () => background.finished())
   joinHealth(fastify, (health) =>
     health.addCheck('session', () => checkRedis(client), { level: 'critical', scope: 'shared' })
   )
+}
+
+function createCiphers({ secret, encrypt }: Settings, keys: Keys) {
+  return {
+    successors: new Cipher(secret, 'flotilla:session-successor'),
+    encryption: encrypt
+      ? new SessionEncryption(new Cipher(secret, 'flotilla:session-data-key'), (token) => keys.session(token))
+      : undefined
+  }
+}
+
+/** Work that no response waits for. It is finished before the app closes. */
+class BackgroundWork {
+  readonly #log: FastifyBaseLogger
+  readonly #running = new Set<Promise<unknown>>()
+
+  constructor(log: FastifyBaseLogger) {
+    this.#log = log
+  }
+
+  readonly add = (work: Promise<unknown>): void => {
+    const tracked = work.catch((err: unknown) => this.#log.debug({ err }, 'work after the response failed'))
+    this.#running.add(tracked)
+    void tracked.finally(() => this.#running.delete(tracked))
+  }
+
+  async finished(): Promise<void> {
+    await Promise.all(this.#running)
+  }
 }
 
 /**

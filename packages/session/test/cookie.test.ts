@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import { startRedis } from '@flotilla/testbed'
 import { after, before, test } from 'tap'
-import { createTicketing } from '../src/store/token.js'
+import { SessionTokens } from '../src/store/token.js'
 import { SECRET } from './support/app.js'
 import { serve } from './support/serve.js'
 
@@ -25,7 +25,7 @@ test('by default the cookie is __Host-sid with all that protects it', async (t) 
   const visitor = browser(https)
   const { setCookie, headers } = await visitor.post('/set', { count: 1 })
   const [pair = '', ...attributes] = setCookie[0]!.split('; ')
-  t.match(pair, /^__Host-sid=[\da-f]{4}\.[\w-]{32}\.[\w-]{43}$/)
+  t.match(pair, /^__Host-sid=[\da-f]{4}\.[\w-]{24}\.[\w-]{24}\.1\.[\w-]{4}\.[\w-]{43}$/)
   t.same(attributes.sort(), ['HttpOnly', 'Path=/', 'SameSite=Lax', 'Secure'])
   t.equal(headers.get('cache-control'), 'no-store')
   t.same((await visitor.get('/data')).body, { count: 1 })
@@ -88,7 +88,7 @@ test('an older secret still verifies, and the browser gets the newest signature 
   t.same(answer.body, { count: 7 })
   t.equal(answer.setCookie.length, 1)
   t.not(same.cookie, old)
-  t.equal(same.cookie.split('.')[1], old.split('.')[1], 'the same id')
+  t.equal(same.cookie.split('.')[1], old.split('.')[1], 'the same session')
   t.equal((await same.get('/data')).setCookie.length, 0)
   const after = await serve(t, { url: redis.url, session: { secret: newer } })
   const gone = after.browser()
@@ -98,14 +98,14 @@ test('an older secret still verifies, and the browser gets the newest signature 
 
 test('an unknown id is never adopted', async (t) => {
   const { browser } = await serve(t, { url: redis.url })
-  const planted = createTicketing(SECRET, 'sid').issue()
+  const planted = new SessionTokens(SECRET, 'sid').issue()
   const visitor = browser()
   visitor.cookie = `sid=${planted.value}`
   t.equal((await visitor.get('/me')).body['isNew'], true)
   const { setCookie } = await visitor.post('/set', { count: 1 })
   t.equal(setCookie.length, 1)
-  t.notMatch(setCookie[0], planted.id)
-  t.same(await redis.command('KEYS', `*${planted.hash}*`), [])
+  t.notMatch(setCookie[0], planted.selector)
+  t.same(await redis.command('KEYS', `*${planted.ref}*`), [])
 })
 
 /** Values that no secret of ours signed, from the plainly broken to one character off. */
@@ -129,7 +129,7 @@ function* hostileValues(good: string): Generator<string> {
     good.split('.').toReversed().join('.'),
     `0000${good.slice(4)}`,
     `${good.slice(0, 10)}é${good.slice(11)}`,
-    '\u00ff'.repeat(81),
+    '\u00ff'.repeat(101),
     good.replaceAll('.', '%2e ')
   ]
   const alphabet = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.'
@@ -138,7 +138,15 @@ function* hostileValues(good: string): Generator<string> {
     const at = random.readUInt32LE(0) % good.length
     const other = alphabet[random.readUInt32LE(4) % alphabet.length]!
     if (other !== good[at]) yield good.slice(0, at) + other + good.slice(at + 1)
-    yield `${random.toString('hex', 0, 2)}.${random.toString('base64url', 2, 26)}.${random.toString('base64url', 26, 58)}`
+    const [keyId] = good.split('.').slice(4)
+    yield [
+      random.toString('hex', 0, 2),
+      random.toString('base64url', 2, 20),
+      random.toString('base64url', 20, 38),
+      1 + (n % 100),
+      n % 2 ? keyId : random.toString('base64url', 38, 41),
+      random.toString('base64url', 41, 73)
+    ].join('.')
     yield good.slice(0, at)
     yield random.toString('latin1', 8, 8 + (n % 112)).replaceAll(/[^\x20-\x7e\x80-\xff]/g, '')
   }
@@ -196,10 +204,10 @@ test('a hundred thousand hostile cookies: never a 500, never a Redis call, never
 })
 
 test('a value signed for another cookie, or by another secret, is not taken', (t) => {
-  const ticketing = createTicketing(SECRET, 'sid')
-  const { value } = ticketing.issue()
-  t.ok(ticketing.verify(value))
-  t.equal(createTicketing(SECRET, 'other').verify(value), undefined)
-  t.equal(createTicketing(`${SECRET}.`, 'sid').verify(value), undefined)
+  const tokens = new SessionTokens(SECRET, 'sid')
+  const { value } = tokens.issue()
+  t.ok(tokens.verify(value))
+  t.equal(new SessionTokens(SECRET, 'other').verify(value), undefined)
+  t.equal(new SessionTokens(`${SECRET}.`, 'sid').verify(value), undefined)
   t.end()
 })

@@ -133,7 +133,7 @@ test('what a forger, a late write and a broken session cause', async (t) => {
   const forger = browser()
   forger.cookie = visitor.cookie.replace(value, forged)
   await forger.get('/data')
-  t.same(heard.take(), [['rejected', { ip: '127.0.0.1' }]])
+  t.same(heard.take(), [['rejected', { ip: '127.0.0.1', reason: 'invalid' }]])
 
   const held = await app.sessions.get(value)
   await (await app.sessions.get(value))!.destroy()

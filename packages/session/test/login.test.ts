@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import { startRedis, until } from '@flotilla/testbed'
 import { after, before, test } from 'tap'
-import { takeAnonymous, takeOwned } from '../src/store/lua/take.js'
+import { replaceAnonymous, replaceOwned } from '../src/store/lua/replace.js'
 import { beforeScript, buildApp, type AppSettings } from './support/app.js'
 import type { Browser } from './support/browser.js'
 import { serve } from './support/serve.js'
@@ -15,7 +15,7 @@ after(() => redis.stop())
 /** Runs `fault` when a login or a regeneration has opened the new session and is about to end the old one, each time until it says false. */
 function beforeEnding(app: FastifyInstance, fault: () => Promise<boolean> | boolean): void {
   let armed = true
-  beforeScript(app, [takeAnonymous.sha, takeOwned.sha], async () => {
+  beforeScript(app, [replaceAnonymous.sha, replaceOwned.sha], async () => {
     if (!armed) return
     // The fault itself may end sessions.
     armed = false

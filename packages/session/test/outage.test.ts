@@ -190,7 +190,7 @@ test('a long outage is told at its beginning and when its cause changes, not for
   const own = await startRedis()
   t.teardown(() => own.stop())
   for (const onOutage of ['fail', 'anonymous'] as const) {
-    const lines: { msg: string; level: number; untold?: number; err?: { message: string } }[] = []
+    const lines: { msg: string; level: number; suppressed?: number; err?: { message: string } }[] = []
     const { browser } = await serve(t, {
       url: own.url,
       redis: { commandTimeout: '500ms' },
@@ -214,7 +214,7 @@ test('a long outage is told at its beginning and when its cause changes, not for
     await visitor.get('/data')
     own.resume()
     t.equal(told().length, 2)
-    t.match(told()[1], { untold: 4 })
+    t.match(told()[1], { suppressed: 4 })
     await until(async () => (await own.command('PING')) === 'PONG', { message: 'Redis is back' })
   }
 })

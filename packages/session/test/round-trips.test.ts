@@ -4,7 +4,7 @@ import { startRedis, until } from '@flotilla/testbed'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { after, before, test } from 'tap'
 import { flotillaSession } from '../src/index.js'
-import { createTicketing } from '../src/store/token.js'
+import { SessionTokens } from '../src/store/token.js'
 import { buildApp, SECRET } from './support/app.js'
 import { serve } from './support/serve.js'
 
@@ -46,7 +46,7 @@ test('no cookie, a bad MAC, a route with sessions off: none', async (t) => {
   t.same(await commandsOf(() => browser().get('/data')), [])
   t.same(await commandsOf(() => browser().get('/none')), [])
   const forged = browser()
-  forged.cookie = `sid=${createTicketing('another secret of thirty-two bytes or more', 'sid').issue().value}`
+  forged.cookie = `sid=${new SessionTokens('another secret of thirty-two bytes or more', 'sid').issue().value}`
   t.same(await commandsOf(() => forged.get('/data')), [])
   t.same((await visitor.get('/off')).body, { session: 'undefined' })
   t.same(await commandsOf(() => visitor.get('/off')), [])
@@ -135,6 +135,7 @@ test('load: one HGETALL; nothing changed: nothing more; changed: one script', as
     t.same(await commandsOf(() => visitor.post('/set', { count: 3, more: [1] })), ['HGETALL', 'EVALSHA'])
     await visitor.post('/update/count')
     t.same(await commandsOf(() => visitor.post('/update/count')), ['HGETALL', 'EVALSHA'])
+    await visitor.post('/logout')
   }
   const fresh = browser()
   t.same(await commandsOf(() => fresh.post('/set', { count: 1 })), ['EVALSHA'], 'a new session')
@@ -154,7 +155,7 @@ test('load: one HGETALL; nothing changed: nothing more; changed: one script', as
 test('touch: only when the deadline has become stale, and after the response', async (t) => {
   const { browser } = await serve(t, {
     url: redis.url,
-    session: { idleTimeout: '10s', touchInterval: '500ms' }
+    session: { idleTimeout: '60s', touchInterval: '2s' }
   })
   const visitor = browser()
   await visitor.post('/set', { count: 1 })

@@ -151,7 +151,7 @@ test('an old instance keeps what only a newer version knows: in a read, a write 
     'KEYS',
     `*${String((await visitor.get('/me')).body['ref'])}`
   )) as string[]
-  t.equal(String(await redis.command('HGET', key!, '@')).split(' ')[6], '2', 'still of the newer version')
+  t.equal(String(await redis.command('HGET', key!, '@')).split(' ')[7], '2', 'still of the newer version')
 })
 
 test('what is validated is what is stored, not what JSON makes of it afterwards', async (t) => {

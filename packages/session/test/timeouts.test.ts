@@ -1,6 +1,6 @@
 import { startRedis, until } from '@flotilla/testbed'
 import { after, before, test } from 'tap'
-import { createClock } from '../src/store/clock.js'
+import { RedisClock } from '../src/store/clock.js'
 import { serve } from './support/serve.js'
 
 let redis: Awaited<ReturnType<typeof startRedis>>
@@ -95,7 +95,7 @@ test("a process that has not heard Redis's time yet touches rather than let a se
 })
 
 test('the clock follows what Redis told last', (t) => {
-  const clock = createClock()
+  const clock = new RedisClock()
   t.ok(Math.abs(clock.now() - Date.now()) < 1_000)
   clock.observe(1_000_000)
   t.ok(clock.now() >= 1_000_000 && clock.now() < 1_001_000)

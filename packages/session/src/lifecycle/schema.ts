@@ -1,6 +1,6 @@
 import { ERR_INVALID_DATA } from '../errors.js'
 import type { SessionFields } from '../store/session-fields.js'
-import type { Changes } from '../store/store.js'
+import type { Changes } from '../store/session-store.js'
 
 /** The part of the Standard Schema interface (https://standardschema.dev, version 1) that is used here. */
 export interface StandardSchema<Input = unknown, Output = Input> {

@@ -1,282 +1,338 @@
-import { type RedisClient, waitForReplicas } from '@flotilla/redis'
-import type { Announcer } from './revocation-publisher.js'
 import { channels } from '../diagnostics.js'
-import type { Devices } from '../users/devices.js'
-import { ERR_GONE, ERR_NOT_DURABLE } from '../errors.js'
-import type { Keys, Owner } from '../store/keys.js'
-import type { LocalSessions } from '../store/local-sessions.js'
+import { ERR_GONE, ERR_NOT_DURABLE, ERR_TOO_MANY } from '../errors.js'
 import type { Settings } from '../options.js'
-import type { Outage } from './store-errors.js'
-import type { SessionReader } from './reader.js'
-import { assertStorable } from './schema.js'
+import type { Keys, Owner, SessionKey } from '../store/keys.js'
+import type { LocalSessions } from '../store/local-sessions.js'
 import { SessionFields } from '../store/session-fields.js'
+import { encode, type SessionRecord, type SessionRecords } from '../store/session-records.js'
+import { type Changes, NO_CHANGES, type ReplaceResult, type SessionStore } from '../store/session-store.js'
+import type { SessionToken, SessionTokens } from '../store/token.js'
+import type { Devices } from '../users/devices.js'
+import type { RevocationPublisher } from './revocation-publisher.js'
+import { assertStorable } from './schema.js'
+import type { SessionLoader } from './session-loader.js'
 import type { SessionState } from './session-state.js'
-import {
-  NO_CHANGES,
-  type Changes,
-  type Found,
-  type Place,
-  type Renewal,
-  type SessionStore,
-  type TakeResult
-} from '../store/store.js'
-import type { Ticket, Ticketing } from '../store/token.js'
+import type { StoreErrors } from './store-errors.js'
 
-/** Everything that gives a session another id: opening, login, logout, regeneration, renewal. */
-export interface SessionIdentity {
-  create(state: SessionState): Promise<void>
-  login(state: SessionState, userId: string, label: string | undefined): Promise<void>
-  /** Ends the session in Redis and everywhere. */
-  end(state: SessionState): Promise<void>
-  /** Ends the session; a new one without a user begins, with the values of `keep` only. */
-  regenerate(state: SessionState, keep: readonly string[]): Promise<void>
-  /**
-   * The same session under a new id.
-   * @returns as {@link Renewal}: where it says `gone` or `busy`, nothing has changed
-   */
-  renew(state: SessionState, grace: number): Promise<Renewal>
-  /** Waits for the replicas, where `durable` is on. @throws FLOTILLA_SESSION_ERR_NOT_DURABLE */
-  settle(key: string): Promise<void>
-}
-
-export interface IdentityParts {
-  readonly client: RedisClient
+export interface LifecycleParts {
   readonly store: SessionStore
+  readonly records: SessionRecords
   readonly keys: Keys
   readonly devices: Devices
-  readonly ticketing: Ticketing
-  readonly reader: SessionReader
+  readonly tokens: SessionTokens
+  readonly loader: SessionLoader
   readonly local: LocalSessions | undefined
-  readonly outage: Outage
-  readonly announcer: Announcer
+  readonly errors: StoreErrors
+  readonly publisher: RevocationPublisher
   readonly settings: Settings
-  /** Work that nobody waits for, to be finished before the app closes. */
+  /** Work that no caller waits for, to be finished before the app closes. */
   readonly later: (work: Promise<unknown>) => void
+}
+
+/** What a login decides for its session alone. */
+export interface LoginChoices {
+  readonly label: string | undefined
+  readonly idleTimeout: number | undefined
+  readonly absoluteTimeout: number | undefined
+  readonly persistent: boolean | undefined
 }
 
 type Texts = ReadonlyMap<string, string>
 
-/** The part of a session's data that goes with it to another id. */
+/** The part of a session's data that goes with it to its successor. */
 type Pick = (fields: SessionFields) => SessionFields
 
 /** Whose a session is to be. */
 interface Binding {
   readonly id: string
   readonly owner: Owner
-  readonly label: string | undefined
+  readonly choices: LoginChoices
 }
 
 // A browser that never stops writing must not keep its own login waiting.
-const PATIENT_TAKES = 5
+const PATIENT_TRIES = 5
+const RENEW_TRIES = 5
 
-export function createIdentity(parts: IdentityParts): SessionIdentity {
-  const { client, store, keys, devices, ticketing, reader, local, outage, announcer, settings, later } = parts
+/** What begins, replaces and ends sessions: creation, login, logout, regeneration, renewal. */
+export class SessionLifecycle {
+  readonly #parts: LifecycleParts
 
-  const settle = async (key: string): Promise<void> => {
-    if (!settings.durable) return
-    const { replicas, timeout } = settings.durable
-    try {
-      await waitForReplicas(client, { key, replicas, timeout })
-    } catch (cause) {
-      throw Object.assign(outage.withRetryAfter(new ERR_NOT_DURABLE()), { cause })
+  constructor(parts: LifecycleParts) {
+    this.#parts = parts
+  }
+
+  async create(state: SessionState): Promise<void> {
+    const changes = state.fields.changes()
+    await assertStorable(state.fields, changes ?? NO_CHANGES, this.#parts.settings)
+    const token = state.reserve(() => this.#parts.tokens.issue())
+    this.#adopt(state, await this.#open(state, token, changes?.set ?? []), state.fields)
+    if (changes) state.fields.saved(changes)
+  }
+
+  async login(state: SessionState, userId: string, choices: LoginChoices): Promise<void> {
+    const owner = this.#parts.keys.owners(userId)[0]!
+    // What one user left behind is not for the next.
+    const keeps = state.userId === undefined || state.userId === userId
+    const pick: Pick = keeps ? (fields) => fields : (fields) => fields.only([])
+    await this.#replace(state, pick, { id: userId, owner, choices })
+  }
+
+  /** The user has proved again who it is: from now on the session is as fresh as after a login. */
+  async reauthenticated(state: SessionState): Promise<number | undefined> {
+    const { errors, store, local, publisher } = this.#parts
+    const record = state.record!
+    const now = await errors.ask('save', () => store.authenticate(record.key))
+    if (now === undefined) return undefined
+    local?.drop(record.key.ref)
+    state.writtenAt = now
+    state.record = { ...record, meta: { ...record.meta, authenticatedAt: now } }
+    await publisher.changed(record.key.ref)
+    return now
+  }
+
+  /** Ends the session in the store and everywhere. */
+  async end(state: SessionState): Promise<void> {
+    const { record } = state
+    if (record) await this.#endRecord(state, record)
+    if (record || (state.presented && state.phase !== 'degraded')) state.cookie = 'clear'
+    state.none()
+    if (record) await this.waitForReplicas(record.key)
+  }
+
+  /** Ends the session; a new one without a user begins, with the values of `keep` only. */
+  async regenerate(state: SessionState, keep: readonly string[]): Promise<void> {
+    const { fields } = state
+    // What this request has read may lack what another one has written since: only the store knows whether there is something to keep.
+    if (state.record && keep.length > 0) {
+      await this.#replace(state, (present) => present.only(keep))
+    } else {
+      const kept = state.record ? undefined : fields.only(keep)
+      await this.end(state)
+      if (kept) state.fields = kept
     }
-  }
-
-  /** Opens a session in Redis; the state knows nothing of it yet. */
-  const open = async (
-    state: SessionState,
-    ticket: Ticket,
-    set: Changes['set'],
-    user?: Binding
-  ): Promise<Found> => {
-    const device = user ? devices.write(user.owner, ticket, state.visitor, user.label) : ''
-    const changes = { set, remove: [] }
-    // Data that a newer instance wrote is of its shape under a new id too.
-    const version = Math.max(settings.version, set.length > 0 ? (state.found?.meta.version ?? 0) : 0)
-    const now = await outage.ask('create', () =>
-      store.create(ticket, { userId: user?.id, owner: user?.owner, changes, device, version })
-    )
-    return {
-      ticket,
-      meta: {
-        createdAt: now,
-        absoluteAt: now + settings.absoluteTimeout,
-        touchedAt: now,
-        renewedAt: now,
-        revision: 1,
-        version,
-        ref: ticket.hash,
-        userHash: user?.owner.userHash
-      },
-      userId: user?.id,
-      fields: {}
-    }
-  }
-
-  const adopt = (state: SessionState, found: Found, fields: SessionFields): void => {
-    const { meta, userId } = found
-    if (state.phase === 'live') state.none()
-    state.live(found, fields)
-    state.writtenAt = meta.createdAt
-    state.cookie = 'set'
-    if (channels.created.active)
-      channels.created.publish(userId === undefined ? { ref: meta.ref } : { ref: meta.ref, userId })
-  }
-
-  /** @param ended false where it had ended already: whoever ended it has told so */
-  const announceEnd = async ({ meta, userId }: Found, ended: boolean): Promise<void> => {
-    local?.drop(meta.ref)
-    await announcer.revoked([meta.ref], userId, !ended)
-  }
-
-  /** Ends what is in Redis. */
-  const take = async (state: SessionState): Promise<void> => {
-    const { place, found } = state
-    if (!place || !found) return
-    let ended = true
-    try {
-      ended = (await outage.ask('end', () => store.take(place))) !== undefined
-    } catch (error) {
-      // Unreadable, and gone with that: all that was wanted.
-      if (!reader.drop(state, error)) throw error
-    }
-    await announceEnd(found, ended)
+    fields.freeze()
   }
 
   /**
-   * Ends the session that another replaces, once the new one holds everything: a failure on the way leaves the
-   * old one as it was.
-   * @param texts what the new one was opened with
-   * @param textsOf what the new one is to hold, given what the old one holds; `undefined` where that is gone
-   * @returns what the new one holds
+   * The same session under a new verifier.
+   * @param immediate the previous one is void at once; else it is valid until its successor has been presented and the grace is over
+   * @returns `ended`: nothing has changed; `busy`: other requests renewed it at each try
    */
-  const supersede = async (
-    state: SessionState,
-    next: Place,
-    texts: Texts,
-    textsOf: (old: Found | undefined) => Texts
-  ): Promise<Texts> => {
-    const place = state.place!
-    const found = state.found!
-    let known = found
-    let held = texts
-    let ended: boolean
-    for (let attempt = 1; ; attempt++) {
-      const revision = attempt > PATIENT_TAKES ? undefined : known.meta.revision
-      let result: TakeResult
-      ended = true
-      try {
-        result = await outage.ask('end', () => store.takeUnchanged(place, revision))
-        ended = result === 'repeated' || result?.taken === true
-      } catch (error) {
-        if (!reader.drop(state, error)) throw error
+  async renew(state: SessionState, immediate = false): Promise<'renewed' | 'ended' | 'busy'> {
+    const { errors, records, local, publisher } = this.#parts
+    for (let attempt = 0; attempt < RENEW_TRIES; attempt++) {
+      const record = state.record!
+      if (!state.token) return 'busy'
+      const from = { ...record, token: state.token }
+      const renewed = await errors.ask('renew', () => records.renew(from, immediate))
+      if (renewed.status === 'ended') return 'ended'
+      local?.drop(record.key.ref)
+      state.token = renewed.token
+      if (renewed.status === 'renewed') {
+        channels.renewed.publish({ ref: record.key.ref })
+        await publisher.changed(record.key.ref)
+        // A failover must not take back what the browser holds: until replicas have it, the previous one does as well.
+        if (immediate || (await this.#isDurable(record.key))) state.cookie = 'set'
+        return 'renewed'
       }
-      // What the new one holds is what was known.
-      if (result === 'repeated') break
-      const wanted = textsOf(result?.found)
-      const changes = difference(held, wanted)
-      if (changes) {
-        if ((await outage.ask('save', () => store.save(next, changes))) === undefined) throw new ERR_GONE()
-        held = wanted
-      }
-      if (!result || result.taken) break
-      known = result.found
+      if (renewed.token && renewed.token !== state.presented) state.cookie = 'set'
+      if (!immediate) return 'renewed'
     }
-    await announceEnd(found, ended)
-    return held
+    return 'busy'
   }
 
-  /** Goes on under a new id, with some of the data and perhaps for a user; the session before ends. */
-  const move = async (state: SessionState, pick: Pick, user?: Binding): Promise<void> => {
-    const { place } = state
-    const before = pick(state.fields)
-    const own = before.changes()
-    const textsOf = (old: Found | undefined): Texts => {
-      const texts = old ? pick(reader.fieldsOf(old)).snapshot() : new Map<string, string>()
-      for (const [field, text] of own?.set ?? []) texts.set(field, text)
-      for (const field of own?.remove ?? []) texts.delete(field)
-      return texts
+  /** Whether the browser's cookie can go: its session has ended, and no other one is taking its place. False if the store is away. */
+  async isGone(token: SessionToken): Promise<boolean> {
+    try {
+      const fields = await this.#parts.store.read({ ...token, userHash: undefined })
+      return Object.keys(fields).length === 0
+    } catch {
+      return false
     }
-    const was = before.snapshot()
+  }
+
+  /** Waits for the replicas, if `durable` is on. @throws FLOTILLA_SESSION_ERR_NOT_DURABLE */
+  async waitForReplicas(of: Owner | SessionKey): Promise<void> {
+    const { settings, store, errors } = this.#parts
+    if (!settings.durable) return
+    try {
+      await store.waitForReplicas(of, settings.durable)
+    } catch (cause) {
+      throw Object.assign(errors.withRetryAfter(new ERR_NOT_DURABLE()), { cause })
+    }
+  }
+
+  async #isDurable(key: SessionKey): Promise<boolean> {
+    try {
+      await this.waitForReplicas(key)
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  /** Opens a session in the store; the state knows nothing of it yet. */
+  async #open(
+    state: SessionState,
+    token: SessionToken,
+    set: Changes['set'],
+    user?: Binding
+  ): Promise<SessionRecord> {
+    const { errors, records, devices, settings } = this.#parts
+    const { choices, owner, id: userId } = user ?? {}
+    // Data that a newer instance wrote is of its shape under a new id too.
+    const version = Math.max(settings.version, set.length > 0 ? (state.record?.meta.version ?? 0) : 0)
+    const absoluteTimeout = choices?.absoluteTimeout ?? settings.absoluteTimeout
+    const idleTimeout = choices?.idleTimeout ?? 0
+    const persistent = choices?.persistent
+    const { result, codec, key } = await errors.ask('create', () =>
+      records.create(token, owner?.userHash, {
+        userId,
+        changes: { set, remove: [] },
+        device: owner ? devices.write(owner, token.ref, state.visitor, choices?.label) : '',
+        version,
+        absoluteTimeout,
+        idleTimeout,
+        persistent,
+        limit: owner && settings.maxPerUser,
+        replaces: state.record?.key.ref
+      })
+    )
+    if ('refused' in result) throw new ERR_TOO_MANY(settings.maxPerUser!.max)
+    await this.#announceEnded(result.ended, userId)
+    const { now } = result
+    const meta = {
+      createdAt: now,
+      absoluteAt: now + absoluteTimeout,
+      touchedAt: now,
+      renewedAt: now,
+      authenticatedAt: userId === undefined ? 0 : now,
+      revision: 1,
+      version,
+      idleTimeout,
+      persistent,
+      userHash: owner?.userHash
+    }
+    return { key, token, presented: true, meta, userId, fields: {}, codec }
+  }
+
+  #adopt(state: SessionState, record: SessionRecord, fields: SessionFields): void {
+    const { meta, userId, key } = record
+    if (state.phase === 'live') state.none()
+    state.live(record, fields)
+    state.writtenAt = meta.createdAt
+    state.cookie = 'set'
+    state.stale = false
+    if (channels.created.active)
+      channels.created.publish(userId === undefined ? { ref: key.ref } : { ref: key.ref, userId })
+  }
+
+  async #announceEnded(refs: readonly string[], userId: string | undefined): Promise<void> {
+    for (const ref of refs) this.#parts.local?.drop(ref)
+    await this.#parts.publisher.revoked(refs, userId)
+  }
+
+  /** @param ended false if it had ended already: then that end was announced */
+  async #announceEnd({ key, userId }: SessionRecord, ended: boolean): Promise<void> {
+    this.#parts.local?.drop(key.ref)
+    await this.#parts.publisher.revoked([key.ref], userId, !ended)
+  }
+
+  async #endRecord(state: SessionState, record: SessionRecord): Promise<void> {
+    const { errors, store, loader } = this.#parts
+    let ended = true
+    try {
+      ended = await errors.ask('end', () => store.end(record.key))
+    } catch (error) {
+      // Unreadable, and gone with that: all that was wanted.
+      if (!loader.dropUnreadable(state, error)) throw error
+    }
+    await this.#announceEnd(record, ended)
+  }
+
+  /** Goes on under a new selector, with some of the data and perhaps for a user; the session before ends. */
+  async #replace(state: SessionState, pick: Pick, user?: Binding): Promise<void> {
+    const { settings, tokens, later, store } = this.#parts
+    const before = state.record
+    const picked = pick(state.fields)
+    const was = picked.snapshot()
     const whole = new SessionFields(Object.fromEntries(was))
     // After a regeneration the handler may still add what the schema wants.
     await assertStorable(whole, NO_CHANGES, user ? settings : { ...settings, schema: undefined })
 
-    const ticket = ticketing.issue(user?.owner.tag)
-    const next: Place = { ticket, userHash: user?.owner.userHash }
-    let opened: Found
+    const token = tokens.issue(user?.owner.tag)
+    const key: SessionKey = { tag: token.tag, ref: token.ref, userHash: user?.owner.userHash }
+    let opened: SessionRecord
     let fields: SessionFields
     try {
-      opened = await open(state, ticket, [...was], user)
-      if (user) await settle(store.keyOf(ticket))
-      const texts = place ? await supersede(state, next, was, textsOf) : was
-      fields = SessionFields.from(texts, before, was)
+      opened = await this.#open(state, token, [...was], user)
+      if (user) await this.waitForReplicas(key)
+      const texts = before ? await this.#endReplaced(state, opened, pick) : was
+      fields = SessionFields.from(texts, picked, was)
     } catch (error) {
-      // Nobody will ever have its id, and it must not stay among the user's devices.
-      later(store.take(next))
+      // No browser will ever have it, and it must not stay among the user's devices.
+      later(store.end(key))
       throw error
     }
-    adopt(state, opened, fields)
-    if (place) await settle(store.keyOf(place.ticket))
-  }
-
-  const end = async (state: SessionState): Promise<void> => {
-    const { place } = state
-    if (place) await take(state)
-    if (place || (state.presented && state.phase !== 'away')) state.cookie = 'clear'
-    state.none()
-    if (place) await settle(store.keyOf(place.ticket))
-  }
-
-  return {
-    settle,
-
-    async create(state) {
-      const changes = state.fields.changes()
-      await assertStorable(state.fields, changes ?? NO_CHANGES, settings)
-      const ticket = state.reserve(() => ticketing.issue())
-      adopt(state, await open(state, ticket, changes?.set ?? []), state.fields)
-      if (changes) state.fields.saved(changes)
-    },
-
-    async login(state, userId, label) {
-      const owner = keys.owners(userId)[0]!
-      // What one user left behind is not for the next.
-      const keeps = state.userId === undefined || state.userId === userId
-      const pick: Pick = keeps ? (fields) => fields : (fields) => fields.only([])
-      await move(state, pick, { id: userId, owner, label })
-    },
-
-    end,
-
-    async regenerate(state, keep) {
-      const { fields } = state
-      if (state.place && keep.some((key) => fields.has(key))) {
-        await move(state, (present) => present.only(keep))
-      } else {
-        const kept = state.place ? undefined : fields.only(keep)
-        await end(state)
-        if (kept) state.fields = kept
-      }
-      fields.retire()
-    },
-
-    async renew(state, grace) {
-      const place = state.place!
-      const found = state.found!
-      const renewal = await outage.ask('renew', () => store.renew(found, place, grace))
-      if (typeof renewal === 'string') return renewal
-      const { ref } = found.meta
-      local?.drop(ref)
-      state.place = { ticket: renewal.ticket, userHash: place.userHash }
-      state.cookie = 'set'
-      if (renewal.moved) {
-        channels.renewed.publish({ ref })
-        await announcer.changed(ref)
-      }
-      return renewal
+    if (!user && fields.keys().length === 0) {
+      // Nothing was there to be kept.
+      later(store.end(key))
+      state.none()
+      state.cookie = 'clear'
+    } else {
+      this.#adopt(state, opened, fields)
     }
+    if (!before && state.presented && state.stale)
+      later(store.markReplaced({ tag: state.presented.tag, ref: state.presented.ref, userHash: undefined }))
+    if (before) await this.waitForReplicas(before.key)
   }
+
+  /**
+   * Ends the session that another one replaces, once that one holds everything: a failure on the way leaves the old one as it was.
+   * @returns what the new one holds
+   */
+  async #endReplaced(state: SessionState, next: SessionRecord, pick: Pick): Promise<Texts> {
+    const { errors, store, records, loader } = this.#parts
+    const before = state.record!
+    const picked = pick(state.fields)
+    const own = picked.changes()
+    let held: Texts = picked.snapshot()
+    let known = before
+    let ended = true
+    for (let attempt = 1; ; attempt++) {
+      const revision = attempt > PATIENT_TRIES ? undefined : known.meta.revision
+      let result: ReplaceResult = { status: 'ended' }
+      try {
+        result = await errors.ask('end', () => store.replace(before.key, revision))
+        ended = result.status !== 'ended'
+      } catch (error) {
+        if (!loader.dropUnreadable(state, error)) throw error
+      }
+      // What the new one holds is what was known.
+      if (result.status === 'repeated') break
+      const now = 'fields' in result ? records.again(before, result.fields) : undefined
+      const wanted = withChanges(now && pick(loader.fieldsOf(now)), own)
+      const changes = difference(held, wanted)
+      if (changes) {
+        const encoded = { set: encode(next.codec, changes.set), remove: changes.remove }
+        const saved = await errors.ask('save', () => store.save(next.key, encoded))
+        if (saved === undefined) throw new ERR_GONE()
+        held = wanted
+      }
+      if (result.status !== 'changed') break
+      known = now!
+    }
+    await this.#announceEnd(before, ended)
+    return held
+  }
+}
+
+/** What a session holds with what this request changed. */
+function withChanges(fields: SessionFields | undefined, own: Changes | undefined): Texts {
+  const texts = fields ? fields.snapshot() : new Map<string, string>()
+  for (const [field, text] of own?.set ?? []) texts.set(field, text)
+  for (const field of own?.remove ?? []) texts.delete(field)
+  return texts
 }
 
 function difference(from: Texts, to: Texts): Changes | undefined {

@@ -1,16 +1,15 @@
 import type { CookieSerializeOptions } from '@fastify/cookie'
-import { createKeyedQueue, type KeyedQueue } from './keyed-queue.js'
-import type { Operations } from '../request/operations.js'
 import { SessionFields } from '../store/session-fields.js'
-import type { Found, Place } from '../store/store.js'
-import type { Ticket } from '../store/token.js'
+import type { SessionRecord } from '../store/session-records.js'
+import type { SessionToken } from '../store/token.js'
+import { KeyedQueue } from './keyed-queue.js'
 
 /**
- * `lazy`: not asked for yet. `none`: no session; the first write opens one. `live`: in Redis.
- * `gone`: ended by somebody else while it was in use; what is written goes nowhere. `away`: Redis could not be asked;
+ * `lazy`: not asked for yet. `none`: no session; the first write opens one. `live`: in the store.
+ * `ended`: ended by another request while it was in use; what is written goes nowhere. `degraded`: the store could not be asked;
  * empty and read-only.
  */
-export type Phase = 'lazy' | 'none' | 'live' | 'gone' | 'away'
+export type Phase = 'lazy' | 'none' | 'live' | 'ended' | 'degraded'
 
 /** Who is on the other side, for the page of "your devices". */
 export interface Visitor {
@@ -26,28 +25,48 @@ export interface VisitorSource {
   readonly headers: { readonly 'user-agent'?: string | undefined }
 }
 
-/** One session as one request (or one caller outside a request) sees it. */
+/** What the response waits for: see `request/operations.ts`. */
+export interface PendingOperations {
+  readonly open: boolean
+  begin<T>(name: string, run: () => Promise<T>): Promise<T>
+  ended(): Promise<void>
+}
+
+/**
+ * One session as one request (or one caller outside a request) sees it.
+ *
+ *     lazy ──load──► none ◄──► live ──ended by another request──► ended
+ *                     └──────────┴──the store cannot be asked──► degraded
+ *
+ * While `live`, `record` says where the session is. Its key never moves; `token` is what the browser is to have, and changes with a renewal.
+ */
 export class SessionState {
   phase: Phase
   /** From a cookie of ours; says nothing about whether that session still exists. */
-  readonly presented: Ticket | undefined
+  readonly presented: SessionToken | undefined
   readonly #source: VisitorSource | undefined
   #fields: SessionFields | undefined
-  found: Found | undefined
-  place: Place | undefined
+  record: SessionRecord | undefined
+  /** `undefined` also if another request renewed the session and its token is not known here. */
+  token: SessionToken | undefined
   userId: string | undefined
-  /** Redis's time of the last write of this request, or 0. */
+  /** The store's time of the last write of this request, or 0. */
   writtenAt = 0
-  /** A load on demand under way: whoever asks meanwhile waits for the same one, which is not over before the data is validated. */
+  /** A load on demand under way: all callers wait for the same one, which is not over before the data is validated. */
   loading: Promise<void> | undefined
-  /** What the response is to do with the browser's cookie. */
+  /** What the response does with the browser's cookie. */
   cookie: 'keep' | 'set' | 'clear' = 'keep'
+  /** The presented token opens nothing any more: the cookie can go, unless the browser is being given another one. */
+  stale = false
   cookieOptions: CookieSerializeOptions | undefined
-  /** Logged out in this request: the response also clears the site's data, where configured. */
+  /** Milliseconds, of this response's cookie. */
+  cookieMaxAge: number | undefined
+  cookiePersistent: boolean | undefined
+  /** Logged out in this request: the response also clears the site's data, if configured. */
   loggedOut = false
   /** Saving failed and the error response is under way: do not try again. */
   failed = false
-  /** What a refusal of the store told to send, for error handlers that do not look at `error.headers`. */
+  /** Headers of an error, for error handlers that do not look at `error.headers`. */
   refusal: Readonly<Record<string, string>> | undefined
   /**
    * `ahead`: it saves what is written, and waits for what is under way. `past`: it is on its way, and what is written
@@ -55,18 +74,18 @@ export class SessionState {
    */
   response: 'none' | 'ahead' | 'past' = 'none'
   /** Begun while the response is ahead. */
-  operations: Operations | undefined
+  operations: PendingOperations | undefined
   #updates: KeyedQueue | undefined
-  /** A ticket handed out before the session exists in Redis. */
-  #reserved: Ticket | undefined
+  /** A token handed out before the session exists in the store. */
+  #reserved: SessionToken | undefined
 
-  constructor(phase: Phase, presented: Ticket | undefined, source?: VisitorSource) {
+  constructor(phase: Phase, presented: SessionToken | undefined, source?: VisitorSource) {
     this.phase = phase
     this.presented = presented
     this.#source = source
   }
 
-  /** Notes what a refusal tells the browser. @returns the error, to be thrown */
+  /** Notes which headers the response needs. @returns the error, to be thrown */
   refuse(error: unknown): unknown {
     this.refusal = (error as { headers?: Readonly<Record<string, string>> }).headers
     return error
@@ -84,46 +103,46 @@ export class SessionState {
     this.#fields = fields
   }
 
-  /** Orders the updates of a session that is not in Redis yet. */
+  /** Orders the updates of a session that is not in the store yet. */
   get updates(): KeyedQueue {
-    return (this.#updates ??= createKeyedQueue())
+    return (this.#updates ??= new KeyedQueue())
   }
 
-  /** False where no data was loaded, read or written: then nothing can have changed. */
+  /** False if no data was loaded, read or written: then nothing can have changed. */
   get hasFields(): boolean {
     return this.#fields !== undefined
   }
 
-  /** The ticket a new session will have, so that its reference can be told before it is saved. */
-  reserve(issue: () => Ticket): Ticket {
+  /** The token that a new session will have, so that its reference is known before it is saved. */
+  reserve(issue: () => SessionToken): SessionToken {
     return (this.#reserved ??= issue())
   }
 
-  /** Takes on a session that was read or has just been written. */
-  live(found: Found, fields: SessionFields): void {
+  /** A session that was read or has just been written. */
+  live(record: SessionRecord, fields: SessionFields): void {
     this.phase = 'live'
-    this.found = found
-    this.place = { ticket: found.ticket, userHash: found.meta.userHash }
-    this.userId = found.userId
+    this.record = record
+    this.token = record.token
+    this.userId = record.userId
     this.fields = fields
     this.#reserved = undefined
   }
 
-  /** Back to nothing: ended, dropped, or never found. */
+  /** Back to nothing: ended here, unreadable, or never found. */
   none(): void {
     this.phase = 'none'
     this.#fields = undefined
-    this.found = undefined
-    this.place = undefined
+    this.record = undefined
+    this.token = undefined
     this.userId = undefined
     this.writtenAt = 0
     this.#reserved = undefined
   }
 
-  /** Ended by somebody else: no session begins in its place, for by now the browser may have one of a parallel login. */
-  gone(): void {
+  /** Ended by another request: no session begins in its place, for by now the browser may have one of a parallel login. */
+  ended(): void {
     this.none()
-    this.phase = 'gone'
+    this.phase = 'ended'
     this.cookie = 'keep'
   }
 }

@@ -1,88 +1,119 @@
 import type { CookieSerializeOptions } from '@fastify/cookie'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { Settings } from '../options.js'
 import type { SessionState } from '../lifecycle/session-state.js'
-import type { Ticketing } from '../store/token.js'
+import type { CookieSettings } from '../options.js'
+import type { RedisClock } from '../store/clock.js'
+import type { SessionTokens } from '../store/token.js'
+
+export interface SessionCookieParts {
+  readonly settings: CookieSettings
+  readonly clearSiteData: string | undefined
+  readonly tokens: SessionTokens
+  readonly clock: RedisClock
+  readonly log: FastifyRequest['log']
+}
 
 /** Reads and writes the browser's cookie. */
-export interface SessionCookie {
-  /** The value as the browser sent it, of whatever origin. */
-  read(request: FastifyRequest): string | undefined
+export class SessionCookie {
+  readonly #parts: SessionCookieParts
+  readonly #path: string
+  readonly #secureName: string
+  readonly #plain: CookieSerializeOptions
+  readonly #secure: CookieSerializeOptions
+  readonly #warned = new Set<string>()
+
+  constructor(parts: SessionCookieParts) {
+    this.#parts = parts
+    const { name, secure: _secure, persistent: _persistent, ...attributes } = parts.settings
+    const path = attributes.path ?? '/'
+    this.#path = path.endsWith('/') ? path : `${path}/`
+    // RFC 6265bis §4.1.3.2: __Host- needs Secure, Path=/ and no Domain; __Secure- needs Secure.
+    const host = path === '/' && attributes.domain === undefined
+    this.#secureName = host ? `__Host-${name}` : `__Secure-${name}`
+    this.#secure = { sameSite: 'lax', ...attributes, path, httpOnly: true, secure: true }
+    this.#plain = { ...this.#secure, secure: false }
+  }
+
+  /** Whether browsers send the cookie to this URL (RFC 6265 §5.1.4). Elsewhere there is no session. */
+  covers(url: string): boolean {
+    if (this.#path === '/') return true
+    const end = url.search(/[?#]/)
+    const pathname = end < 0 ? url : url.slice(0, end)
+    return pathname.startsWith(this.#path) || `${pathname}/` === this.#path
+  }
+
+  /** The value as the browser sent it, whatever it is. */
+  read(request: FastifyRequest): string | undefined {
+    const name = this.#isSecure(request) ? this.#secureName : this.#parts.settings.name
+    const { cookies } = request
+    if (cookies) return cookies[name]
+    // @fastify/cookie registered with another hook has not looked yet.
+    const header = request.headers.cookie
+    return header === undefined ? undefined : request.server.parseCookie(header)[name]
+  }
+
   /** Does to the response what the state asks for. */
-  write(state: SessionState, request: FastifyRequest, reply: FastifyReply): void
-}
-
-export interface CookieParts {
-  readonly settings: Settings
-  readonly ticketing: Ticketing
-  readonly log: FastifyRequest['log']
-  /** By Redis's clock. */
-  readonly now: () => number
-}
-
-export function createCookie({ settings, ticketing, log, now }: CookieParts): SessionCookie {
-  const { name: base, secure: security, persistent, ...attributes } = settings.cookie
-  const path = attributes.path ?? '/'
-  // RFC 6265bis §4.1.3.2: __Host- needs Secure, Path=/ and no Domain; __Secure- needs Secure.
-  const secureName = path === '/' && attributes.domain === undefined ? `__Host-${base}` : `__Secure-${base}`
-  const plain: CookieSerializeOptions = {
-    sameSite: 'lax',
-    ...attributes,
-    path,
-    httpOnly: true,
-    secure: false
-  }
-  const sealed: CookieSerializeOptions = { ...plain, secure: true }
-  const warned = new Set<string>()
-  const warnOnce = (message: string): void => {
-    if (warned.has(message)) return
-    warned.add(message)
-    log.error(message)
+  write(state: SessionState, request: FastifyRequest, reply: FastifyReply): void {
+    const { settings, clearSiteData, tokens } = this.#parts
+    const secure = this.#isSecure(request)
+    const name = secure ? this.#secureName : settings.name
+    const options = this.#attributesFor(state, secure)
+    if (state.cookie === 'set' && state.token && state.record) {
+      const { value } = state.token.outdated ? tokens.resign(state.token) : state.token
+      const maxAge = this.#maxAgeOf(state)
+      if (maxAge !== undefined) options.maxAge = maxAge
+      this.#warnIfLost(request)
+      reply.setCookie(name, value, options)
+      // OWASP Session Management: a response that carries an id must not be stored.
+      reply.header('cache-control', 'no-store')
+    } else if (state.cookie === 'clear' && state.presented) {
+      reply.clearCookie(name, options)
+      reply.header('cache-control', 'no-store')
+    }
+    if (state.loggedOut && clearSiteData) reply.header('clear-site-data', clearSiteData)
   }
 
-  const isSecure = (request: FastifyRequest): boolean =>
-    security === 'auto' ? request.protocol === 'https' : security
+  #isSecure(request: FastifyRequest): boolean {
+    const { secure } = this.#parts.settings
+    return secure === 'auto' ? request.protocol === 'https' : secure
+  }
 
-  const warnWhereLost = (request: FastifyRequest): void => {
+  #attributesFor(state: SessionState, secure: boolean): CookieSerializeOptions {
+    const options = { ...(secure ? this.#secure : this.#plain), ...state.cookieOptions }
+    if (secure || (options.sameSite !== 'none' && !options.partitioned)) return options
+    this.#warnOnce(
+      'the session cookie goes out over http without SameSite=None and Partitioned, which browsers accept only with Secure'
+    )
+    delete options.partitioned
+    if (options.sameSite === 'none') options.sameSite = 'lax'
+    return options
+  }
+
+  /** Seconds, or `undefined` for a cookie that ends with the browser. */
+  #maxAgeOf({ record, cookieMaxAge, cookiePersistent }: SessionState): number | undefined {
+    const { meta } = record!
+    const persistent = cookiePersistent ?? meta.persistent ?? this.#parts.settings.persistent
+    if (!persistent && cookieMaxAge === undefined) return undefined
+    const left = Math.min(meta.absoluteAt - this.#parts.clock.now(), cookieMaxAge ?? Infinity)
+    return Math.max(1, Math.ceil(left / 1_000))
+  }
+
+  #warnIfLost(request: FastifyRequest): void {
     if (request.protocol === 'https') return
-    if (security === true) {
-      warnOnce(
+    if (this.#parts.settings.secure === true) {
+      this.#warnOnce(
         "the session cookie is Secure but this request came over http: browsers drop it unless the host is localhost. Behind a TLS proxy set Fastify's trustProxy; in development over plain http set cookie: { secure: 'auto' }"
       )
     } else if (String(request.headers['x-forwarded-proto']).startsWith('https')) {
-      warnOnce(
+      this.#warnOnce(
         "x-forwarded-proto says https but request.protocol says http: set Fastify's trustProxy, or the session cookie goes out without Secure and __Host-"
       )
     }
   }
 
-  return {
-    read(request) {
-      const name = isSecure(request) ? secureName : base
-      const { cookies } = request
-      if (cookies) return cookies[name]
-      // @fastify/cookie registered with another hook has not looked yet.
-      const header = request.headers.cookie
-      return header === undefined ? undefined : request.server.parseCookie(header)[name]
-    },
-
-    write(state, request, reply) {
-      const secure = isSecure(request)
-      const name = secure ? secureName : base
-      const options = { ...(secure ? sealed : plain), ...state.cookieOptions }
-      if (state.cookie === 'set' && state.found && state.place) {
-        const { ticket } = state.place
-        const { value } = ticket.renew ? ticketing.restore(ticket.tag, ticket.id) : ticket
-        if (persistent) options.maxAge = Math.max(1, Math.ceil((state.found.meta.absoluteAt - now()) / 1_000))
-        warnWhereLost(request)
-        reply.setCookie(name, value, options)
-        // OWASP Session Management: a response that carries an id must not be stored.
-        reply.header('cache-control', 'no-store')
-      } else if (state.cookie === 'clear' && state.presented) {
-        reply.clearCookie(name, options)
-        reply.header('cache-control', 'no-store')
-      }
-      if (state.loggedOut && settings.clearSiteData) reply.header('clear-site-data', settings.clearSiteData)
-    }
+  #warnOnce(message: string): void {
+    if (this.#warned.has(message)) return
+    this.#warned.add(message)
+    this.#parts.log.error(message)
   }
 }

@@ -1,19 +1,21 @@
 import { inspect } from 'node:util'
-import type { FastifyContextConfig, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { hasRoutes, markPersonal } from '@flotilla/core'
+import type {
+  DoneFuncWithErrOrRes,
+  FastifyContextConfig,
+  FastifyInstance,
+  FastifyReply,
+  FastifyRequest
+} from 'fastify'
 import { channels } from '../diagnostics.js'
-import type { RedisClock } from '../store/clock.js'
-import type { SessionCookie } from './cookie.js'
 import { ERR_OPTION } from '../errors.js'
-import type { SessionIdentity } from '../lifecycle/session-lifecycle.js'
-import type { Operations } from './operations.js'
+import { type PendingOperations, SessionState } from '../lifecycle/session-state.js'
 import type { Settings } from '../options.js'
-import type { SessionReader } from '../lifecycle/reader.js'
+import type { RedisClock } from '../store/clock.js'
+import type { Changes } from '../store/session-store.js'
+import type { SessionToken } from '../store/token.js'
+import type { SessionCookie } from './cookie.js'
 import { Session, type SessionParts, withProperties } from './session.js'
-import { SessionState } from '../lifecycle/session-state.js'
-import type { Changes } from '../store/store.js'
-import type { Ticketing } from '../store/token.js'
-import type { SessionWriter } from '../lifecycle/writer.js'
 
 const kState = Symbol('flotilla.session.request-state')
 const kSession = Symbol('flotilla.session.request-session')
@@ -27,40 +29,19 @@ interface WithSession extends FastifyRequest {
 
 export interface HookParts extends SessionParts {
   readonly cookie: SessionCookie
-  readonly reader: SessionReader
-  readonly writer: SessionWriter
-  readonly identity: SessionIdentity
-  readonly ticketing: Ticketing
   readonly clock: RedisClock
   readonly settings: Settings
+  /** A cookie names a secret that is not listed here. */
+  readonly foreignSecret: (keyId: string) => void
   /** Work after the response, to be finished before the app closes. */
   readonly later: (work: Promise<void>) => void
 }
 
 /** `request.session`, read on the way in, saved on the way out. */
 export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): void {
-  const { cookie, reader, writer, identity, ticketing, clock, settings, later } = parts
-  // Most apps configure no route, and then no request needs to look: `routeOptions` builds an object each time. Of
-  // routes that are there already Fastify does not tell what they configure.
-  let configured = hasRoutes(fastify)
-  fastify.addHook('onRoute', ({ config, method, url }) => {
-    if (modeIn(config, method, url) !== undefined) configured = true
-  })
-  const modeOf = (request: FastifyRequest): Mode => {
-    if (!configured) return undefined
-    const { config, method, url } = request.routeOptions
-    return modeIn(config, method, url)
-  }
-  const begin = (
-    request: FastifyRequest,
-    phase: 'none' | 'lazy',
-    ticket?: ReturnType<Ticketing['verify']>
-  ): SessionState => {
-    const state = new SessionState(phase, ticket, request)
-    state.response = 'ahead'
-    ;(request as WithSession)[kState] = state
-    return state
-  }
+  const { later, writer } = parts
+  const modeOf = readModes(fastify, parts.cookie)
+  const response = new SessionResponse(parts)
 
   fastify.decorateRequest(kState, null)
   fastify.decorateRequest(kSession, null)
@@ -70,7 +51,7 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
       if (request[kSession]) return request[kSession]
       let state = request[kState]
       if (!state) {
-        // Probing for a session, as siblings do, must not throw where there is none.
+        // Probing for a session, as siblings do, must not throw if there is none.
         if (modeOf(request) === false) return undefined as unknown as Session
         state = begin(request, 'none')
       }
@@ -81,91 +62,16 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
     }
   })
 
-  fastify.addHook('onRequest', (request, _reply, done) => {
-    const value = cookie.read(request)
-    if (value === undefined) return done()
-    const mode = modeOf(request)
-    if (mode === false) return done()
-    const ticket = ticketing.verify(value)
-    if (!ticket) {
-      if (channels.rejected.active) channels.rejected.publish({ ip: request.ip })
-      return done()
-    }
-    const state = begin(request, mode === 'lazy' ? 'lazy' : 'none', ticket)
-    if (mode === 'lazy') return done()
-    try {
-      if (reader.openHeld(state)) return done()
-    } catch (error) {
-      return done(reader.drop(state, error) ? undefined : (error as Error))
-    }
-    return reader.open(state)
-  })
-
-  const save = async (
-    request: FastifyRequest,
-    reply: FastifyReply,
-    state: SessionState,
-    changes: Changes | undefined,
-    payload: unknown
-  ): Promise<void> => {
-    try {
-      if (changes) await writer.commit(state, changes)
-      if (renewDue(state)) await identity.renew(state, settings.renew!.grace)
-    } catch (error) {
-      if (reader.drop(state, error)) return
-      throw state.refuse(fail(state, payload, error))
-    }
-    if (state.cookie !== 'keep') cookie.write(state, request, reply)
-  }
-  // An id other than the one that was found is new already.
-  const renewDue = ({ phase, found, place }: SessionState): boolean =>
-    settings.renew !== undefined &&
-    phase === 'live' &&
-    place!.ticket === found!.ticket &&
-    clock.now() - found!.meta.renewedAt >= settings.renew.every
-
-  /** What the handler did not wait for: it fails as if it had. */
-  const ended = async (operations: Operations, payload: unknown): Promise<void> => {
-    try {
-      await operations.ended()
-    } catch (error) {
-      abandon(payload)
-      throw error
-    }
-  }
-
-  // Before the headers are sent: the browser must not be able to come back, through another instance, to
-  // what is not saved yet.
-  const conclude = (
-    request: FastifyRequest,
-    reply: FastifyReply,
-    state: SessionState,
-    payload: unknown
-  ): Promise<void> | undefined => {
-    // Also where an error handler of the user's own does not look at `error.headers`.
-    if (state.refusal && reply.statusCode === 503) reply.headers(state.refusal)
-    state.response = 'past'
-    if (state.failed) return undefined
-    let changes: Changes | undefined
-    try {
-      changes = writer.pending(state)
-    } catch (error) {
-      if (reader.drop(state, error)) return undefined
-      throw fail(state, payload, error)
-    }
-    if (changes || renewDue(state)) return save(request, reply, state, changes, payload)
-    if (state.cookie !== 'keep') cookie.write(state, request, reply)
-    return undefined
-  }
+  fastify.addHook('onRequest', (request, _reply, done) => openPresented(request, parts, modeOf, done))
 
   fastify.addHook('onSend', (request, reply, payload, done) => {
     const state = (request as WithSession)[kState]
     if (!state) return done()
     if (state.operations?.open)
-      return ended(state.operations, payload).then(() => conclude(request, reply, state, payload))
+      return waitFor(state.operations, payload).then(() => response.conclude(request, reply, state, payload))
     let saving: Promise<void> | undefined
     try {
-      saving = conclude(request, reply, state, payload)
+      saving = response.conclude(request, reply, state, payload)
     } catch (error) {
       return done(error as Error)
     }
@@ -179,6 +85,139 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
   })
 }
 
+function begin(request: FastifyRequest, phase: 'none' | 'lazy', token?: SessionToken): SessionState {
+  const state = new SessionState(phase, token, request)
+  state.response = 'ahead'
+  ;(request as WithSession)[kState] = state
+  return state
+}
+
+/** Reads the session that the request presents; returns a promise only if the store has to be asked. */
+function openPresented(
+  request: FastifyRequest,
+  { cookie, tokens, loader, foreignSecret }: HookParts,
+  modeOf: (request: FastifyRequest) => Mode,
+  done: DoneFuncWithErrOrRes
+): Promise<void> | void {
+  const value = cookie.read(request)
+  if (value === undefined) return done()
+  const mode = modeOf(request)
+  if (mode === false) return done()
+  const token = tokens.verify(value)
+  if (!token) {
+    const keyId = tokens.foreignKeyId(value)
+    if (keyId !== undefined) foreignSecret(keyId)
+    if (channels.rejected.active)
+      channels.rejected.publish({
+        ip: request.ip,
+        reason: keyId === undefined ? 'invalid' : 'unknown-secret'
+      })
+    return done()
+  }
+  const state = begin(request, mode === 'lazy' ? 'lazy' : 'none', token)
+  if (mode === 'lazy') return done()
+  try {
+    if (loader.openHeld(state)) return done()
+  } catch (error) {
+    if (!loader.dropUnreadable(state, error)) return done(error as Error)
+    return done()
+  }
+  return loader.open(state)
+}
+
+/** What the session does to a response before its headers are sent. */
+class SessionResponse {
+  readonly #parts: HookParts
+
+  constructor(parts: HookParts) {
+    this.#parts = parts
+  }
+
+  /**
+   * Saves before the headers are sent: the browser must not be able to come back, through another instance, to
+   * what is not saved yet. Returns a promise only if the store has to be asked.
+   */
+  conclude(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    state: SessionState,
+    payload: unknown
+  ): Promise<void> | undefined {
+    // Also if an error handler of the user's own does not look at `error.headers`.
+    if (state.refusal && reply.statusCode === 503) reply.headers(state.refusal)
+    state.response = 'past'
+    if (state.failed) return undefined
+    const { writer, loader, cookie } = this.#parts
+    let changes: Changes | undefined
+    try {
+      changes = writer.pending(state)
+    } catch (error) {
+      if (loader.dropUnreadable(state, error)) return undefined
+      throw fail(state, payload, error)
+    }
+    if (changes || this.#renewDue(state) || this.#clearDue(state))
+      return this.#saveAndWrite(request, reply, state, { changes, payload })
+    if (state.cookie !== 'keep') cookie.write(state, request, reply)
+    return undefined
+  }
+
+  async #saveAndWrite(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    state: SessionState,
+    { changes, payload }: { readonly changes: Changes | undefined; readonly payload: unknown }
+  ): Promise<void> {
+    const { writer, lifecycle, loader, cookie } = this.#parts
+    try {
+      if (changes && state.phase === 'none') await lifecycle.create(state)
+      else if (changes) await writer.save(state, changes)
+      if (this.#renewDue(state)) {
+        const { key } = state.record!
+        if ((await lifecycle.renew(state)) === 'ended') writer.refused(state, key)
+      }
+      if (this.#clearDue(state) && (await lifecycle.isGone(state.presented!))) state.cookie = 'clear'
+    } catch (error) {
+      if (loader.dropUnreadable(state, error)) return
+      throw state.refuse(fail(state, payload, error))
+    }
+    if (state.cookie !== 'keep') cookie.write(state, request, reply)
+  }
+
+  /** A session that was given another verifier in this request is new enough. */
+  #renewDue({ phase, record, token, cookie }: SessionState): boolean {
+    const { settings, clock } = this.#parts
+    return (
+      settings.renew.every !== undefined &&
+      phase === 'live' &&
+      cookie !== 'clear' &&
+      token !== undefined &&
+      token === record!.token &&
+      clock.now() - record!.meta.renewedAt >= settings.renew.every
+    )
+  }
+
+  /** A cookie that opens nothing costs a read each time that it is sent. */
+  #clearDue({ stale, phase, cookie }: SessionState): boolean {
+    return stale && phase === 'none' && cookie === 'keep'
+  }
+}
+
+/** Most apps configure no route, and then no request needs to look: `routeOptions` builds an object each time. */
+function readModes(fastify: FastifyInstance, cookie: SessionCookie): (request: FastifyRequest) => Mode {
+  // Of routes that are there already Fastify does not tell what they configure.
+  let configured = hasRoutes(fastify)
+  fastify.addHook('onRoute', ({ config, method, url }) => {
+    if (modeIn(config, method, url) !== undefined) configured = true
+  })
+  return (request) => {
+    // The browser would not bring the session back.
+    if (!cookie.covers(request.originalUrl)) return false
+    if (!configured) return undefined
+    const { config, method, url } = request.routeOptions
+    return modeIn(config, method, url)
+  }
+}
+
 /** @throws FLOTILLA_SESSION_ERR_OPTION naming the route */
 function modeIn(
   config: { readonly session?: unknown } | undefined,
@@ -190,6 +229,16 @@ function modeIn(
   throw new ERR_OPTION(
     `@flotilla/session: route ${String(method)} ${url}: config.session must be false or 'lazy', got ${inspect(mode)}`
   )
+}
+
+/** What the handler did not wait for: it fails as if it had. */
+async function waitFor(operations: PendingOperations, payload: unknown): Promise<void> {
+  try {
+    await operations.ended()
+  } catch (error) {
+    abandon(payload)
+    throw error
+  }
 }
 
 /** Saving failed, and an error is sent in place of the payload. @returns the error, to be thrown */

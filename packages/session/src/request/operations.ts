@@ -1,4 +1,6 @@
-/** The promise of something that a session does. Tells whether anybody waits for it. */
+import type { PendingOperations } from '../lifecycle/session-state.js'
+
+/** The promise of something that a session does. Knows whether a caller waits for it. */
 class Operation<T> extends Promise<T> {
   /** What `then` makes of it is the caller's own. */
   static override get [Symbol.species](): PromiseConstructor {
@@ -23,13 +25,13 @@ class Operation<T> extends Promise<T> {
   }
 }
 
-/** Told of operations that nobody awaited: of those under way when the response was ready, and of all that failed. */
+/** Called with operations that were not awaited: those under way when the response was ready, and all that failed. */
 export type Forgotten = (name: string, failure?: { readonly error: unknown }) => void
 
-/** What a request has its session do, so that the response can wait for it, whoever else does. */
-export class Operations {
+/** What a request has its session do, so that the response can wait for it even if the handler does not. */
+export class Operations implements PendingOperations {
   readonly #forgotten: Forgotten
-  /** Under way, or failed without anybody having waited. */
+  /** Under way, or failed without a caller having waited. */
   readonly #open = new Map<Operation<unknown>, string>()
 
   constructor(forgotten: Forgotten) {
@@ -56,7 +58,7 @@ export class Operations {
 
   /**
    * Waits for all, also for those that follow on one another.
-   * @throws what the first one threw that nobody else waits for
+   * @throws what the first one threw that no caller waits for
    */
   async ended(): Promise<void> {
     let first: { readonly error: unknown } | undefined

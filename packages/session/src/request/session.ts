@@ -1,14 +1,13 @@
 import type { CookieSerializeOptions } from '@fastify/cookie'
 import { inspect } from 'node:util'
 import { ERR_CONFLICT, ERR_GONE, ERR_NOT_LOADED, ERR_RESERVED } from '../errors.js'
-import type { SessionIdentity } from '../lifecycle/session-lifecycle.js'
-import { type Forgotten, Operations } from './operations.js'
-import type { Outage } from '../lifecycle/store-errors.js'
-import type { SessionReader } from '../lifecycle/reader.js'
+import type { LoginChoices, SessionLifecycle } from '../lifecycle/session-lifecycle.js'
+import type { SessionLoader } from '../lifecycle/session-loader.js'
 import type { SessionState } from '../lifecycle/session-state.js'
-import { RENEW_TRIES } from '../store/store.js'
-import type { Ticketing } from '../store/token.js'
-import type { SessionWriter } from '../lifecycle/writer.js'
+import type { SessionWriter } from '../lifecycle/session-writer.js'
+import type { StoreErrors } from '../lifecycle/store-errors.js'
+import type { SessionTokens } from '../store/token.js'
+import { type Forgotten, Operations } from './operations.js'
 
 /**
  * The data of a session, for augmentation:
@@ -26,7 +25,16 @@ export type SessionValue<Data, Key> = Key extends keyof Data ? Data[Key] : unkno
 /** All data: any record until {@link SessionData} is augmented. */
 export type SessionValues<Data> = [keyof Data] extends [never] ? Record<string, unknown> : Partial<Data>
 
-/** What a login may say of itself. */
+/** What a renewal decides. */
+export interface RenewalOptions {
+  /**
+   * The cookie before stops working at once: after a change of rights. If this response is lost on its way, the user has to log in again.
+   * Default false: it works until its successor has been presented, and for `renew.grace` after that.
+   */
+  immediate?: boolean
+}
+
+/** What a login decides. */
 export interface LoginOptions {
   /** Shown in the list of the user's sessions, such as the name of a device. */
   label?: string
@@ -34,11 +42,11 @@ export interface LoginOptions {
 
 /** What a session needs of the plugin. */
 export interface SessionParts {
-  readonly reader: SessionReader
+  readonly loader: SessionLoader
   readonly writer: SessionWriter
-  readonly identity: SessionIdentity
-  readonly ticketing: Ticketing
-  readonly outage: Outage
+  readonly lifecycle: SessionLifecycle
+  readonly tokens: SessionTokens
+  readonly errors: StoreErrors
   /** Something was changed after the response had been sent. */
   readonly late: () => void
   readonly forgotten: Forgotten
@@ -71,7 +79,7 @@ export class Session<Data extends object = SessionData> {
   /** A public reference: names the session to `sessions.revoke` and in messages on the bus. Not a secret. */
   get ref(): string {
     const state = readable(this)
-    return state.found?.meta.ref ?? state.reserve(() => this[kParts].ticketing.issue()).hash
+    return state.record?.key.ref ?? state.reserve(() => this[kParts].tokens.issue()).ref
   }
 
   /** True while nothing has been saved under this session's id. */
@@ -79,21 +87,21 @@ export class Session<Data extends object = SessionData> {
     return readable(this).phase !== 'live'
   }
 
-  /** True where Redis could not be asked and `onOutage` is `'anonymous'`: empty, and writing throws. */
+  /** True if the store could not be asked and `onOutage` is `'anonymous'`: empty, and writing throws. */
   get readOnly(): boolean {
-    return this[kState].phase === 'away'
+    return this[kState].phase === 'degraded'
   }
 
   /** By Redis's clock; `undefined` while new. */
   get createdAt(): Date | undefined {
-    const { found } = readable(this)
-    return found && new Date(found.meta.createdAt)
+    const { record } = readable(this)
+    return record && new Date(record.meta.createdAt)
   }
 
   /** The absolute timeout; `undefined` while new. Not using the session ends it sooner. */
   get expiresAt(): Date | undefined {
-    const { found } = readable(this)
-    return found && new Date(found.meta.absoluteAt)
+    const { record } = readable(this)
+    return record && new Date(record.meta.absoluteAt)
   }
 
   /**
@@ -102,7 +110,7 @@ export class Session<Data extends object = SessionData> {
    */
   get data(): SessionValues<Data> {
     const state = readable(this)
-    if (state.phase === 'away') return NOTHING
+    if (state.phase === 'degraded') return NOTHING
     return recover(this, () => state.fields.data, {}) as SessionValues<Data>
   }
 
@@ -138,9 +146,9 @@ export class Session<Data extends object = SessionData> {
   }
 
   /**
-   * Changes one value atomically across the fleet: `change` gets the present value and may run again where
-   * somebody else was faster. Written when the promise resolves (a session that is still new is written with
-   * the response, nobody else can have its id).
+   * Changes one value atomically across the fleet: `change` gets the present value and may run again if
+   * another request was faster. Written when the promise resolves (a session that is still new is written with
+   * the response: no other request can have its id).
    *
    * @returns the new value
    * @throws FLOTILLA_SESSION_ERR_KEY, FLOTILLA_SESSION_ERR_GONE, FLOTILLA_SESSION_ERR_CONFLICT,
@@ -171,11 +179,12 @@ export class Session<Data extends object = SessionData> {
    * @throws FLOTILLA_SESSION_ERR_USER_ID, FLOTILLA_SESSION_ERR_TOO_LARGE, FLOTILLA_SESSION_ERR_INVALID_DATA,
    *   FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_NOT_DURABLE
    */
-  login(userId: string, { label }: LoginOptions = {}): Promise<void> {
+  login(userId: string, options: LoginOptions = {}): Promise<void> {
     return operation(this, 'login', async () => {
+      const choices = readLogin(options)
       await load(this)
       const state = writable(this)
-      await asking(this, () => this[kParts].identity.login(state, userId, label))
+      await asking(this, () => this[kParts].lifecycle.login(state, userId, choices))
     })
   }
 
@@ -204,30 +213,31 @@ export class Session<Data extends object = SessionData> {
     return operation(this, 'regenerate', async () => {
       await load(this)
       const state = writable(this)
-      await asking(this, () => this[kParts].identity.regenerate(state, keep))
+      await asking(this, () => this[kParts].lifecycle.regenerate(state, keep))
     })
   }
 
   /**
-   * The same session and user under a new id, for instance after a change of rights. What was changed is saved. The
-   * old id is dead when this resolves.
+   * The same session and user with a new cookie. What was changed is saved. The cookie before works until its successor has been presented
+   * once, and for `renew.grace` after that, so that neither a lost response nor a parallel request logs the user out. After that it is taken
+   * for a stolen one (see the option `onReuse`). While the cookie before still works nothing is renewed again.
    *
-   * @throws FLOTILLA_SESSION_ERR_CONFLICT where others renewed it or, encrypted, wrote to it at each of a few tries;
-   *   FLOTILLA_SESSION_ERR_UNAVAILABLE
+   * @throws FLOTILLA_SESSION_ERR_CONFLICT if other requests renewed it at each of a few tries; FLOTILLA_SESSION_ERR_UNAVAILABLE
    */
-  renew(): Promise<void> {
+  renew({ immediate = false }: RenewalOptions = {}): Promise<void> {
     return operation(this, 'renew', async () => {
       await load(this)
       const state = writable(this)
       await save(this)
       if (state.phase !== 'live') return
-      const renewal = await asking(this, () => this[kParts].identity.renew(state, 0))
-      if (renewal === 'busy') throw new ERR_CONFLICT('The session', RENEW_TRIES)
-      if (renewal === 'gone') this[kParts].writer.refused(state)
+      const { key } = state.record!
+      const outcome = await asking(this, () => this[kParts].lifecycle.renew(state, immediate))
+      if (outcome === 'busy') throw new ERR_CONFLICT('The session', 'several')
+      if (outcome === 'ended') this[kParts].writer.refused(state, key)
     })
   }
 
-  /** Reads the session where the route's config says `session: 'lazy'`; nothing otherwise. */
+  /** Reads the session if the route's config says `session: 'lazy'`; nothing otherwise. */
   load(): Promise<this> {
     return operation(this, 'load', async () => {
       await load(this)
@@ -235,19 +245,20 @@ export class Session<Data extends object = SessionData> {
     })
   }
 
-  /** Reads it again, giving up what was not saved. */
+  /** Reads it again, giving up what was not saved; a session that is new is empty again. */
   reload(): Promise<this> {
     return operation(this, 'reload', async () => {
       const state = this[kState]
-      const ticket = state.place?.ticket ?? state.presented
-      if (ticket) await asking(this, () => this[kParts].reader.open(state, ticket))
+      const token = state.token ?? state.record?.token ?? state.presented
+      if (token && state.phase !== 'ended') await asking(this, () => this[kParts].loader.open(state, token))
+      else if (state.phase === 'none') state.none()
       return this
     })
   }
 
   /**
    * Saves at once what is otherwise saved with the response: for responses that bypass Fastify
-   * (`reply.hijack()`, a WebSocket) and for work after the response. Where the session has ended meanwhile, nothing is
+   * (`reply.hijack()`, a WebSocket) and for work after the response. If the session has ended meanwhile, nothing is
    * written from then on and `isNew` is true; `login` and `regenerate` begin another one.
    *
    * @throws FLOTILLA_SESSION_ERR_UNSERIALISABLE, FLOTILLA_SESSION_ERR_TOO_LARGE, FLOTILLA_SESSION_ERR_INVALID_DATA,
@@ -264,7 +275,7 @@ export class Session<Data extends object = SessionData> {
   touch(): Promise<void> {
     return operation(this, 'touch', async () => {
       const state = readable(this)
-      if (state.phase === 'none' || state.phase === 'gone') return
+      if (state.phase === 'none' || state.phase === 'ended') return
       writable(this)
       await asking(this, () => this[kParts].writer.touch(state))
     })
@@ -276,7 +287,7 @@ export class Session<Data extends object = SessionData> {
     state.cookieOptions = { ...state.cookieOptions, ...cookie }
   }
 
-  /** The data, so that logging or sending a session never tells its id. */
+  /** The data, so that logging or sending a session never discloses its id. */
   toJSON(): SessionValues<Data> {
     return { ...this.data }
   }
@@ -286,6 +297,10 @@ export class Session<Data extends object = SessionData> {
     const { phase, userId } = this[kState]
     return { session: phase, userId }
   }
+}
+
+export function readLogin({ label }: LoginOptions): LoginChoices {
+  return { label, idleTimeout: undefined, absoluteTimeout: undefined, persistent: undefined }
 }
 
 /** Any session, whatever its data. */
@@ -303,12 +318,12 @@ function readable({ [kState]: state }: Inner): SessionState {
 
 function writable(session: Inner): SessionState {
   const state = readable(session)
-  if (state.phase === 'away') throw state.refuse(session[kParts].outage.readOnly())
+  if (state.phase === 'degraded') throw state.refuse(session[kParts].errors.readOnly())
   if (state.response === 'past') session[kParts].late()
   return state
 }
 
-/** What the response waits for, also where the caller does not; `run` throws nothing but by its promise. */
+/** What the response waits for, even if the caller does not; `run` throws nothing but by its promise. */
 function operation<T>(
   { [kState]: state, [kParts]: parts }: Inner,
   name: string,
@@ -322,22 +337,26 @@ function operation<T>(
 async function load(session: Inner): Promise<void> {
   const state = session[kState]
   if (state.phase === 'lazy')
-    state.loading ??= asking(session, () => session[kParts].reader.open(state)).finally(() => {
+    state.loading ??= asking(session, () => session[kParts].loader.open(state)).finally(() => {
       state.loading = undefined
     })
   if (state.loading) await state.loading
 }
 
 async function save(session: Inner): Promise<void> {
-  const { writer } = session[kParts]
-  const changes = writer.pending(writable(session))
-  if (changes) await asking(session, () => writer.commit(session[kState], changes))
+  const { writer, lifecycle } = session[kParts]
+  const state = writable(session)
+  const changes = writer.pending(state)
+  if (!changes) return
+  await asking(session, () =>
+    state.phase === 'none' ? lifecycle.create(state) : writer.save(state, changes)
+  )
 }
 
 async function end(session: Inner): Promise<void> {
   await load(session)
   const state = writable(session)
-  await asking(session, () => session[kParts].identity.end(state))
+  await asking(session, () => session[kParts].lifecycle.end(state))
 }
 
 async function asking<T>({ [kState]: state, [kParts]: parts }: Inner, run: () => Promise<T>): Promise<T> {
@@ -345,7 +364,7 @@ async function asking<T>({ [kState]: state, [kParts]: parts }: Inner, run: () =>
     return await run()
   } catch (error) {
     // Unreadable is as good as gone.
-    throw parts.reader.drop(state, error) ? new ERR_GONE() : state.refuse(error)
+    throw parts.loader.dropUnreadable(state, error) ? new ERR_GONE() : state.refuse(error)
   }
 }
 
@@ -355,7 +374,7 @@ function recover<T>(session: Inner, read: () => T, otherwise: T): T {
   try {
     return read()
   } catch (error) {
-    if (!session[kParts].reader.drop(state, error)) throw error
+    if (!session[kParts].loader.dropUnreadable(state, error)) throw error
     return otherwise
   }
 }

@@ -1,32 +1,63 @@
-import type { Cipher } from './cipher.js'
-import type { Keys } from './keys.js'
-import type { Ticket } from './token.js'
+import { createSecretKey, type KeyObject, randomBytes } from 'node:crypto'
+import { LRUCache } from 'lru-cache'
+import { type Cipher, open, seal, sizeOfSealed } from './cipher.js'
+import type { SessionToken } from './token.js'
 
-/** How a field's text is stored. */
+/** How one session's fields are stored. */
 export interface FieldCodec {
-  /** True where what is stored can be read only with the session's id. */
-  readonly sealed: boolean
-  encode(ticket: Ticket, field: string, text: string): string
-  /** @throws where it was not written by `encode` for this session and field */
-  decode(ticket: Ticket, field: string, stored: string): string
+  encode(field: string, text: string): string
+  /** @throws if it was not written by `encode` for this session and field */
+  decode(field: string, stored: string): string
   /** Bytes of the text that is stored so. */
   sizeOf(stored: string): number
+  /** With encryption: the key of the data, sealed under a token's verifier. */
+  wrapFor?(token: SessionToken): string
 }
 
-export const plainCodec: FieldCodec = {
-  sealed: false,
-  encode: (_ticket, _field, text) => text,
-  decode: (_ticket, _field, stored) => stored,
-  sizeOf: (stored) => Buffer.byteLength(stored)
-}
+const REMEMBERED = 10_000
 
-/** The id is the key's material and is stored nowhere: without the browser's cookie nobody can read a field. */
-export function sealedCodec(cipher: Cipher, keys: Keys): FieldCodec {
-  const bound = ({ tag, hash }: Ticket, field: string): string => `${keys.session(tag, hash)}\n${field}`
-  return {
-    sealed: true,
-    encode: (ticket, field, text) => cipher.seal(ticket.id, bound(ticket, field), text),
-    decode: (ticket, field, stored) => cipher.open(ticket.id, bound(ticket, field), stored),
-    sizeOf: (stored) => cipher.sizeOf(stored)
+/**
+ * Encryption of sessions. Each has a data key of its own. Redis holds that key sealed under HKDF(secret, verifier), so neither Redis nor the
+ * server can read the data without the cookie, and a renewal seals one short text again instead of the whole session.
+ */
+export class SessionEncryption {
+  readonly #wrapping: Cipher
+  readonly #keyOf: (token: SessionToken) => string
+  readonly #opened = new LRUCache<string, FieldCodec>({ max: REMEMBERED })
+
+  /** @param keyOf the name of the session in Redis, which every sealed text is bound to */
+  constructor(wrapping: Cipher, keyOf: (token: SessionToken) => string) {
+    this.#wrapping = wrapping
+    this.#keyOf = keyOf
+  }
+
+  /** For a new session. */
+  create(token: SessionToken): FieldCodec {
+    return this.#codec(token, randomBytes(32))
+  }
+
+  /** @throws if the key was not sealed for this token */
+  open(token: SessionToken, wrapped: string): FieldCodec {
+    const id = `${token.value} ${wrapped}`
+    const known = this.#opened.get(id)
+    if (known) return known
+    const codec = this.#codec(token, this.#wrapping.open(token.verifier, this.#bound(token), wrapped))
+    this.#opened.set(id, codec)
+    return codec
+  }
+
+  #bound(token: SessionToken): string {
+    return `${this.#keyOf(token)}\n@k`
+  }
+
+  #codec(token: SessionToken, raw: Buffer): FieldCodec {
+    const key: KeyObject = createSecretKey(raw)
+    const bound = (field: string): string => `${this.#keyOf(token)}\n${field}`
+    return {
+      encode: (field, text) => seal(key, bound(field), text).toString('base64'),
+      decode: (field, stored) => open(key, bound(field), Buffer.from(stored, 'base64')).toString('utf8'),
+      sizeOf: sizeOfSealed,
+      wrapFor: (next) => this.#wrapping.seal(next.verifier, this.#bound(next), raw)
+    }
   }
 }

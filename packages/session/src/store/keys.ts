@@ -1,6 +1,8 @@
 import { createHmac } from 'node:crypto'
 import type { Secret } from '@flotilla/core'
+import { LRUCache } from 'lru-cache'
 import { ERR_USER_ID } from '../errors.js'
+import { listSecrets } from './secrets.js'
 
 /** Where a user's sessions live: the same slot for all of them, so that one script can change them together. */
 export interface Owner {
@@ -10,40 +12,78 @@ export interface Owner {
   readonly userHash: string
 }
 
+/** Where a session is, for its whole life. */
+export interface SessionKey {
+  readonly tag: string
+  /** SHA-256 of the selector. */
+  readonly ref: string
+  readonly userHash: string | undefined
+}
+
+const LONGEST_USER_ID = 1_024
+const REMEMBERED = 10_000
+
 /** Names of the keys in Redis. */
-export interface Keys {
-  session(tag: string, hash: string): string
+export class Keys {
+  readonly #prefix: string
+  readonly #secrets: readonly Buffer[]
+  readonly #owners = new LRUCache<string, readonly Owner[]>({ max: REMEMBERED })
+
+  constructor(prefix: string, secret: Secret) {
+    this.#prefix = prefix
+    this.#secrets = listSecrets(secret).map((one) =>
+      createHmac('sha256', one).update('flotilla:session-user').digest()
+    )
+  }
+
+  session({ tag, ref }: Pick<SessionKey, 'tag' | 'ref'>): string {
+    return `${this.#prefix}s:{${tag}}:${ref}`
+  }
+
   /** ZSET of a user's session references, scored with their expiry. */
-  index(owner: Owner): string
+  index({ tag, userHash }: Owner): string {
+    return `${this.#prefix}u2:{${tag}}:${userHash}`
+  }
+
   /** HASH of what a page of "your devices" shows. */
-  devices(owner: Owner): string
+  devices({ tag, userHash }: Owner): string {
+    return `${this.#prefix}d2:{${tag}}:${userHash}`
+  }
+
+  /** The session's key, and with a user those of the user's index and devices. */
+  all({ tag, ref, userHash }: SessionKey): string[] {
+    const session = this.session({ tag, ref })
+    if (userHash === undefined) return [session]
+    return [session, this.index({ tag, userHash }), this.devices({ tag, userHash })]
+  }
+
   /**
    * A user's places, one for each secret with the newest first: sessions opened under a secret that has
    * since been rotated out of first place are found where they were put.
+   *
+   * @throws FLOTILLA_SESSION_ERR_USER_ID
    */
-  owners(userId: string): Owner[]
-}
+  owners(userId: string): readonly Owner[] {
+    assertUserId(userId)
+    const known = this.#owners.get(userId)
+    if (known) return known
+    const owners = this.#secrets.map((key) => {
+      const mac = createHmac('sha256', key).update(userId).digest()
+      return { tag: mac.toString('hex', 0, 2), userHash: mac.toString('base64url', 2, 26) }
+    })
+    this.#owners.set(userId, owners)
+    return owners
+  }
 
-export function createKeys(prefix: string, secret: Secret): Keys {
-  const secrets = listSecrets(secret).map((one) =>
-    createHmac('sha256', one).update('flotilla:session-user').digest()
-  )
-  return {
-    session: (tag, hash) => `${prefix}s:{${tag}}:${hash}`,
-    index: ({ tag, userHash }) => `${prefix}u:{${tag}}:${userHash}`,
-    devices: ({ tag, userHash }) => `${prefix}d:{${tag}}:${userHash}`,
-    owners(userId) {
-      if (typeof userId !== 'string' || userId === '') {
-        throw new ERR_USER_ID(userId === '' ? 'an empty string' : userId === null ? 'null' : typeof userId)
-      }
-      return secrets.map((key) => {
-        const mac = createHmac('sha256', key).update(userId).digest()
-        return { tag: mac.toString('hex', 0, 2), userHash: mac.toString('base64url', 2, 26) }
-      })
-    }
+  /** Whether a session that says to be this user's is where one of that user's sessions can be. */
+  belongsTo(userId: string, { tag, userHash }: SessionKey): boolean {
+    return this.owners(userId).some((owner) => owner.tag === tag && owner.userHash === userHash)
   }
 }
 
-export function listSecrets(secret: Secret): readonly (string | Buffer)[] {
-  return Array.isArray(secret) ? (secret as readonly (string | Buffer)[]) : [secret as string | Buffer]
+function assertUserId(userId: unknown): void {
+  if (typeof userId !== 'string') throw new ERR_USER_ID(userId === null ? 'null' : typeof userId)
+  if (userId === '') throw new ERR_USER_ID('an empty string')
+  if (userId.length > LONGEST_USER_ID || Buffer.byteLength(userId) > LONGEST_USER_ID)
+    throw new ERR_USER_ID(`one of ${Buffer.byteLength(userId)} bytes`)
 }

@@ -1,22 +1,12 @@
 import type { FleetBus } from '@flotilla/redis'
 import { LRUCache } from 'lru-cache'
-import { CHANGED, REVOKED } from '../lifecycle/revocation-publisher.js'
+import { CHANGED, REVOKED } from './topics.js'
 import type { RedisClock } from './clock.js'
-import type { Found } from './store.js'
-
-/** Sessions held in memory between requests. */
-export interface LocalSessions {
-  get(hash: string): Found | undefined
-  /** To be called before Redis is asked; what comes back is kept only if nothing was heard of it meanwhile. */
-  begin(hash: string): (found: Found | undefined) => void
-  /** Forgets a session by its reference, or by the hash of its id. */
-  drop(ref: string): void
-}
+import type { SessionRecord } from './session-records.js'
+import type { SessionToken } from './token.js'
 
 interface Fill {
   fresh: boolean
-  /** References heard of meanwhile: a renewed session is known by its own only once it has arrived. */
-  readonly heard: Set<string>
 }
 
 export interface LocalSettings {
@@ -26,77 +16,81 @@ export interface LocalSettings {
   readonly idleTimeout: number
   /** The key prefix of the sessions. */
   readonly scope: string
+  /** The key prefix of the sessions. */
+  readonly scope: string
 }
 
 /**
- * Nothing is kept or used unless the bus is live: without it a change on another instance would go unheard.
+ * Sessions held in memory between requests, by their references. Nothing is kept or used unless the bus is live: without it a change on
+ * another instance would go unheard.
  */
-export function createLocalSessions(
-  bus: FleetBus,
-  clock: RedisClock,
-  settings: LocalSettings
-): LocalSessions {
-  // The hashes under which a renewed session is held besides its reference.
-  const renewed = new Map<string, string>()
-  const fills = new Map<string, Set<Fill>>()
-  const held = new LRUCache<string, Found>({
-    max: settings.max,
-    maxSize: settings.maxSize,
-    ttl: settings.maxAge,
-    // Reading the clock costs less than the timer that saves reading it.
-    ttlResolution: 0,
-    sizeCalculation: sizeOf,
-    dispose: ({ meta, ticket }, _hash, reason) => {
-      if (reason !== 'set' && renewed.get(meta.ref) === ticket.hash) renewed.delete(meta.ref)
+export class LocalSessions {
+  readonly #bus: FleetBus
+  readonly #clock: RedisClock
+  readonly #settings: LocalSettings
+  readonly #fills = new Map<string, Set<Fill>>()
+  readonly #held: LRUCache<string, SessionRecord>
+
+  constructor(bus: FleetBus, clock: RedisClock, settings: LocalSettings) {
+    this.#bus = bus
+    this.#clock = clock
+    this.#settings = settings
+    this.#held = new LRUCache({
+      max: settings.max,
+      maxSize: settings.maxSize,
+      ttl: settings.maxAge,
+      // Reading the clock costs less than the timer that saves reading it.
+      ttlResolution: 0,
+      sizeCalculation: sizeOf
+    })
+    const { scope } = settings
+    bus.subscribe(REVOKED, (payload) => this.#hear(payload), { scope })
+    bus.subscribe(CHANGED, (payload) => this.#hear(payload), { scope })
+    bus.onGap(() => this.#clear())
+  }
+
+  /** Only the token that the copy was read with opens it: any other one is for the store to judge. */
+  get({ ref, generation, verifierHash }: SessionToken): SessionRecord | undefined {
+    const held = this.#held.get(ref)
+    return held?.token.generation === generation && held.token.verifierHash === verifierHash
+      ? held
+      : undefined
+  }
+
+  /** To be called before the store is asked; what comes back is kept only if nothing was heard of it meanwhile. */
+  begin(ref: string): (record: SessionRecord | undefined) => void {
+    const fill: Fill = { fresh: this.#bus.status().connected }
+    const ongoing = this.#fills.get(ref) ?? new Set()
+    this.#fills.set(ref, ongoing)
+    ongoing.add(fill)
+    return (record) => {
+      ongoing.delete(fill)
+      if (ongoing.size === 0 && this.#fills.get(ref) === ongoing) this.#fills.delete(ref)
+      if (!record?.presented || !fill.fresh) return
+      const { absoluteAt, touchedAt, idleTimeout } = record.meta
+      const idleAt = touchedAt + (idleTimeout || this.#settings.idleTimeout)
+      const left = Math.min(absoluteAt, idleAt) - this.#clock.now()
+      if (left > 0) this.#held.set(ref, record, { ttl: Math.min(this.#settings.maxAge, left) })
     }
-  })
-
-  const dropHash = (hash: string): void => {
-    held.delete(hash)
-    for (const fill of fills.get(hash) ?? []) fill.fresh = false
-  }
-  const drop = (ref: string): void => {
-    const hash = renewed.get(ref)
-    if (hash !== undefined) dropHash(hash)
-    dropHash(ref)
-    for (const ongoing of fills.values()) for (const fill of ongoing) fill.heard.add(ref)
-  }
-  const clear = (): void => {
-    held.clear()
-    renewed.clear()
-    for (const ongoing of fills.values()) for (const fill of ongoing) fill.fresh = false
   }
 
-  const hear = (payload: unknown): void => {
+  drop(ref: string): void {
+    this.#held.delete(ref)
+    for (const fill of this.#fills.get(ref) ?? []) fill.fresh = false
+  }
+
+  #clear(): void {
+    this.#held.clear()
+    for (const ongoing of this.#fills.values()) for (const fill of ongoing) fill.fresh = false
+  }
+
+  #hear(payload: unknown): void {
     const list = (payload as { refs?: unknown } | null)?.refs
-    if (Array.isArray(list)) for (const ref of list) if (typeof ref === 'string') drop(ref)
-  }
-  bus.subscribe(REVOKED, hear, { scope: settings.scope })
-  bus.subscribe(CHANGED, hear, { scope: settings.scope })
-  bus.onGap(clear)
-
-  return {
-    drop,
-    get: (hash) => held.get(hash),
-    begin(hash) {
-      const fill: Fill = { fresh: bus.status().connected, heard: new Set() }
-      const ongoing = fills.get(hash) ?? new Set()
-      fills.set(hash, ongoing)
-      ongoing.add(fill)
-      return (found) => {
-        ongoing.delete(fill)
-        if (ongoing.size === 0 && fills.get(hash) === ongoing) fills.delete(hash)
-        if (!found || !fill.fresh || fill.heard.has(found.meta.ref)) return
-        const { ref, absoluteAt, touchedAt } = found.meta
-        if (ref !== found.ticket.hash) renewed.set(ref, found.ticket.hash)
-        const left = Math.min(absoluteAt, touchedAt + settings.idleTimeout) - clock.now()
-        if (left > 0) held.set(found.ticket.hash, found, { ttl: Math.min(settings.maxAge, left) })
-      }
-    }
+    if (Array.isArray(list)) for (const ref of list) if (typeof ref === 'string') this.drop(ref)
   }
 }
 
-function sizeOf({ fields }: Found): number {
+function sizeOf({ fields }: SessionRecord): number {
   let size = 512
   for (const field in fields) size += 2 * (field.length + fields[field]!.length)
   return size

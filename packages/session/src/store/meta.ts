@@ -5,27 +5,48 @@ export interface Meta {
   readonly absoluteAt: number
   /** Last write of the idle deadline. */
   readonly touchedAt: number
-  /** Last time the id changed. */
+  /** Last time the verifier changed. */
   readonly renewedAt: number
+  /** When the user proved who it is, 0 before login. */
+  readonly authenticatedAt: number
   /** Counts writes. */
   readonly revision: number
   /** Version of the data's shape (option `version`). */
   readonly version: number
-  /** The session's public reference. */
-  readonly ref: string
-  /** Whose it is, or `undefined` before login. */
+  /** This session's own idle timeout, or 0 for the one of the options. */
+  readonly idleTimeout: number
+  /** This session's own choice of a persistent cookie, or `undefined` for the one of the options. */
+  readonly persistent: boolean | undefined
+  /** HMAC of the user id, or `undefined` before login. */
   readonly userHash: string | undefined
+}
+
+/** The verifier field: which tokens open the session. */
+export interface VerifierState {
+  /** Counts renewals; a token carries the one that it was issued with. */
+  readonly generation: number
+  readonly hash: string
+  /** Of the generation before, or `undefined`. */
+  readonly previous: string | undefined
+  /** False until a token of this generation has been presented. From then on the grace of the previous one runs. */
+  readonly presented: boolean
 }
 
 /** Field names that begin with `@` are the plugin's; a user's key that does is stored with one `@` more. */
 export const META = '@'
 export const USER = '@u'
-export const ALIAS = '@a'
-/** All that is left, for a moment, of a session that another one has replaced. */
-export const ENDED = '@t'
+/** {@link VerifierState}. */
+export const VERIFIER = '@v'
+/** The present verifier, sealed under the previous one: what a client gets that never received it. */
+export const SUCCESSOR = '@s'
+/** With `encrypt`: the key of the data, sealed under the present verifier. */
+export const DATA_KEY = '@k'
+/** All that is left, for a while, of a session that another one has replaced. */
+export const REPLACED = '@t'
 
-const LAYOUT =
-  /^1 (\d{1,16}) (\d{1,16}) (\d{1,16}) (\d{1,16}) (\d{1,16}) (\d{1,9}) ([\w-]{43}) ([\w-]{32}|-)$/
+const META_LAYOUT =
+  /^2 (\d{1,16}) (\d{1,16}) (\d{1,16}) (\d{1,16}) (\d{1,16}) (\d{1,16}) (\d{1,9}) (\d{1,16}) ([-01]) ([\w-]{32}|-)$/
+const VERIFIER_LAYOUT = /^(\d{1,15}) ([\w-]{43}) ([\w-]{43}|-) (\d{1,16}|-)$/
 
 // ECMA-262 §21.4.1.1: no Date is later, and one that is cannot be printed.
 export const LATEST = 8.64e15
@@ -35,24 +56,37 @@ export function isTime(value: unknown): value is number {
   return typeof value === 'number' && value >= 0 && value <= LATEST
 }
 
-/** `undefined` where the text is not a meta field of ours. */
+/** `undefined` if the text is not a meta field of ours. */
 export function parseMeta(text: string): Meta | undefined {
-  const match = LAYOUT.exec(text)
+  const match = META_LAYOUT.exec(text)
   if (!match) return undefined
-  const createdAt = Number(match[1])
-  const absoluteAt = Number(match[2])
-  const touchedAt = Number(match[3])
-  const renewedAt = Number(match[4])
-  if (!isTime(createdAt) || !isTime(absoluteAt) || !isTime(touchedAt) || !isTime(renewedAt)) return undefined
+  const numbers = match.slice(1, 9).map(Number)
+  const [createdAt, absoluteAt, touchedAt, renewedAt, authenticatedAt, revision, version, idleTimeout] =
+    numbers as [number, number, number, number, number, number, number, number]
+  if (![createdAt, absoluteAt, touchedAt, renewedAt, authenticatedAt].every(isTime)) return undefined
   return {
     createdAt,
     absoluteAt,
     touchedAt,
     renewedAt,
-    revision: Number(match[5]),
-    version: Number(match[6]),
-    ref: match[7]!,
-    userHash: match[8] === '-' ? undefined : match[8]
+    authenticatedAt,
+    revision,
+    version,
+    idleTimeout,
+    persistent: match[9] === '-' ? undefined : match[9] === '1',
+    userHash: match[10] === '-' ? undefined : match[10]
+  }
+}
+
+/** `undefined` if the text is not a verifier field of ours. */
+export function parseVerifier(text: string | undefined): VerifierState | undefined {
+  const match = text === undefined ? null : VERIFIER_LAYOUT.exec(text)
+  if (!match) return undefined
+  return {
+    generation: Number(match[1]),
+    hash: match[2]!,
+    previous: match[3] === '-' ? undefined : match[3],
+    presented: match[4] !== '-'
   }
 }
 

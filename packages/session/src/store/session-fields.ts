@@ -1,7 +1,8 @@
 import { parse } from 'secure-json-parse'
 import { ERR_KEY, ERR_TOO_LARGE, ERR_UNSERIALISABLE } from '../errors.js'
 import { fieldOf, keyOf } from './meta.js'
-import { type Changes, CorruptSession } from './store.js'
+import { CorruptSession } from './session-records.js'
+import type { Changes } from './session-store.js'
 
 type Stored = Readonly<Record<string, string>>
 
@@ -73,8 +74,8 @@ export class SessionFields {
     return picked
   }
 
-  /** Another session's data is in its place: who still writes to the `data` of this one is to notice. */
-  retire(): void {
+  /** Another session's data is in its place: writing to the `data` of this one then throws. */
+  freeze(): void {
     if (this.#whole) Object.freeze(this.#values)
   }
 

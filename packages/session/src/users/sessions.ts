@@ -1,5 +1,6 @@
 import {
   type LoginOptions,
+  readLogin,
   Session,
   type SessionData,
   type SessionParts,
@@ -14,9 +15,9 @@ export interface CreateOptions extends LoginOptions, Partial<Visitor> {}
 
 /** A session in the hands of code outside a request: nothing is saved by itself. */
 export class StoredSession<Data extends object = SessionData> extends Session<Data> {
-  /** The cookie's value: whoever has it, has the session. `undefined` once it has ended. */
+  /** The cookie's value: it opens the session. `undefined` once the session has ended. */
   get id(): string | undefined {
-    return stateOf(this).place?.ticket.value
+    return stateOf(this).token?.value
   }
 }
 
@@ -28,7 +29,7 @@ export interface Sessions {
   count(userId: string): Promise<number>
   /**
    * Ends one of a user's sessions on all instances and closes its sockets.
-   * @returns false where the user has no such session
+   * @returns false if the user has no such session
    */
   revoke(userId: string, ref: string): Promise<boolean>
   /**
@@ -37,7 +38,7 @@ export interface Sessions {
    * @returns how many were ended
    */
   revokeAll(userId: string, options?: { except?: string }): Promise<number>
-  /** Opens a session without a request, for a user or, with `undefined`, for nobody yet. */
+  /** Opens a session without a request, for a user or, with `undefined`, for an anonymous visitor. */
   create<Data extends object = SessionData>(
     userId: string | undefined,
     data?: SessionValues<Data>,
@@ -45,13 +46,13 @@ export interface Sessions {
   ): Promise<StoredSession<Data>>
   /**
    * The session of a cookie's value, for code that gets cookies by another way than a request.
-   * `undefined` where none of the secrets signed it or the session has ended.
+   * `undefined` if none of the secrets signed it or the session has ended.
    */
   get<Data extends object = SessionData>(id: string): Promise<StoredSession<Data> | undefined>
 }
 
 export function createSessions(parts: SessionParts, users: UserSessions): Sessions {
-  const { reader, identity, ticketing } = parts
+  const { loader, lifecycle, tokens } = parts
   return {
     list: (userId) => users.list(userId),
     count: (userId) => users.count(userId),
@@ -61,20 +62,20 @@ export function createSessions(parts: SessionParts, users: UserSessions): Sessio
     async create<Data extends object>(
       userId: string | undefined,
       data: SessionValues<Data> = {},
-      { label, ip, userAgent }: CreateOptions = {}
+      { ip, userAgent, ...login }: CreateOptions = {}
     ) {
       const state = new SessionState('none', undefined, { ip, headers: { 'user-agent': userAgent } })
       for (const [key, value] of Object.entries(data)) state.fields.set(key, value)
-      if (userId === undefined) await identity.create(state)
-      else await identity.login(state, userId, label)
+      if (userId === undefined) await lifecycle.create(state)
+      else await lifecycle.login(state, userId, readLogin(login))
       return new StoredSession<Data>(state, parts)
     },
 
     async get<Data extends object>(id: string) {
-      const ticket = typeof id === 'string' ? ticketing.verify(id) : undefined
-      if (!ticket) return undefined
-      const state = new SessionState('none', ticket)
-      await reader.open(state)
+      const token = typeof id === 'string' ? tokens.verify(id) : undefined
+      if (!token) return undefined
+      const state = new SessionState('none', token)
+      await loader.open(state)
       return state.phase === 'live' ? new StoredSession<Data>(state, parts) : undefined
     }
   }

@@ -1,43 +1,41 @@
 import { defineScript } from '@flotilla/redis'
-import { CLOSE, NOW, OPEN } from './fragments.js'
+import { CLOSE, NOW, OPEN, VERIFIER } from './fragments.js'
 
 /**
- * Moves a session to a new id. The old one stays an alias for the grace period.
+ * Swaps the verifier of a session. The previous one stays valid until the new one has been presented and the grace after that is over. While
+ * there is a valid previous one, no further one is made: so there are never more than two, and no request under way loses its session.
  *
- * KEYS  session, new session [, index, devices]
- * ARGV  idle ms, grace ms, alias text, new hash, expected revision or `-`, then field, value, … to replace
- *       all fields with (encrypted under the new id), or none to keep them
- * Reply {1, now} moved; {0} gone; {2, alias} somebody was faster; {3, [field, value, …]} written to meanwhile, and
- *       left as it is. Where somebody is under the new id already, it is this very call, sent again by the client after
- *       its reply was lost: ids are 192 random bits
+ * KEYS  session [, index, devices]
+ * ARGV  idle ms, generation to be replaced, new verifier hash, successor text or `-` to void the previous one at once,
+ *       data key or `-`
+ * Reply {1, now} renewed, also if this very call was carried out before and its reply was lost; {0} ended;
+ *       {2, generation, successor text or ''}: another one was faster;
+ *       {3} renewed so recently that the one before is still valid
  */
 const LUA = `
-${NOW}
-if redis.call('HEXISTS', KEYS[2], '@') == 1 then return {1, now} end
 ${OPEN}
+${NOW}
 ${CLOSE}
-if ARGV[5] ~= '-' and ARGV[5] ~= revision then return {3, redis.call('HGETALL', KEYS[1])} end
-if #ARGV > 5 then
-  redis.call('DEL', KEYS[1])
-  for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
+${VERIFIER}
+local from = tonumber(ARGV[2])
+if generation == from + 1 and current == ARGV[3] then return {1, now} end
+if generation ~= from then return {2, generation, redis.call('HGET', KEYS[1], '@s') or ''} end
+if ARGV[4] ~= '-' and previous ~= '-' and (not over or now < over) then return {3} end
+if ARGV[4] == '-' then
+  redis.call('HDEL', KEYS[1], '@s')
+  redis.call('HSET', KEYS[1], '@v', string.format('%.0f %s - 0', from + 1, ARGV[3]))
 else
-  redis.call('RENAME', KEYS[1], KEYS[2])
+  redis.call('HSET', KEYS[1], '@v', string.format('%.0f %s %s -', from + 1, ARGV[3], current), '@s', ARGV[4])
 end
-close(KEYS[2], tonumber(ARGV[1]), string.format('%.0f', now), version, KEYS[3], KEYS[4])
-if tonumber(ARGV[2]) > 0 then
-  redis.call('HSET', KEYS[1], '@a', ARGV[3])
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
-end
-if KEYS[4] then
-  local device = redis.call('HGET', KEYS[4], ref)
-  redis.call('HSET', KEYS[4], ref, ARGV[4] .. (device and string.match(device, ' .*$') or ' '))
-end
+if ARGV[5] ~= '-' then redis.call('HSET', KEYS[1], '@k', ARGV[5]) end
+renewed = string.format('%.0f', now)
+close(tonumber(ARGV[1]))
 return {1, now}
 `
 
-export type RenewReply = [1, number] | [0] | [2, string] | [3, string[]]
+export type RenewReply = [1, number] | [0] | [2, number, string] | [3]
 
 const script = { name: 'session-renew', lua: LUA } as const
 
-export const renewAnonymous = defineScript<RenewReply>({ ...script, keys: 2 })
-export const renewOwned = defineScript<RenewReply>({ ...script, keys: 4 })
+export const renewAnonymous = defineScript<RenewReply>({ ...script, keys: 1 })
+export const renewOwned = defineScript<RenewReply>({ ...script, keys: 3 })

@@ -7,7 +7,7 @@ import { CLOSE, NOW, OPEN } from './fragments.js'
  *
  * KEYS  session [, index, devices]
  * ARGV  idle ms, field, mark, `1` or `0` whether the field is expected to exist, expected text, new text
- * Reply {1, now} written; {0} gone; {2, alias} renewed meanwhile; {3, text} or {3} the field's present text
+ * Reply {1, now} written; {0} ended; {3, now, text} or {3, now} the field's present text
  */
 const LUA = `
 ${OPEN}
@@ -18,15 +18,15 @@ local marks = redis.call('HGET', KEYS[1], '@n') or ''
 local expected = ARGV[4] == '1' and ARGV[5]
 if present ~= expected then
   if string.find(marks, ARGV[3], 1, true) then return {1, now} end
-  if present then return {3, present} end
-  return {3}
+  if present then return {3, now, present} end
+  return {3, now}
 end
 redis.call('HSET', KEYS[1], ARGV[2], ARGV[6], '@n', string.sub(ARGV[3] .. marks, 1, 64))
-close(KEYS[1], tonumber(ARGV[1]), renewed, version, KEYS[2], KEYS[3])
+close(tonumber(ARGV[1]))
 return {1, now}
 `
 
-export type UpdateReply = [1, number] | [0] | [2, string] | [3, string?]
+export type UpdateReply = [1, number] | [0] | [3, number, string?]
 
 const script = { name: 'session-update', lua: LUA } as const
 
