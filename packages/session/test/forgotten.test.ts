@@ -17,7 +17,7 @@ const complaints = (lines: readonly string[]): string[] => lines.filter((line) =
 
 test('the response waits for what its handler did not await: the cookie and the write are right', async (t) => {
   const lines: string[] = []
-  const app = await buildApp({ url: redis.url, fastify: logTo(lines) })
+  const app = await buildApp({ url: redis.url, fastify: logTo(lines), session: { renew: { grace: 0 } } })
   app.post('/forgets/login', async ({ session }) => {
     void session.login('ada')
     return {}
