@@ -4,6 +4,7 @@ export type {
   LocalOptions,
   MaxPerUserOptions,
   RenewOptions,
+  SessionCookieAttributes,
   SessionCookieOptions,
   SessionOptions
 } from './options.js'

@@ -107,6 +107,17 @@ export interface SessionOptions<Data extends object = object> {
   migrate?: (data: Record<string, unknown>, from: number) => Data | Promise<Data>
 }
 
+/** Attributes of one response's session cookie, for `session.options`. */
+export interface SessionCookieAttributes {
+  /** How long the browser keeps it, within the absolute timeout: milliseconds or a string such as `'7d'`. */
+  maxAge?: Duration
+  /** Sends Max-Age for the rest of the absolute timeout, or never. */
+  persistent?: boolean
+  sameSite?: 'lax' | 'strict' | 'none' | boolean
+  partitioned?: boolean
+  priority?: 'low' | 'medium' | 'high'
+}
+
 export type CookieSettings = Omit<SessionCookieOptions, 'name' | 'secure' | 'persistent'> & {
   readonly name: string
   readonly secure: boolean | 'auto'
@@ -208,6 +219,48 @@ export function readOptions(input: unknown): Settings {
   return settings
 }
 
+/**
+ * Checks what one response's cookie is to have by the rules of `register`.
+ * @throws FLOTILLA_SESSION_ERR_OPTION naming the attribute
+ */
+export function readCookieAttributes(
+  input: SessionCookieAttributes,
+  { secure }: CookieSettings
+): {
+  readonly attributes: CookieSerializeOptions
+  readonly maxAge: number | undefined
+  readonly persistent: boolean | undefined
+} {
+  const read = optionReader('@flotilla/session: session.options()', input, ERR_OPTION)
+  for (const fixed of FIXED) {
+    if (read.has(fixed))
+      read.fail(fixed, 'left out: it is the same for every response, see the option `cookie`')
+  }
+  const attributes = readAttributes(read, secure)
+  const maxAge = read.duration('maxAge', { default: undefined, min: 1_000 })
+  const persistent = read.boolean('persistent', undefined)
+  read.done()
+  return { attributes, maxAge, persistent }
+}
+
+/** What decides whether browsers take a later cookie for the same one, and what keeps it from scripts. */
+const FIXED = ['domain', 'path', 'secure', 'httpOnly', 'signed', 'encode', 'expires', 'name']
+
+function readAttributes(read: OptionReader, secure: boolean | 'auto'): CookieSerializeOptions {
+  const given = {
+    sameSite: read.oneOf('sameSite', ['lax', 'strict', 'none', true, false], undefined),
+    partitioned: read.boolean('partitioned', undefined),
+    priority: read.oneOf('priority', ['low', 'medium', 'high'], undefined)
+  }
+  if (secure === false && (given.sameSite === 'none' || given.partitioned)) {
+    read.fail(
+      given.partitioned ? 'partitioned' : 'sameSite',
+      "used with cookie.secure true or 'auto' only: browsers refuse SameSite=None and Partitioned without Secure"
+    )
+  }
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
+}
+
 function readCookie(read: OptionReader): Settings['cookie'] {
   for (const refused of ['signed', 'encode', 'expires', 'maxAge', 'httpOnly']) {
     if (read.keys().includes(refused)) {
@@ -221,20 +274,11 @@ function readCookie(read: OptionReader): Settings['cookie'] {
   if (!COOKIE_NAME.test(name)) read.fail('name', 'of cookie-name characters')
   if (/^__(host|secure)-/i.test(name))
     read.fail('name', 'without __Host- or __Secure-, which are added where they apply')
-  const given = {
-    domain: read.string('domain', undefined),
-    path: read.string('path', undefined),
-    sameSite: read.oneOf('sameSite', ['lax', 'strict', 'none', true, false], undefined),
-    partitioned: read.boolean('partitioned', undefined),
-    priority: read.oneOf('priority', ['low', 'medium', 'high'], undefined)
-  }
   const secure = read.oneOf('secure', [true, false, 'auto'], COOKIE.secure)
-  if (secure === false && (given.sameSite === 'none' || given.partitioned)) {
-    read.fail(
-      'secure',
-      "true or 'auto' where the cookie is SameSite=None or partitioned: browsers refuse it otherwise"
-    )
+  const where = { domain: read.string('domain', undefined), path: read.string('path', undefined) }
+  const attributes = {
+    ...Object.fromEntries(Object.entries(where).filter(([, value]) => value !== undefined)),
+    ...readAttributes(read, secure)
   }
-  const attributes = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
   return { ...attributes, name, secure, persistent: read.boolean('persistent', COOKIE.persistent) }
 }

@@ -86,7 +86,15 @@ async function session(fastify: FastifyInstance, options: SessionOptions): Promi
   const cookie = new SessionCookie({ ...settings, settings: settings.cookie, tokens, clock, log })
 
   const notices = new Notices(log)
-  const parts = { loader, writer, lifecycle, tokens, errors, ...notices.callbacks }
+  const parts = {
+    loader,
+    writer,
+    lifecycle,
+    tokens,
+    errors,
+    cookieSettings: settings.cookie,
+    ...notices.callbacks
+  }
   fastify.decorate('sessions', createSessions(parts, users))
   addSessionHooks(fastify, { ...parts, cookie, clock, settings, later })
   if (settings.local)

@@ -188,3 +188,34 @@ test('in every step of a rotation each instance finds, lists and revokes the ses
     }
   }
 })
+
+test('options() takes what register takes, durations as durations, and refuses the rest by name', async (t) => {
+  const app = await buildApp({ url: redis.url, fastify: { trustProxy: true } })
+  app.post('/options', async ({ session, body }) => {
+    session.set('count', 1)
+    session.options(body as object)
+    return {}
+  })
+  const { browser } = await serve(t, app)
+  const visitor = (): ReturnType<typeof browser> => browser({ 'x-forwarded-proto': 'https' })
+  for (const bad of [
+    { domain: 'example.org' },
+    { path: '/x' },
+    { secure: false },
+    { httpOnly: false },
+    { signed: true },
+    { sameSite: 'sometimes' },
+    { maxAge: 'soon' },
+    { samesite: 'lax' }
+  ]) {
+    const { status, body, setCookie } = await visitor().post('/options', bad)
+    t.match({ status, body }, { status: 500, body: { code: 'FLOTILLA_SESSION_ERR_OPTION' } })
+    t.match(body['message'], Object.keys(bad)[0]!)
+    t.same(setCookie, [])
+  }
+  const { setCookie } = await visitor().post('/options', { maxAge: 60_000, sameSite: 'strict' })
+  t.match(setCookie[0], /Max-Age=60;/)
+  t.match(setCookie[0], /SameSite=Strict/)
+  t.match((await visitor().post('/options', { maxAge: '2m' })).setCookie[0], /Max-Age=120;/)
+  t.match((await visitor().post('/options', { maxAge: '90d' })).setCookie[0], /Max-Age=86400;/)
+})

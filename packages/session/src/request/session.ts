@@ -1,4 +1,3 @@
-import type { CookieSerializeOptions } from '@fastify/cookie'
 import { inspect } from 'node:util'
 import { ERR_CONFLICT, ERR_GONE, ERR_NOT_LOADED, ERR_RESERVED } from '../errors.js'
 import type { LoginChoices, SessionLifecycle } from '../lifecycle/session-lifecycle.js'
@@ -6,6 +5,7 @@ import type { SessionLoader } from '../lifecycle/session-loader.js'
 import type { SessionState } from '../lifecycle/session-state.js'
 import type { SessionWriter } from '../lifecycle/session-writer.js'
 import type { StoreErrors } from '../lifecycle/store-errors.js'
+import { type CookieSettings, readCookieAttributes, type SessionCookieAttributes } from '../options.js'
 import type { SessionTokens } from '../store/token.js'
 import { type Forgotten, Operations } from './operations.js'
 
@@ -47,6 +47,7 @@ export interface SessionParts {
   readonly lifecycle: SessionLifecycle
   readonly tokens: SessionTokens
   readonly errors: StoreErrors
+  readonly cookieSettings: CookieSettings
   /** Something was changed after the response had been sent. */
   readonly late: () => void
   readonly forgotten: Forgotten
@@ -281,10 +282,18 @@ export class Session<Data extends object = SessionData> {
     })
   }
 
-  /** Attributes for this session's cookie, should this response set it. */
-  options(cookie: CookieSerializeOptions): void {
+  /**
+   * Attributes of this session's cookie, should this response set it. What makes it the same cookie (`domain`, `path`) and what protects it
+   * cannot be changed.
+   *
+   * @throws FLOTILLA_SESSION_ERR_OPTION naming the attribute
+   */
+  options(cookie: SessionCookieAttributes): void {
     const state = this[kState]
-    state.cookieOptions = { ...state.cookieOptions, ...cookie }
+    const { attributes, maxAge, persistent } = readCookieAttributes(cookie, this[kParts].cookieSettings)
+    state.cookieOptions = { ...state.cookieOptions, ...attributes }
+    state.cookieMaxAge = maxAge ?? state.cookieMaxAge
+    state.cookiePersistent = persistent ?? state.cookiePersistent
   }
 
   /** The data, so that logging or sending a session never discloses its id. */

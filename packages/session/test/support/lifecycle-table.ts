@@ -1,9 +1,9 @@
-import { listen, onEachTopology, until, type Topology } from '@flotilla/testbed'
+import { listen, onEachTopology, until, type TopologyName } from '@flotilla/testbed'
 import type { FastifyInstance, LightMyRequestResponse } from 'fastify'
 import { test, type Test } from 'tap'
-import { buildApp } from './support/app.js'
-import { addSwitches, interleave } from './support/switches.js'
-import type { RefusedMessage, SessionOptions } from '../src/index.js'
+import { buildApp } from './app.js'
+import { addSwitches, interleave } from './switches.js'
+import type { RefusedMessage, SessionOptions } from '../../src/index.js'
 
 /*
  * Every operation that ends or renews a session against every operation that renews or writes it. One instance executes the first, another
@@ -151,7 +151,7 @@ const MODES: Record<string, Partial<SessionOptions>> = {
 }
 
 const LONG = process.env['FLOTILLA_LONG'] === '1'
-const modesOf = (topology: Topology['topology']): string[] =>
+const modesOf = (topology: TopologyName): string[] =>
   // A single server has no replica to wait for.
   topology === 'single'
     ? ['plain', 'encrypt', 'local']
@@ -306,39 +306,46 @@ async function runPair(
   return runs
 }
 
-test(
-  'whatever ends a session ends it, and whatever writes is kept, in every order',
-  { timeout: 1_200_000 },
-  async (t) => {
-    await onEachTopology<Test>(t, async (t, { topology, url }) => {
-      for (const mode of modesOf(topology)) {
-        await t.test(`${topology}, ${mode}`, async (t) => {
-          const prefix = `table-${mode}:`
-          const start = async (): Promise<FastifyInstance> => {
-            const renew = { every: '1h', grace: '10m' } as const
-            const app = await buildApp({ url, session: { prefix, renew, ...MODES[mode] } })
-            t.teardown(() => app.close())
-            addRoutes(app)
-            await app.ready()
-            addSwitches(app)
-            return app
-          }
-          const refused = listen<RefusedMessage>(t, 'flotilla:session:refused')
-          const fleet = { one: await start(), two: await start(), prefix, local: mode === 'local', refused }
-          let runs = 0
-          const failed: string[] = []
-          const left = pairs(fleet)
-          const work = async (): Promise<void> => {
-            for (let pair = left.pop(); pair; pair = left.pop()) {
-              const more = await runPair(fleet, mode, pair, (text) => void failed.push(text))
-              runs += more
-            }
-          }
-          await Promise.all(Array.from({ length: 12 }, work))
-          t.same(failed, [], `${runs} cells`)
-          t.ok(runs > 200, `${runs} cells`)
-        })
-      }
-    })
+/** Runs the table on one topology. */
+export function testTable(topology: TopologyName): void {
+  const name = `${topology}: whatever ends a session ends it, and whatever writes is kept, in every order`
+  test(name, { timeout: 1_200_000 }, async (t) => {
+    await onEachTopology<Test>(
+      t,
+      async (t, { url }) => {
+        for (const mode of modesOf(topology))
+          await t.test(mode, async (t) => {
+            await testMode(t, url, mode)
+          })
+      },
+      { topologies: [topology] }
+    )
+  })
+}
+
+async function testMode(t: Test, url: string, mode: string): Promise<void> {
+  const prefix = `table-${mode}:`
+  const start = async (): Promise<FastifyInstance> => {
+    const renew = { every: '1h', grace: '10m' } as const
+    const app = await buildApp({ url, session: { prefix, renew, ...MODES[mode] } })
+    t.teardown(() => app.close())
+    addRoutes(app)
+    await app.ready()
+    addSwitches(app)
+    return app
   }
-)
+  const refused = listen<RefusedMessage>(t, 'flotilla:session:refused')
+  const fleet = { one: await start(), two: await start(), prefix, local: mode === 'local', refused }
+  let runs = 0
+  const failed: string[] = []
+  const left = pairs(fleet)
+  const work = async (): Promise<void> => {
+    for (let pair = left.pop(); pair; pair = left.pop()) {
+      const more = await runPair(fleet, mode, pair, (text) => void failed.push(text))
+      runs += more
+    }
+  }
+  await Promise.all(Array.from({ length: 12 }, work))
+  t.same(failed, [], `${runs} cells`)
+  t.ok(runs > 200, `${runs} cells`)
+}

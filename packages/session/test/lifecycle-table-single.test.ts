@@ -1,0 +1,3 @@
+import { testTable } from './support/lifecycle-table.js'
+
+testTable('single')
