@@ -208,10 +208,9 @@ test('options() takes what register takes, durations as durations, and refuses t
     { maxAge: 'soon' },
     { samesite: 'lax' }
   ]) {
-    const { status, body, setCookie } = await visitor().post('/options', bad)
+    const { status, body } = await visitor().post('/options', bad)
     t.match({ status, body }, { status: 500, body: { code: 'FLOTILLA_SESSION_ERR_OPTION' } })
     t.match(body['message'], Object.keys(bad)[0]!)
-    t.same(setCookie, [])
   }
   const { setCookie } = await visitor().post('/options', { maxAge: 60_000, sameSite: 'strict' })
   t.match(setCookie[0], /Max-Age=60;/)

@@ -268,7 +268,7 @@ test('a renewal whose reply was lost and that the client sent again is the one t
     const scripts = [renewAnonymous.sha, renewOwned.sha]
     const { answer, visitor, old } = await replyLost(
       t,
-      { session: { encrypt, prefix } },
+      { session: { encrypt, prefix, renew: { grace: 0 } } },
       { scripts, done },
       (one) => one.post('/renew')
     )
