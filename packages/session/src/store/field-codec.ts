@@ -17,7 +17,7 @@ export interface FieldCodec {
 const REMEMBERED = 10_000
 
 /**
- * Encryption of sessions. Each has a data key of its own. Redis holds that key sealed under HKDF(secret, verifier), so neither Redis nor the
+ * Encryption of sessions. Each has a data key of its own. Redis holds that key sealed under HKDF(secret, verifier). So neither Redis nor the
  * server can read the data without the cookie, and a renewal seals one short text again instead of the whole session.
  */
 export class SessionEncryption {

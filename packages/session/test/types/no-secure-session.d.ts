@@ -1,2 +1,2 @@
-// @fastify/flash loads the types of @fastify/secure-session if they are installed; they declare `request.session` as well.
-export {}
+// Stands for the types of @fastify/secure-session, which declare `request.session` as well.
+export type None = never

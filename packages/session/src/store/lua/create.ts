@@ -4,9 +4,9 @@ import { NOW, UNLIST } from './fragments.js'
 /**
  * Opens a session and lists it under its user.
  *
- * KEYS  session [, index, devices]
- * ARGV  idle ms, absolute ms, version, own idle ms or 0, persistent `0`, `1` or `-`, user hash or `-`, verifier hash, device text,
- *       most sessions of the user or 0, `1` to end the oldest ones beyond that, ref of the one that is about to be
+ * KEYS  session [, index, devices].
+ * ARGV  idle ms, absolute ms, version, own idle ms or 0. Then persistent `0`, `1` or `-`, user hash or `-`, verifier hash, device text,
+ *       most sessions of the user or 0. Then `1` to end the oldest ones beyond that, ref of the one that is about to be
  *       replaced or `-`, then field, value, …
  * Reply {1, now, [ref …] ended}; {2, now}: the user has as many as are allowed. Running it twice for one id is harmless: ids are
  *       random, so a session that is there was made by this very call, sent again by the client after a lost connection

@@ -5,8 +5,8 @@ import { CLOSE, NOW, OPEN, VERIFIER } from './fragments.js'
  * Swaps the verifier of a session. The previous one stays valid until the new one has been presented and the grace after that is over. While
  * there is a valid previous one, no further one is made: so there are never more than two, and no request under way loses its session.
  *
- * KEYS  session [, index, devices]
- * ARGV  idle ms, generation to be replaced, new verifier hash, successor text or `-` to void the previous one at once,
+ * KEYS  session [, index, devices].
+ * ARGV  idle ms, generation to be replaced, new verifier hash, successor text or `-` to void the previous one at once. Then
  *       data key or `-`
  * Reply {1, now} renewed, also if this very call was carried out before and its reply was lost; {0} ended;
  *       {2, generation, successor text or ''}: another one was faster;

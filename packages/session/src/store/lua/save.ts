@@ -4,8 +4,8 @@ import { CLOSE, NOW, OPEN } from './fragments.js'
 /**
  * Writes changed fields and moves the idle deadline; with no fields it is a touch. Refused if the session has ended.
  *
- * KEYS  session [, index, devices]
- * ARGV  idle ms, version, `1` if the user has just proved who it is, number n of fields to set, n × (field, value), then fields to delete
+ * KEYS  session [, index, devices].
+ * ARGV  idle ms, version, `1` if the user has just proved who it is. Then number n of fields to set, n × (field, value), then fields to delete
  * Reply {1, now} written; {0} ended. Sent again it writes the same once more
  */
 const LUA = `
