@@ -7,7 +7,7 @@ import type { RefusedMessage, SessionOptions } from '../../src/index.js'
 
 /*
  * Every operation that ends or renews a session against every operation that renews or writes it. One instance executes the first, another
- * one the second. And each is stopped before each of its commands to Redis in turn, while the other one runs from its beginning to its end.
+ * one the second. Each is stopped before each of its commands to Redis in turn, while the other one runs from its beginning to its end.
  * The cells are generated. FLOTILLA_LONG=1 runs all of them on each topology, else Sentinel and Cluster get the modes that differ there.
  */
 
