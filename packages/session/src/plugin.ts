@@ -67,7 +67,8 @@ async function session(fastify: FastifyInstance, options: SessionOptions): Promi
     scope: settings.prefix
   })
   const local =
-    settings.local && new LocalSessions(bus, clock, {
+    settings.local &&
+    new LocalSessions(bus, clock, {
       ...settings.local,
       idleTimeout: settings.idleTimeout,
       scope: settings.prefix

@@ -16,8 +16,6 @@ export interface LocalSettings {
   readonly idleTimeout: number
   /** The key prefix of the sessions. */
   readonly scope: string
-  /** The key prefix of the sessions. */
-  readonly scope: string
 }
 
 /**
