@@ -252,7 +252,7 @@ void test('a reply that is lost leaves no lease that is in the way', async (t) =
   const server = await startRedis()
   const proxy = await startProxy(server)
   t.teardown(() => Promise.all([proxy.stop(), server.stop()]))
-  const app = await startApp(t, { url: `redis://${proxy.address}`, commandTimeout: 300 })
+  const app = await startApp(t, { url: proxy.through(server.url), commandTimeout: 300 })
   const other = await startApp(t, { url: server.url })
   // So that the server knows the script: the reply that is lost is that of the lease.
   t.match(await other.withLease('job', () => 1), { ran: true })

@@ -205,7 +205,7 @@ void test('Sentinel: servers in the place of all Sentinels fail at once, one amo
   )
   await app.close()
   t.match(error, { code: 'FLOTILLA_REDIS_ERR_CONNECT', message: /it is a server, not a Sentinel/ })
-  const mixed = await startApp(t, { url: group.url.replace('://', `://${lone},`) })
+  const mixed = await startApp(t, { url: group.url.replace(/:\/\/(?:[^@]*@)?/, `$&${lone},`) })
   t.equal(await mixed.redis.ping(), 'PONG')
 })
 
