@@ -68,7 +68,7 @@ const UNTRUSTED =
   /^(?:CERT_|CRL_|UNABLE_TO_|DEPTH_ZERO_SELF_SIGNED_CERT$|SELF_SIGNED_CERT_IN_CHAIN$|ERR_TLS_CERT_ALTNAME_INVALID$|HOSTNAME_MISMATCH$|INVALID_CA$|INVALID_PURPOSE$|PATH_LENGTH_EXCEEDED$)/
 
 /** The user, its password or the database does not count. */
-export function isRefusedLogin(error: unknown): boolean {
+function isRefusedLogin(error: unknown): boolean {
   const code = codeOf(error)
   if (code === undefined) return error instanceof Error && DRIVER_REFUSED.test(error.message)
   return isServerError(error) && (code.startsWith('28') || code === '3D000')

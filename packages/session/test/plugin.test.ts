@@ -31,8 +31,14 @@ test('a wrong option fails register, naming it, before anything is opened', asyn
     [{ secret: SECRET, cookie: { priority: 'urgent' } }, /'cookie.priority'/],
     [{ secret: SECRET, cookie: { persistent: 1 } }, /'cookie.persistent'/],
     [{ secret: SECRET, cookie: { secure: 'Auto' } }, /'cookie.secure'/],
-    [{ secret: SECRET, cookie: { secure: false, sameSite: 'none' } }, /'cookie.sameSite' .* cookie.secure true/],
-    [{ secret: SECRET, cookie: { secure: false, partitioned: true } }, /'cookie.partitioned' .* cookie.secure true/],
+    [
+      { secret: SECRET, cookie: { secure: false, sameSite: 'none' } },
+      /'cookie.sameSite' .* cookie.secure true/
+    ],
+    [
+      { secret: SECRET, cookie: { secure: false, partitioned: true } },
+      /'cookie.partitioned' .* cookie.secure true/
+    ],
     [{ secret: SECRET, renew: { every: 'often' } }, /'renew.every'/],
     [{ secret: SECRET, renew: { every: '1s', grace: '11m' } }, /'renew.grace'/],
     [{ secret: SECRET, onReuse: 'logout' }, /'onReuse'/],

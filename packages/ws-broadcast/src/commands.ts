@@ -339,7 +339,7 @@ function shorten(id: string | number): string | number {
 function toRefusal(error: unknown): Refusal {
   if (error instanceof Refusal) return error
   if (error instanceof PublishRefusedError) {
-    return new Refusal(String(error.code).slice(0, 64), error.message)
+    return new Refusal(error.code.slice(0, 64), error.message)
   }
   const { code } = error as { code?: unknown }
   if (code === 'FLOTILLA_WS_ERR_TOO_LARGE') return new Refusal('too_large', (error as Error).message)

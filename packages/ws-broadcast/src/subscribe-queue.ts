@@ -13,7 +13,7 @@ const PATIENCE_MS = 5000
 const RETRY_AFTER = { first: 1000, each: 1, most: 30_000 }
 
 /** Redis failed while this waited for its turn. */
-export class OverloadedError extends Error {}
+class OverloadedError extends Error {}
 
 /**
  * Bounds the subscribes that are under way in Redis at once. When an instance dies, its clients come to the others and

@@ -61,7 +61,7 @@ test('the server sees, changes and refuses what clients publish', async (parent)
         }
       }
     })
-    const client = connect(`${server.ws}?userId=u2`, { WebSocket: WebSocket as never })
+    const client = connect(`${server.ws}?userId=u2`, { WebSocket })
     t.teardown(() => client.close())
     const got: unknown[] = []
     await client.subscribe('room:say', ({ data, from }) => got.push([data, from?.userId])).ready

@@ -21,9 +21,7 @@ test('the clients of a dead instance subscribe to all their channels at once, an
 
   const errors: unknown[] = []
   const gaps: unknown[] = []
-  const clients = Array.from({ length: CLIENTS }, () =>
-    connect(`${instance!.url}/ws`, { WebSocket: WebSocket as never })
-  )
+  const clients = Array.from({ length: CLIENTS }, () => connect(`${instance!.url}/ws`, { WebSocket }))
   t.teardown(() => {
     for (const client of clients) client.close()
   })
@@ -100,7 +98,7 @@ test('while Redis is away the shipped client asks less and less often, and not b
       super.send(data, ...rest)
     }
   }
-  const client = connect(server.ws, { WebSocket: Counting as never, reconnect: { min: 200, max: 1600 } })
+  const client = connect(server.ws, { WebSocket: Counting, reconnect: { min: 200, max: 1600 } })
   t.teardown(() => client.close())
   await until(() => client.state === 'open', { timeout: 30_000 })
   await proxy.refuse()

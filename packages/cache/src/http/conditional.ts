@@ -66,7 +66,7 @@ export function notModified({ ifNoneMatch, ifModifiedSince }: Conditions, stored
 }
 
 /** RFC 9110 §8.8.3.2: one of them may be weak. */
-export function weakMatch(a: string, b: string | undefined): boolean {
+function weakMatch(a: string, b: string | undefined): boolean {
   return b !== undefined && a.replace(/^W\//, '') === b.replace(/^W\//, '')
 }
 

@@ -7,7 +7,7 @@ import type { FastifyReply } from 'fastify'
  * after all hooks have run; a `ReadableStream` becomes a `Readable`. Anything else is handed back, a body that is used up
  * included: Fastify refuses it.
  */
-export function fromWeb(reply: FastifyReply, payload: unknown): unknown {
+function fromWeb(reply: FastifyReply, payload: unknown): unknown {
   if (typeof payload !== 'object' || payload === null) return payload
   if (isResponse(payload)) {
     if (payload.bodyUsed) return payload
