@@ -113,8 +113,11 @@ export interface SessionCookieAttributes {
   maxAge?: Duration
   /** Sends Max-Age for the rest of the absolute timeout, or never. */
   persistent?: boolean
+  /** As in RFC 6265bis; `true` is `'strict'`. Default as in `register`. `'none'` needs Secure. */
   sameSite?: 'lax' | 'strict' | 'none' | boolean
+  /** One cookie jar for each top-level site (CHIPS). It needs Secure. */
   partitioned?: boolean
+  /** Which cookies a browser evicts first. */
   priority?: 'low' | 'medium' | 'high'
 }
 

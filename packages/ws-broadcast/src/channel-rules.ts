@@ -13,6 +13,7 @@ export interface ClientPublish {
   readonly identity: Identity
   /** The id of the connection. */
   readonly connection: string
+  /** The channel that the message is for. */
   readonly channel: string
   /** Any JSON value: the client chose it. */
   readonly data: unknown

@@ -5,6 +5,7 @@ import { createError } from '@fastify/error'
  * Thrown by `onPublish`: the message is not published, and the client's `publish` rejects with this code and message.
  */
 export class PublishRefusedError extends Error {
+  /** `PublishRefusedError`. */
   override readonly name = 'PublishRefusedError'
 
   constructor(

@@ -10,6 +10,7 @@ import { LeaseStore, type HeldElsewhere } from './lease-store.js'
 
 /** The work was not run. */
 export interface NotRun {
+  /** The work was not run. */
   readonly ran: false
   /** Another instance holds the lease, or this one is going away. */
   readonly reason: 'held' | 'closing'
