@@ -36,7 +36,7 @@ test('a busy port is one coded error, before anything is started', async (t) => 
 test('a missing program is named, and nothing is left running', async (t) => {
   const { code, output } = await runDemo([], { PATH: '/nonexistent', FLOTILLA_PROGRAMS: 'path' })
   t.equal(code, 1, output)
-  t.match(output, /FLOTILLA_TESTBED_ERR_PROGRAM_MISSING: '\S+' is not on this machine/)
+  t.match(output, /FLOTILLA_TESTBED_ERR_PROGRAM_MISSING: '\S+'.* is not on this machine/)
 })
 
 test('a REDIS_URL that names no single server is one coded error', async (t) => {
