@@ -135,6 +135,12 @@ void test('what every topology does alike', async (suite) => {
         await app.bus.publish('news', 2)
         await stranger.bus.publish('news', 3)
         await until(() => all.every((heard) => heard.length > 0) && from.length === 2)
+        // The nodes of a Cluster pass messages on to each other, in no order.
+        if (topology === 'cluster') {
+          for (const heard of all)
+            heard.sort((a, b) => Number(typeof b === 'object') - Number(typeof a === 'object'))
+          from.sort().reverse()
+        }
         t.same(all, [[{ n: 1 }, 2], [{ n: 1 }, 2], [3]])
         t.same(from, ['two', 'one'])
         await until(() => app.bus.status().lastProbeAt !== undefined, { message: 'the probe comes back' })

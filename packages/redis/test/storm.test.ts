@@ -74,7 +74,8 @@ void test('the event loop blocked again and again: no gap, and nothing is subscr
 })
 
 void test('a gap is announced before the first message that follows it', async (t) => {
-  const server = await startRedis()
+  // Without a password: the publisher below speaks to a bare socket.
+  const server = await startRedis({ password: false })
   t.teardown(() => server.stop())
   const app = await startApp(t, { url: server.url })
   const subscriber = resolveSubscriber(app, app.redis)
