@@ -15,7 +15,8 @@ export async function startServers(names: ReadonlySet<ServerName>): Promise<Serv
   }
   try {
     if (names.has('redis')) {
-      const redis = await startRedis()
+      // Each peer takes its address in a form of its own; several have no place for a password.
+      const redis = await startRedis({ password: false })
       stops.push(() => redis.stop())
       env['REDIS_URL'] = redis.url
     }
