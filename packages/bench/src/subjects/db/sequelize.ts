@@ -7,7 +7,13 @@ export async function sequelize({ primary, replicas }: Addresses): Promise<Datab
     url: string
   ): { host: string; port: string; username: string; password: string; database: string } => {
     const { hostname, port, username, password, pathname } = new URL(url)
-    return { host: hostname, port, username, password, database: pathname.slice(1) }
+    return {
+      host: hostname,
+      port,
+      username: decodeURIComponent(username),
+      password: decodeURIComponent(password),
+      database: pathname.slice(1)
+    }
   }
   const db = new Sequelize({
     dialect: 'postgres',
