@@ -21,24 +21,6 @@ async function startWitness(t: Test, server: TestApp): Promise<(data: unknown) =
   }
 }
 
-/**
- * How many publishes were answered. A busy machine may make Redis seem away for one of them: that is not what is tested here.
- */
-function answered(client: RawClient): number {
-  const errors = client.of('error')
-  if (errors.some(({ code }) => code !== 'unavailable')) throw new Error(JSON.stringify(errors))
-  return client.of('published').length + errors.length
-}
-
-/** All that was taken, in the order in which it was sent. */
-function checkOrder(t: Test, client: RawClient, numbers: readonly number[], sent: number): void {
-  t.same(
-    numbers,
-    Array.from({ length: sent }, (_none, n) => n).filter((n) => numbers.includes(n))
-  )
-  t.ok(numbers.length >= client.of('published').length)
-}
-
 /** Bytes of this process that are in use. */
 async function bytesInUse(): Promise<number> {
   for (let round = 0; round < 3; round += 1) {
@@ -118,11 +100,14 @@ test('what clients send is bounded', async (parent) => {
     const pings = client.of('ping').length
     await until(() => client.of('ping').length > pings + 3)
     t.equal(answers.length, 128)
-    while (answered(client) < 199) {
+    while (client.of('published').length < 199) {
       for (const answer of answers.splice(0)) answer()
       await new Promise((resolve) => setImmediate(resolve))
     }
-    checkOrder(t, client, client.data() as number[], 199)
+    t.same(
+      client.data(),
+      Array.from({ length: 199 }, (_none, n) => n)
+    )
     t.equal(client.closed, undefined)
   })
 
@@ -137,15 +122,17 @@ test('what clients send is bounded', async (parent) => {
       for (let n = 0; n < 40; n += 1) {
         client.send({ type: 'publish', id: n, channel: 'room:3', data: `${n} ${LONG}` })
       }
-      await until(() => answered(client) > 0)
+      await until(() => client.of('published').length > 0)
       await check('beside')
-      await until(() => answered(client) === 40, { timeout: 60_000 })
+      await until(() => client.of('published').length === 40, { timeout: 60_000 })
       const seconds = (performance.now() - startedAt) / 1000
       // A burst of one second, and one message more than is paid for.
       const least = (40 * 60_000 - 2 * 524_288) / 524_288
       t.ok(seconds >= least, `${seconds} s, at least ${least}`)
-      const numbers = client.data('room:3').map((data) => Number.parseInt(data as string, 10))
-      checkOrder(t, client, numbers, 40)
+      t.same(
+        client.data('room:3').map((data) => Number.parseInt(data as string, 10)),
+        Array.from({ length: 40 }, (_none, n) => n)
+      )
       t.equal(client.closed, undefined)
     }
   )
