@@ -15,7 +15,7 @@ export async function startServers(names: ReadonlySet<ServerName>): Promise<Serv
   }
   try {
     if (names.has('redis')) {
-      // Each peer takes its address in a form of its own; several have no place for a password.
+      // The peers of the cache take host and port alone from this address so far.
       const redis = await startRedis({ password: false })
       stops.push(() => redis.stop())
       env['REDIS_URL'] = redis.url
