@@ -63,8 +63,8 @@ export class Intake {
     const now = performance.now()
     if (!this.#commands.take(now)) return false
     this.#bytes.spend(command.length, now)
-    if (this.#held === undefined && this.#free) this.#start(command)
-    else this.#hold(command)
+    if (this.#held === undefined && this.#isFree(now)) this.#start(command)
+    else this.#hold(command, now)
     return true
   }
 
@@ -72,11 +72,12 @@ export class Intake {
   resume(): void {
     const held = this.#held
     if (!held) return
+    const now = performance.now()
     let next = 0
-    while (next < held.length && this.#free) this.#start(held[next++]!)
+    while (next < held.length && this.#isFree(now)) this.#start(held[next++]!)
     held.splice(0, next)
     if (!this.#sender.open) return
-    if (held.length > 0 || !this.#free) this.#waitForBytes()
+    if (held.length > 0 || !this.#isFree(now)) this.#waitForBytes(now)
     else this.#readOn()
   }
 
@@ -87,13 +88,17 @@ export class Intake {
     if (this.#held) this.#readOn()
   }
 
-  get #free(): boolean {
+  /**
+   * Each decision looks at the clock once. Between two looks the bytes may be paid for: the first look holds a command back, the
+   * second finds nothing to wait for, and the client waits forever.
+   */
+  #isFree(now: number): boolean {
     return (
       this.#sender.open &&
       !this.#sender.slow &&
       this.#running < MAX_COMMANDS &&
       this.#runningBytes < MAX_BYTES &&
-      this.#bytes.waitMs(performance.now()) === 0
+      this.#bytes.waitMs(now) === 0
     )
   }
 
@@ -108,11 +113,11 @@ export class Intake {
     })
   }
 
-  #hold(command: Buffer): void {
+  #hold(command: Buffer, now: number): void {
     if (!this.#held) {
       this.#held = []
       this.#sender.transport.pause()
-      this.#waitForBytes()
+      this.#waitForBytes(now)
     }
     this.#held.push(command)
   }
@@ -123,8 +128,8 @@ export class Intake {
   }
 
   /** The other bounds call `resume` as they are no longer reached. */
-  #waitForBytes(): void {
-    const waitMs = this.#bytes.waitMs(performance.now())
+  #waitForBytes(now: number): void {
+    const waitMs = this.#bytes.waitMs(now)
     if (waitMs === 0) return
     clearTimeout(this.#timer)
     this.#timer = setTimeout(() => this.resume(), waitMs)

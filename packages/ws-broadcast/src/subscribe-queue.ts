@@ -7,29 +7,29 @@ interface Waiting {
 
 /** Subscribes of one instance that may be under way in Redis at once. */
 const MAX_RUNNING = 256
-/** What has waited longer when Redis fails is refused, in milliseconds: it would fail as well, and keep its client waiting until then. */
+/** In milliseconds. If Redis fails, subscribes that have waited longer are refused: they would fail too, and later. */
 const PATIENCE_MS = 5000
-/** What a client is told to wait: this, and as long again as those before it may take. In milliseconds. */
+/** `retryAfter` of a refused subscribe in milliseconds: `first`, and `each` for every subscribe that waits, at most `most`. */
 const RETRY_AFTER = { first: 1000, each: 1, most: 30_000 }
 
-/** Redis failed while this waited for its turn. */
+/** Redis failed while this subscribe waited for its turn. */
 class OverloadedError extends Error {}
 
 /**
  * Bounds the subscribes that are under way in Redis at once. When an instance dies, its clients come to the others and
- * subscribe to all their channels in the same second. More than Redis and this process can answer within a command's
- * deadline would then only fail and be tried again.
+ * subscribe to all their channels in the same second. Without a bound Redis could not answer all of them within a command's
+ * deadline, and they would fail and be tried again.
  *
  * Connections take turns: each begins one subscribe, then the next connection does. So a client beside a storm waits for one
- * subscribe of each other client, not for all of them. Those of one connection begin in the order they were asked.
+ * subscribe of each other client, not for all of them. The subscribes of one connection begin in the order of their requests.
  */
 export class SubscribeQueue {
   #running = 0
   #waiting = 0
-  /** In the order of their turns. */
+  /** The connections with waiting subscribes, in the order of their turns. */
   readonly #connections = new Map<object, Waiting[]>()
 
-  /** How many milliseconds a client that is refused now had better wait. */
+  /** How many milliseconds a client that is refused now should wait. */
   get retryAfterMs(): number {
     const { first, each, most } = RETRY_AFTER
     return Math.min(most, first + each * this.#waiting)
@@ -46,7 +46,7 @@ export class SubscribeQueue {
     }
   }
 
-  /** Redis failed. */
+  /** Redis failed: refuses the subscribes that have waited for long. */
   failed(): void {
     const before = performance.now() - PATIENCE_MS
     for (const [connection, queue] of this.#connections) {
@@ -68,7 +68,7 @@ export class SubscribeQueue {
     })
   }
 
-  /** Hands the place of one that has ended to the next connection. */
+  /** Hands the place of a subscribe that has ended to the next connection. */
   #next(): void {
     const [first] = this.#connections
     if (!first) {

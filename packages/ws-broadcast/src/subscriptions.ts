@@ -45,7 +45,7 @@ export class Subscriptions {
 
   constructor(private readonly parts: SubscriptionParts) {}
 
-  /** How many milliseconds a client whose subscribe failed had better wait. */
+  /** How many milliseconds a client whose subscribe failed should wait. */
   get retryAfterMs(): number {
     return this.#queue.retryAfterMs
   }

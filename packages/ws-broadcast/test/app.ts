@@ -1,4 +1,4 @@
-import { flotillaRedis } from '@flotilla/redis'
+import { flotillaRedis, type RedisPluginOptions } from '@flotilla/redis'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { WebSocket } from 'ws'
 import type { ServerFrame } from '../src/protocol.js'
@@ -26,13 +26,13 @@ interface Owner {
 /** A real app on a port of its own, closed with the test. */
 export async function startTestApp(
   t: Owner,
-  redis: string,
+  redis: string | RedisPluginOptions,
   options: Partial<BroadcastOptions> = {},
   prepare?: (app: FastifyInstance) => unknown
 ): Promise<TestApp> {
   const app = Fastify({ forceCloseConnections: true })
   t.teardown(() => app.close())
-  await app.register(flotillaRedis, { url: redis })
+  await app.register(flotillaRedis, typeof redis === 'string' ? { url: redis } : redis)
   await prepare?.(app)
   await app.register(flotillaBroadcast, { channels: CHANNELS, ...options })
   const url = await app.listen({ port: 0, host: '127.0.0.1' })
