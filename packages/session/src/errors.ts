@@ -1,5 +1,15 @@
 import { createError } from '@fastify/error'
 
+/*
+ * Fastify sends the message of an error to the client. So a message that a request's data can cause names no field, no limit and no user:
+ * `cause` does, which Fastify logs with the error.
+ */
+
+/** What only the log is to show of an error. */
+export function detail(text: string, cause?: unknown): { readonly cause: Error } {
+  return { cause: new Error(text, cause === undefined ? undefined : { cause }) }
+}
+
 /** An option of `register` that cannot work. */
 export const ERR_OPTION = createError('FLOTILLA_SESSION_ERR_OPTION', '%s', 500)
 
@@ -20,14 +30,14 @@ export const ERR_UNAVAILABLE = createError(
 /** A write while the store is away and `onOutage` is `'anonymous'`. Sent with `Retry-After`. */
 export const ERR_READ_ONLY = createError(
   'FLOTILLA_SESSION_ERR_READ_ONLY',
-  'The session store cannot be reached, so this request has an empty session that cannot be changed (see `session.readOnly`)',
+  'The session store cannot be reached, so nothing can be saved; try again in a moment',
   503
 )
 
 /** Fewer replicas than `durable.replicas` answered in time: a failover could undo the change. */
 export const ERR_NOT_DURABLE = createError(
   'FLOTILLA_SESSION_ERR_NOT_DURABLE',
-  'Too few replicas confirmed the change in time, so that a failover could undo it; repeat it, or lower `durable.replicas`',
+  'The change was made, but a failure could still undo it; repeat it',
   503
 )
 
@@ -45,31 +55,31 @@ export const ERR_RESERVED = createError(
   500
 )
 
-/** A data key that cannot be stored. */
+/** A key that cannot be stored: empty, not a string, `__proto__`, `constructor` or `prototype`. `cause` names it. */
 export const ERR_KEY = createError(
   'FLOTILLA_SESSION_ERR_KEY',
-  'A session key must be a non-empty string other than `__proto__`, got %s',
+  'A session cannot hold a value under this key',
   500
 )
 
-/** A field holds what JSON cannot, or what is never read back (`__proto__`): the message names the field and why. */
+/** A field holds what JSON cannot, or what is never read back (`__proto__`). `cause` names the field and the reason. */
 export const ERR_UNSERIALISABLE = createError(
   'FLOTILLA_SESSION_ERR_UNSERIALISABLE',
-  "Session field '%s' cannot be stored: %s",
+  'The session holds a value that cannot be stored',
   500
 )
 
-/** The session would exceed `maxSize`: the message names the largest field. */
+/** The session would exceed `maxSize`. `cause` names the largest field. */
 export const ERR_TOO_LARGE = createError(
   'FLOTILLA_SESSION_ERR_TOO_LARGE',
-  'The session would take more than `maxSize` allows: %s',
+  'The session holds too much data to be saved',
   413
 )
 
-/** The data does not satisfy `schema`. */
+/** The data does not satisfy `schema`. `cause` names what is wrong. */
 export const ERR_INVALID_DATA = createError(
   'FLOTILLA_SESSION_ERR_INVALID_DATA',
-  'The session data does not satisfy its schema: %s',
+  'The session data does not satisfy its schema',
   500
 )
 
@@ -80,23 +90,23 @@ export const ERR_GONE = createError(
   409
 )
 
-/** The user has as many sessions as `maxPerUser` allows, and `onExceed` is `'refuse'`. */
+/** The user has as many sessions as `maxPerUser` allows, and `onExceed` is `'refuse'`. `cause` names the limit. */
 export const ERR_TOO_MANY = createError(
   'FLOTILLA_SESSION_ERR_TOO_MANY',
-  'You are logged in on as many devices as are allowed (%s): log out on one of them first',
+  'You are logged in on as many devices as are allowed: log out on one of them first',
   409
 )
 
-/** `update` or `renew` lost the race against other requests too often. */
+/** `update` or `renew` lost the race against other requests too often. `cause` names the field. */
 export const ERR_CONFLICT = createError(
   'FLOTILLA_SESSION_ERR_CONFLICT',
-  '%s changed %s times while it was being written; try again',
+  'The session kept changing while it was being written; try again',
   409
 )
 
-/** `login`, `create` or an operation on a user without a usable user id. */
+/** `login`, `create` or an operation on a user without a usable user id. `cause` names what is wrong with it. */
 export const ERR_USER_ID = createError(
   'FLOTILLA_SESSION_ERR_USER_ID',
-  'A user id must be a non-empty string of at most 1024 bytes, got %s; convert numeric ids with String(id)',
+  'This user id cannot be used for a session',
   500
 )

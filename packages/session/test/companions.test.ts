@@ -56,9 +56,12 @@ test('@fastify/passport: log in, be recognised, log out', async (t) => {
     t.same((await visitor.get('/passport/me')).body, { name: 'ada' })
     t.same((await visitor.get('/get/passport')).body, { value: 'ada' })
     const replay = visitor.clone()
+    await visitor.post('/set', { count: 3 })
     await visitor.post('/passport/logout')
     t.same((await visitor.get('/passport/me')).body, {})
     t.same((await replay.get('/passport/me')).body, {}, 'a logout is final')
+    // With `clearSessionOnLogin: false` too: passport looks for it in `session.data()`, which is @fastify/secure-session's.
+    t.same((await visitor.get('/data')).body, {}, 'a logout drops the data')
     await visitor.post('/set', { count: 2 })
     // Without clearing, it looks for the data of @fastify/secure-session and finds none, as with @fastify/session.
     const kept = clearSessionOnLogin ? { count: 2, passport: 'kept' } : { passport: 'kept' }

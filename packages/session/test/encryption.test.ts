@@ -131,6 +131,9 @@ test('maxSize counts the data, not what encryption adds, also of fields that wer
   for (const one of [session, same]) {
     for (const key of ['b', 'c', 'd', 'e']) await one.set(key, text).save()
     one.set('f', text)
-    await t.rejects(one.save(), { code: 'FLOTILLA_SESSION_ERR_TOO_LARGE', message: /1218 of 1024 bytes/ })
+    await t.rejects(one.save(), {
+      code: 'FLOTILLA_SESSION_ERR_TOO_LARGE',
+      cause: { message: /1218 of 1024 bytes/ }
+    })
   }
 })

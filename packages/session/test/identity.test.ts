@@ -216,10 +216,15 @@ test('a user id must be a non-empty string', async (t) => {
   const app = await buildApp({ url: redis.url })
   app.post('/bad-login', async ({ session, body }) => session.login((body as { id: string }).id))
   const { browser } = await serve(t, app)
-  for (const id of ['', 7, null, {}]) {
-    t.equal((await browser().post('/bad-login', { id })).body['code'], 'FLOTILLA_SESSION_ERR_USER_ID')
+  for (const id of ['', 7, null, {}, 'a'.repeat(1_025)]) {
+    const { body } = await browser().post('/bad-login', { id })
+    t.equal(body['code'], 'FLOTILLA_SESSION_ERR_USER_ID')
+    t.notMatch(body['message'], /\d/, 'the client is not given the limit')
   }
-  await t.rejects(app.sessions.list(''), { code: 'FLOTILLA_SESSION_ERR_USER_ID' })
+  await t.rejects(app.sessions.list(''), {
+    code: 'FLOTILLA_SESSION_ERR_USER_ID',
+    cause: { message: /at most 1024 bytes, got an empty string/ }
+  })
 })
 
 test("another type in the place of a user's list is removed: the user logs in, is listed and revoked", async (t) => {

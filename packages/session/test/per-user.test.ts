@@ -38,6 +38,7 @@ test("maxPerUser with 'refuse': a further login fails, one's own place is free a
   await second.post('/set', { count: 1 })
   const { status, body } = await second.post('/login', { userId: 'ada' })
   t.match({ status, body }, { status: 409, body: { code: 'FLOTILLA_SESSION_ERR_TOO_MANY' } })
+  t.notMatch(body['message'], /\d/, 'the client is not given the limit')
   t.same((await second.get('/data')).body, { count: 1 }, 'the visitor keeps the session there was')
   t.equal((await first.get('/me')).body['userId'], 'ada')
   await first.post('/logout')

@@ -1,4 +1,4 @@
-import { ERR_INVALID_DATA } from '../errors.js'
+import { detail, ERR_INVALID_DATA } from '../errors.js'
 import type { SessionFields } from '../store/session-fields.js'
 import type { Changes } from '../store/session-store.js'
 
@@ -31,11 +31,11 @@ export type SessionDataOf<Schema extends StandardSchema> = NonNullable<Schema['~
 
 /**
  * @returns the schema's output
- * @throws FLOTILLA_SESSION_ERR_INVALID_DATA naming the first paths that are wrong
+ * @throws FLOTILLA_SESSION_ERR_INVALID_DATA whose cause names the first paths that are wrong
  */
 export async function validate(schema: StandardSchema, data: unknown): Promise<Record<string, unknown>> {
   const result = await schema['~standard'].validate(data)
-  if (result.issues) throw new ERR_INVALID_DATA(result.issues.slice(0, 5).map(describe).join('; '))
+  if (result.issues) throw new ERR_INVALID_DATA(detail(result.issues.slice(0, 5).map(describe).join('; ')))
   return result.value as Record<string, unknown>
 }
 

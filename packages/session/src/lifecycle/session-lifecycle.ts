@@ -1,5 +1,5 @@
 import { channels } from '../diagnostics.js'
-import { ERR_GONE, ERR_NOT_DURABLE, ERR_TOO_MANY } from '../errors.js'
+import { detail, ERR_GONE, ERR_NOT_DURABLE, ERR_TOO_MANY } from '../errors.js'
 import type { Settings } from '../options.js'
 import type { Keys, Owner, SessionKey } from '../store/keys.js'
 import type { LocalSessions } from '../store/local-sessions.js'
@@ -198,7 +198,7 @@ export class SessionLifecycle {
         replaces: state.record?.key.ref
       })
     )
-    if ('refused' in result) throw new ERR_TOO_MANY(settings.maxPerUser!.max)
+    if ('refused' in result) throw new ERR_TOO_MANY(detail(`maxPerUser.max is ${settings.maxPerUser!.max}`))
     await this.#announceEnded(result.ended, userId)
     const { now } = result
     const meta = {

@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { channels } from '../diagnostics.js'
+import { ERR_INVALID_DATA } from '../errors.js'
 import type { Settings } from '../options.js'
 import type { LocalSessions } from '../store/local-sessions.js'
 import { SessionFields } from '../store/session-fields.js'
@@ -158,8 +159,7 @@ export class SessionLoader {
       if (stored > version) state.fields.merge(data)
       else state.fields.replace(data)
     } catch (cause) {
-      if (stored <= version)
-        throw new CorruptSession(`its data is not valid: ${(cause as Error).message}`, { cause })
+      if (stored <= version) throw new CorruptSession(`its data is not valid: ${reasonOf(cause)}`, { cause })
       this.#parts.log.warn(
         { err: cause, ref: record.key.ref, stored, version },
         'a session of a newer version is not understood here'
@@ -169,4 +169,10 @@ export class SessionLoader {
       state.phase = 'degraded'
     }
   }
+}
+
+/** What `migrate` or the schema says of the data. */
+function reasonOf(error: unknown): string {
+  const { message, cause } = error as Error
+  return error instanceof ERR_INVALID_DATA ? (cause as Error).message : message
 }

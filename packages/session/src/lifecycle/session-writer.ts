@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { channels } from '../diagnostics.js'
-import { ERR_CONFLICT, ERR_GONE } from '../errors.js'
+import { detail, ERR_CONFLICT, ERR_GONE } from '../errors.js'
 import type { Settings } from '../options.js'
 import type { RedisClock } from '../store/clock.js'
 import type { SessionKey } from '../store/keys.js'
@@ -147,7 +147,7 @@ export class SessionWriter {
       }
       state.fields.adopt(key, stored, stored === undefined ? undefined : codec.decode(field, stored))
     }
-    throw new ERR_CONFLICT(`Session field '${key}'`, ATTEMPTS)
+    throw new ERR_CONFLICT(detail(`field '${key}' changed ${ATTEMPTS} times`))
   }
 
   async #nextText(state: SessionState, key: string, change: (value: unknown) => unknown): Promise<string> {

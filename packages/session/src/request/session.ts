@@ -1,5 +1,5 @@
 import { inspect } from 'node:util'
-import { ERR_CONFLICT, ERR_GONE, ERR_NOT_LOADED, ERR_RESERVED } from '../errors.js'
+import { detail, ERR_CONFLICT, ERR_GONE, ERR_NOT_LOADED, ERR_RESERVED } from '../errors.js'
 import type { LoginChoices, SessionLifecycle } from '../lifecycle/session-lifecycle.js'
 import type { SessionLoader } from '../lifecycle/session-loader.js'
 import type { SessionState } from '../lifecycle/session-state.js'
@@ -233,7 +233,7 @@ export class Session<Data extends object = SessionData> {
       if (state.phase !== 'live') return
       const { key } = state.record!
       const outcome = await asking(this, () => this[kParts].lifecycle.renew(state, immediate))
-      if (outcome === 'busy') throw new ERR_CONFLICT('The session', 'several')
+      if (outcome === 'busy') throw new ERR_CONFLICT(detail('other requests renewed the session at each try'))
       if (outcome === 'ended') this[kParts].writer.refused(state, key)
     })
   }

@@ -1,7 +1,7 @@
 import { createHmac } from 'node:crypto'
 import type { Secret } from '@flotilla/core'
 import { LRUCache } from 'lru-cache'
-import { ERR_USER_ID } from '../errors.js'
+import { detail, ERR_USER_ID } from '../errors.js'
 import { listSecrets } from './secrets.js'
 
 /** Where a user's sessions live: the same slot for all of them, so that one script can change them together. */
@@ -82,8 +82,14 @@ export class Keys {
 }
 
 function assertUserId(userId: unknown): void {
-  if (typeof userId !== 'string') throw new ERR_USER_ID(userId === null ? 'null' : typeof userId)
-  if (userId === '') throw new ERR_USER_ID('an empty string')
-  if (userId.length > LONGEST_USER_ID || Buffer.byteLength(userId) > LONGEST_USER_ID)
-    throw new ERR_USER_ID(`one of ${Buffer.byteLength(userId)} bytes`)
+  let got: string
+  if (typeof userId !== 'string') got = userId === null ? 'null' : typeof userId
+  else if (userId === '') got = 'an empty string'
+  else if (userId.length <= LONGEST_USER_ID && Buffer.byteLength(userId) <= LONGEST_USER_ID) return
+  else got = `one of ${Buffer.byteLength(userId)} bytes`
+  throw new ERR_USER_ID(
+    detail(
+      `a user id must be a non-empty string of at most ${LONGEST_USER_ID} bytes, got ${got}; convert numeric ids with String(id)`
+    )
+  )
 }

@@ -1,5 +1,5 @@
 import { parse } from 'secure-json-parse'
-import { ERR_KEY, ERR_TOO_LARGE, ERR_UNSERIALISABLE } from '../errors.js'
+import { detail, ERR_KEY, ERR_TOO_LARGE, ERR_UNSERIALISABLE } from '../errors.js'
 import { fieldOf, keyOf } from './meta.js'
 import { CorruptSession } from './session-records.js'
 import type { Changes } from './session-store.js'
@@ -131,7 +131,7 @@ export class SessionFields {
 
   /**
    * What differs from what is stored.
-   * @throws FLOTILLA_SESSION_ERR_UNSERIALISABLE
+   * @throws FLOTILLA_SESSION_ERR_KEY, FLOTILLA_SESSION_ERR_UNSERIALISABLE
    */
   changes(): Changes | undefined {
     if (!this.#whole && !this.#open) return undefined
@@ -150,6 +150,8 @@ export class SessionFields {
       }
       const text = serialise(key, value)
       if (text === before) continue
+      // `data` takes any key.
+      assertKey(key)
       assertReadable(key, text)
       ;(set ??= []).push([field, text])
     }
@@ -174,7 +176,7 @@ export class SessionFields {
 
   /**
    * Refuses to let the session grow past its limit.
-   * @throws FLOTILLA_SESSION_ERR_TOO_LARGE naming the largest field
+   * @throws FLOTILLA_SESSION_ERR_TOO_LARGE whose cause names the largest field
    */
   assertSize(changes: Changes, limit: number): void {
     const sizes = new Map<string, number>()
@@ -190,7 +192,7 @@ export class SessionFields {
     if (total <= limit) return
     const [field, size] = [...sizes].reduce((largest, one) => (one[1] > largest[1] ? one : largest))
     throw new ERR_TOO_LARGE(
-      `${total} of ${limit} bytes; the largest field is '${keyOf(field) ?? field}' (${size} bytes)`
+      detail(`${total} of ${limit} bytes; the largest field is '${keyOf(field) ?? field}' (${size} bytes)`)
     )
   }
 
@@ -280,8 +282,7 @@ export class SessionFields {
   }
 
   #parse(key: string): unknown {
-    if (key === '__proto__' || key === '')
-      throw new CorruptSession('a field has a name that is never written')
+    if (UNUSABLE.has(key)) throw new CorruptSession('a field has a name that is never written')
     const field = fieldOf(key)
     return (this.#values[key] = deserialise(field, this.#text(field)!))
   }
@@ -289,48 +290,54 @@ export class SessionFields {
 
 function deserialise(field: string, text: string): unknown {
   try {
-    // Refuses `__proto__` and `constructor.prototype`, which would poison whoever merges the value.
+    // Refuses `__proto__` and `constructor.prototype`, which would poison the object that the value is merged into.
     return parse(text)
   } catch (cause) {
     throw new CorruptSession(`field '${field}' is not JSON that may be read`, { cause })
   }
 }
 
+/** Names that poison the object that data is copied into, and the empty one. */
+const UNUSABLE: ReadonlySet<string> = new Set(['', '__proto__', 'constructor', 'prototype'])
+
 /** @throws FLOTILLA_SESSION_ERR_KEY */
 export function assertKey(key: unknown): void {
-  if (typeof key === 'string' && key !== '' && key !== '__proto__') return
-  throw new ERR_KEY(typeof key === 'string' ? `'${key}'` : typeof key)
+  if (typeof key === 'string' && !UNUSABLE.has(key)) return
+  const got = typeof key === 'string' ? `'${key}'` : typeof key
+  throw new ERR_KEY(
+    detail(
+      `a session key must be a non-empty string other than '__proto__', 'constructor' and 'prototype', got ${got}`
+    )
+  )
 }
 
 /**
- * Whoever reads a text refuses some names of properties, and the session with them: it must not be written.
- * @throws FLOTILLA_SESSION_ERR_UNSERIALISABLE naming the field
+ * Reading refuses some names of properties, and the session with them. So a text that has them must not be written.
+ * @throws FLOTILLA_SESSION_ERR_UNSERIALISABLE whose cause names the field
  */
 export function assertReadable(key: string, text: string): void {
   if (!text.includes('__proto__') && !text.includes('constructor')) return
   try {
     parse(text)
   } catch {
-    throw new ERR_UNSERIALISABLE(key, 'a property `__proto__` or `constructor.prototype` is never read back')
+    throw unserialisable(key, 'a property `__proto__` or `constructor.prototype` is never read back')
   }
 }
 
-/** @throws FLOTILLA_SESSION_ERR_UNSERIALISABLE naming the field */
+/** @throws FLOTILLA_SESSION_ERR_UNSERIALISABLE whose cause names the field */
 export function serialise(key: string, value: unknown): string {
-  if (value instanceof Map || value instanceof Set || value instanceof Promise) {
-    throw new ERR_UNSERIALISABLE(key, `JSON has no ${value.constructor.name}, it would be stored as {}`)
-  }
+  if (value instanceof Map || value instanceof Set || value instanceof Promise)
+    throw unserialisable(key, `JSON has no ${value.constructor.name}, it would be stored as {}`)
   let text: string | undefined
   try {
     text = JSON.stringify(value)
   } catch (cause) {
-    const error = new ERR_UNSERIALISABLE(
-      key,
-      (cause as Error).message.split('\n')[0] ?? 'JSON.stringify failed'
-    )
-    error.cause = cause
-    throw error
+    throw unserialisable(key, (cause as Error).message.split('\n')[0] ?? 'JSON.stringify failed', cause)
   }
-  if (text === undefined) throw new ERR_UNSERIALISABLE(key, `JSON has no ${typeof value}`)
+  if (text === undefined) throw unserialisable(key, `JSON has no ${typeof value}`)
   return text
+}
+
+function unserialisable(key: string, reason: string, cause?: unknown): Error {
+  return new ERR_UNSERIALISABLE(detail(`field '${key}': ${reason}`, cause))
 }
