@@ -63,8 +63,7 @@ export async function buildApp(config: Config): Promise<FastifyInstance> {
   app.register(ranking)
   app.register(overview)
   app.register(operator, { controlUrl: config.controlUrl })
-  app.register(fastifyStatic, { root: fileURLToPath(new URL('../public/', import.meta.url)) })
-  serveClient(app)
+  app.register(page)
   return app
 }
 
@@ -77,10 +76,15 @@ async function registerSessions(app: FastifyInstance, config: Config): Promise<v
   })
 }
 
-/** The browser's half of ws-broadcast, as it is published: no bundler needed. */
-function serveClient(app: FastifyInstance): void {
+/** The page's files. None needs the session, so each is served while Redis is away, to a visitor who is logged in too. */
+async function page(app: FastifyInstance): Promise<void> {
+  app.addHook('onRoute', (route) => {
+    route.config = { ...route.config, session: false }
+  })
+  await app.register(fastifyStatic, { root: fileURLToPath(new URL('../public/', import.meta.url)) })
+  // The browser's half of ws-broadcast, as it is published: no bundler needed.
   const client = new URL('..', import.meta.resolve('@flotilla/ws-broadcast/client'))
-  app.register(fastifyStatic, {
+  await app.register(fastifyStatic, {
     root: fileURLToPath(client),
     prefix: '/flotilla/',
     decorateReply: false,
