@@ -10,12 +10,11 @@ import type {
 import type { Cache } from '../cache.js'
 import { OptionsError } from '../errors.js'
 import type { HttpSettings } from './options.js'
-import { pathTag } from './request-key.js'
 import { ResponseCache } from './response-cache.js'
 import { IDENTITY_PLUGINS, watchIdentity } from './personal-reads.js'
 import { readRoute } from './route.js'
-
-const SAFE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE'])
+import { UrlIdentity } from './url-identity.js'
+import { isUnsafe, Writes } from './writes.js'
 
 /**
  * Puts the response cache around the handlers of routes with `config.cache`. It takes the handler's place, so that
@@ -27,15 +26,14 @@ export function responseCache(
   settings: HttpSettings,
   log: FastifyBaseLogger
 ): void {
-  const responses = new ResponseCache(fastify, cache)
+  const identity = new UrlIdentity(fastify)
+  const responses = new ResponseCache(fastify, cache, identity)
+  const writes = new Writes(cache, identity, log)
   fastify.decorateRequest('cacheFill', {
     getter(this: FastifyRequest) {
       return responses.contextOf(this)
     }
   })
-  /** What URLs of cached routes begin with, up to the first parameter: another method may name those otherwise. */
-  const cached = new Set<string>()
-  const mayBeCached = (path: string): boolean => [...cached].some((prefix) => path.startsWith(prefix))
   /**
    * Routes that are there already get no handler around theirs: each request has to look whether it is for one of them. They
    * are told of, and still invalidate.
@@ -67,7 +65,7 @@ export function responseCache(
     }
     if (input && !own(route)) {
       const options = readRoute(route, settings)
-      cached.add(route.url.split(/[:*]/, 1)[0]!)
+      writes.addCachedRoute(route.url)
       const { handler } = route
       const visit: RouteHandlerMethod = function (request, reply) {
         return responses.visit(request, reply, options, () => handler.call(this, request, reply))
@@ -101,13 +99,19 @@ export function responseCache(
       route.preSerialization = [...[route.preSerialization ?? []].flat(), sending]
       route.onSend = [...[route.onSend ?? []].flat(), capture]
     }
-    if (methods.some((method) => !SAFE.has(method))) {
+    if (methods.some(isUnsafe)) {
+      if (!input) route.handler = writes.wrap(route.handler)
       route.onSend = [...[route.onSend ?? []].flat(), purge]
     }
     if (early) for (const method of methods) heard.add(`${method} ${route.url}`)
   })
   if (early) {
     const told = new Set<string>()
+    fastify.addHook('preHandler', async (request, reply) => {
+      if (isUnsafe(request.method) && !heard.has(`${request.method} ${request.routeOptions.url}`)) {
+        writes.begin(request, reply)
+      }
+    })
     fastify.addHook('onSend', async (request, reply, payload) => {
       const { url = '', config } = request.routeOptions
       if (heard.has(`${request.method} ${url}`)) return payload
@@ -123,28 +127,8 @@ export function responseCache(
   }
 
   async function purge(request: FastifyRequest, reply: FastifyReply, payload: unknown): Promise<unknown> {
-    if (!SAFE.has(request.method) && cached.size > 0) await invalidate(request, reply)
+    await writes.sending(request, reply)
     return payload
-  }
-
-  /**
-   * A successful unsafe request invalidates its target and what Location and Content-Location name on the same host
-   * (RFC 9111 §4.4), every query of theirs, before its client hears of the success.
-   */
-  async function invalidate(request: FastifyRequest, reply: FastifyReply): Promise<void> {
-    if (reply.statusCode >= 400) return
-    const tags = new Set<string>()
-    const target = request.raw.url ?? '/'
-    if (mayBeCached(target)) tags.add(pathTag(request.host, target))
-    const base = `http://${request.host}${request.raw.url}`
-    for (const name of ['location', 'content-location'] as const) {
-      const value = reply.getHeader(name)
-      if (typeof value !== 'string' || !URL.canParse(base) || !URL.canParse(value, base)) continue
-      const named = new URL(value, base)
-      if (named.host === new URL(base).host && mayBeCached(named.pathname))
-        tags.add(pathTag(request.host, named.pathname))
-    }
-    if (tags.size > 0) await cache.invalidateTags([...tags])
   }
 }
 

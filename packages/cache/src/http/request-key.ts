@@ -1,6 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import { BLANKS } from './cache-control.js'
 import type { RouteSettings } from './route.js'
+import { equivalent } from './url-identity.js'
 
 /** Headers by which some frameworks change what a request means; what they yield is never shared. */
 const OVERRIDES = [
@@ -24,8 +25,8 @@ export function bypassReason({ raw }: FastifyRequest): string | undefined {
 }
 
 /**
- * The key of the target URI (RFC 9111 §4): scheme and host as the handler sees them, path and query exactly as sent, so
- * that two URLs that only look alike never share a response. What else decides which handler runs, or what it sees as the
+ * The key of the target URI (RFC 9111 §4): scheme and host as the handler sees them, path and query as sent but for
+ * equivalent escapes, so that two URLs that only look alike never share a response. What else decides which handler runs, or what it sees as the
  * URL, comes after it: the route's constraints, a `Host` other than the one that a proxy named, a URL before it was
  * rewritten. A proxy may pass on any scheme and host; no header and no URL has a line break.
  */
@@ -72,12 +73,6 @@ function constraintKey(value: unknown): string {
   return `${typeof value} ${JSON.stringify(String(value))}`
 }
 
-/** What all queries of one path have in common, in any scheme: unsafe methods invalidate it. */
-export function pathTag(host: string, url: string): string {
-  const query = url.indexOf('?')
-  return `uri:${host.toLowerCase()}${query < 0 ? url : url.slice(0, query)}`
-}
-
 /** The values of the selecting headers, in one form for spellings that mean the same (RFC 9111 §4.1). */
 export function variantKey(request: FastifyRequest, names: readonly string[]): string {
   let key = ''
@@ -106,7 +101,7 @@ const PLAIN_NAME = /^[\w-]+$/
  * pair whose name might mean one of them.
  */
 function target({ raw, query: parsed }: FastifyRequest, { query }: RouteSettings): string {
-  const url = raw.url ?? '/'
+  const url = equivalent(raw.url ?? '/')
   const mark = url.indexOf('?')
   if (!query || mark < 0) return url
   const kept = url

@@ -12,10 +12,11 @@ import { Exchange } from './exchange.js'
 import { HitForMiss } from './hit-for-miss.js'
 import { isIdentified } from './personal-reads.js'
 import { refresh, refreshOf, snapshot } from './refresh.js'
-import { bypassReason, pathTag, uriKey, variantKey } from './request-key.js'
+import { bypassReason, uriKey, variantKey } from './request-key.js'
 import type { RouteSettings } from './route.js'
 import { applyStored } from './serve.js'
 import { ageOf, isPointer, type StoredResponse, type VaryPointer } from './stored-response.js'
+import type { UrlIdentity } from './url-identity.js'
 import { usable } from './usable.js'
 import { NONE, requestDirectives, run, runAsync, sent, type Place, type Visit } from './visit.js'
 
@@ -27,6 +28,7 @@ const POINTER_TTL = 86_400_000
 export class ResponseCache {
   readonly #fastify: FastifyInstance
   readonly #store: Cache<Stored>
+  readonly #identity: UrlIdentity
   readonly #exchanges = new WeakMap<FastifyRequest, Exchange>()
   readonly #hitForMiss = new HitForMiss()
   readonly #refreshes = new Batches<Stored | undefined>()
@@ -35,8 +37,9 @@ export class ResponseCache {
   /** What is stored for GET, of HEAD requests that the handler answers. */
   readonly #heads = new WeakMap<FastifyRequest, { place: Place; stored: StoredResponse }>()
 
-  constructor(fastify: FastifyInstance, cache: Cache) {
+  constructor(fastify: FastifyInstance, cache: Cache, identity: UrlIdentity) {
     this.#fastify = fastify
+    this.#identity = identity
     // XFetch would run handlers early for no one; routes have stale-while-revalidate for that.
     this.#store = cache.part<Stored>(RESPONSES, { codec: 'msgpack', early: 0, swr: 0, grace: 0, jitter: 0 })
   }
@@ -278,7 +281,7 @@ export class ResponseCache {
   #tags(request: FastifyRequest, route: RouteSettings): readonly string[] {
     // Not ours to answer for: the route's own may throw or be no tags, which fails its request.
     const own = checkTags(typeof route.tags === 'function' ? route.tags(request) : route.tags)
-    return [...own, pathTag(request.host, request.raw.url ?? '/')]
+    return [...own, ...this.#identity.tags(request)]
   }
 
   /** RFC 9111 §4.3.5: validators that the handler gives to HEAD and that are not the stored ones tell of a change. */
