@@ -3,12 +3,11 @@ import type { TurnClock } from './clock.js'
 import type { Codec } from './codec.js'
 import type { Core } from './core.js'
 import type { GetOrSetOptions } from './engine.js'
-import { standing, type Entry, type Index, type Lifetime } from './entry.js'
-import { FactoryTypeError, KeyError, OptionsError, ValueError } from './errors.js'
+import { standing, type Entry, type Index } from './entry.js'
+import { FactoryTypeError, KeyError, OptionsError } from './errors.js'
 import { explain, type Explanation } from './explain.js'
 import type { Factory } from './factory.js'
-import { lifetime } from './fill.js'
-import type { Mark, Marks } from './marks.js'
+import type { Marks } from './marks.js'
 import {
   checkNames,
   checkTags,
@@ -17,30 +16,15 @@ import {
   type EntryOptions,
   type EntryPolicy
 } from './options.js'
-import { newEntry, type Space } from './reader.js'
+import type { Space } from './reader.js'
 import type { Address } from './remote.js'
 import { channels } from './telemetry.js'
-import { newVersion } from './wire.js'
+import { Writer, type SetEntry, type SetOptions } from './writer.js'
 
 const hits = channels.hit
 
 /** The namespace of the response cache. */
 export const RESPONSES = 'http'
-
-/** What {@link SetEntry} has besides {@link EntryOptions}. */
-const SET_NAMES = ['key', 'value', 'tags'] as const satisfies readonly (keyof SetEntry)[]
-
-export interface SetOptions extends EntryOptions {
-  /** Whoever invalidates one of these invalidates the entry. */
-  tags?: readonly string[]
-}
-
-export interface SetEntry<V = unknown> extends SetOptions {
-  /** The key within the namespace. */
-  key: string
-  /** What is stored, as the codec can carry it. */
-  value: V
-}
 
 export interface NamespaceOptions extends EntryOptions {
   /** How values of this namespace are written to Redis. Default: as the cache's. */
@@ -70,6 +54,7 @@ export class Cache<V = unknown> {
   readonly #index: Index
   readonly #marks: Marks
   readonly #clock: TurnClock
+  readonly #writer: Writer
 
   /** @internal */
   constructor(core: Core, name: string, policy: EntryPolicy, codec: Codec) {
@@ -80,6 +65,7 @@ export class Cache<V = unknown> {
     this.#index = core.parts.memory?.index(name) ?? new Map<string, Entry>()
     this.#marks = core.parts.marks
     this.#clock = core.parts.clock
+    this.#writer = new Writer(core, this.#space, policy)
   }
 
   /** The namespace's name, `''` for the root. */
@@ -172,19 +158,10 @@ export class Cache<V = unknown> {
   /** As `set` for many entries, in one round trip and one message to the fleet. */
   async setMany(entries: readonly SetEntry<V>[], options?: SetOptions): Promise<void> {
     const addresses = entries.map(({ key }) => this.#address(key))
-    const ends = await Promise.allSettled(
-      entries.map((entry, i) => this.#write(addresses[i]!, { ...options, ...entry }))
+    await this.#writer.setMany(
+      addresses,
+      options ? entries.map((entry) => ({ ...options, ...entry })) : entries
     )
-    // Also where one of them cannot be stored: the others have other values now.
-    const that = (...wanted: WriteEnd[]): Address[] =>
-      addresses.filter((_, i) => {
-        const end = ends[i]!
-        return end.status === 'fulfilled' && wanted.includes(end.value)
-      })
-    this.#core.tellKeys(that('taken', 'kept'))
-    await this.#core.announceKeys(that('taken'))
-    const failed = ends.find((end) => end.status === 'rejected')
-    if (failed) throw failed.reason
   }
 
   /**
@@ -316,91 +293,7 @@ export class Cache<V = unknown> {
     }
     return found
   }
-
-  async #write(address: Address, { value, tags: given, ...options }: SetEntry<V>): Promise<WriteEnd> {
-    const { marks, memory, names, remote, settings, tickets } = this.#core.parts
-    if (value === undefined) throw new ValueError(address.key, 'undefined means "none"; use delete')
-    checkNames('set', options, SET_NAMES)
-    const policy = entryPolicy(this.#policy, options)
-    const tags = checkTags(given)
-    const life = lifetime(policy, value, { ttlMs: undefined }, 0, settings.maxTtl)
-    if (!life) {
-      await this.#core.delete([address])
-      return 'deleted'
-    }
-    tickets.spoil(address.id)
-    const ticket = tickets.begin(address.id)
-    const depends = [...this.#space.generations, ...tags.map((tag) => names.tag(tag))].map((mark) =>
-      marks.hold(typeof mark === 'string' ? mark : mark.name)
-    )
-    try {
-      if (remote) await remote.learn(depends.filter((mark) => !mark.known)).catch(() => undefined)
-      const write = { address, value, life, tags, depends }
-      const { taken, kept, version, size, stamps } = await this.#store(write)
-      tickets.spoil(address.id, ticket)
-      const entry = newEntry(this.#space, address, kept, version, life, depends, stamps, tags, size)
-      this.#core.admit(address, entry, ticket)
-      return taken ? 'taken' : 'kept'
-    } catch (error) {
-      for (const mark of depends) marks.release(mark)
-      throw error
-    } finally {
-      tickets.end(ticket)
-      if (ticket.spoilt) memory?.delete(address)
-    }
-  }
-
-  /** Writes to Redis, if there is one. The stamps are for Redis and memory: an invalidation from here on comes after this value. */
-  async #store({ address, value, life, tags, depends }: Write): Promise<Stored> {
-    const { marks, outbox, reader, remote } = this.#core.parts
-    const began = marks.heard
-    for (let attempt = 1; ; attempt++) {
-      const stamps = depends.map((mark) => mark.value)
-      if (!remote) return { taken: false, kept: value, version: newVersion(), size: undefined, stamps }
-      const coded = await reader.encode(this.#space, address.key, value, life, tags, stamps)
-      const ms = Math.max(life.freshUntil, life.staleUntil, life.graceUntil) - Date.now()
-      const stored = { kept: coded.value, version: coded.version, size: coded.size, stamps }
-      try {
-        if (await remote.set(address, coded.bytes, Math.max(1, ms), { marks: depends, stamps })) {
-          return { ...stored, taken: true }
-        }
-        // Redis lost a mark and has a new one; or the tag was invalidated, and only if that came first does the value stand.
-        const invalidated = depends.some((mark) => mark.heard > began)
-        if (invalidated || attempt === MAX_SETS) return { ...stored, taken: true }
-        await remote.learn(depends)
-      } catch {
-        outbox?.addKeys([address])
-        return { ...stored, taken: false }
-      }
-    }
-  }
 }
-
-/** How often a value is written again because one of its marks turned out newer in Redis than here. */
-const MAX_SETS = 3
-
-/** One value to be stored. */
-interface Write {
-  readonly address: Address
-  readonly value: unknown
-  readonly life: Lifetime
-  readonly tags: readonly string[]
-  readonly depends: readonly Mark[]
-}
-
-/** What became of it. */
-interface Stored {
-  /** Whether Redis has answered. */
-  readonly taken: boolean
-  /** The value as any other process reads it. */
-  readonly kept: unknown
-  readonly version: string
-  readonly size: number | undefined
-  readonly stamps: readonly number[]
-}
-
-/** `taken`: by Redis, so the fleet is to be told; `kept`: in memory alone, and sent again later. */
-type WriteEnd = 'taken' | 'kept' | 'deleted'
 
 function notAKey(key: unknown): Error {
   return new KeyError(key === '' ? "''" : typeof key)

@@ -1,11 +1,5 @@
 export { default, flotillaCache } from './plugin.js'
-export {
-  Cache,
-  type InvalidateOptions,
-  type NamespaceOptions,
-  type SetEntry,
-  type SetOptions
-} from './cache.js'
+export { Cache, type InvalidateOptions, type NamespaceOptions } from './cache.js'
 export type { Codec } from './codec.js'
 export type { GetOrSetOptions } from './engine.js'
 export type { ExplainedCopy, ExplainedLease, Explanation } from './explain.js'
@@ -13,6 +7,7 @@ export type { Factory, FactoryContext } from './factory.js'
 export type { HttpOptions } from './http/options.js'
 export type { RouteCacheOptions } from './http/route.js'
 export type { CacheOptions, EntryOptions } from './options.js'
+export type { SetEntry, SetOptions } from './writer.js'
 export {
   ClosedError,
   CorruptEntryError,
