@@ -9,6 +9,7 @@ import { explain, type Explanation } from './explain.js'
 import type { Factory } from './factory.js'
 import type { Marks } from './marks.js'
 import {
+  checkKnown,
   checkNames,
   checkTags,
   entryPolicy,
@@ -38,6 +39,11 @@ export interface InvalidateOptions {
    * not stored.
    */
   after?: ConsistencyToken | undefined
+  /**
+   * How many replicas must have the invalidation before the call resolves, so that a failover to one of them does not lose it.
+   * Default 0. Redis is waited for as long as `redisTimeout.hard` says.
+   */
+  replicas?: number
 }
 
 /**
@@ -180,11 +186,13 @@ export class Cache<V = unknown> {
   /**
    * Makes every entry with one of these tags a miss, in all namespaces and on all instances; one mark a tag, however
    * many entries have it. A factory that is running keeps its caller's value and stores nothing.
-   * @throws FLOTILLA_CACHE_ERR_REFUSED if Redis answered and refused; it is sent again until Redis takes it
+   * @throws FLOTILLA_CACHE_ERR_REFUSED if Redis answered and refused; it is sent again until Redis takes it.
+   *   FLOTILLA_CACHE_ERR_REPLICAS if fewer than `replicas` have it in time; the master has it all the same
    */
   async invalidateTags(tags: readonly string[], options: InvalidateOptions = {}): Promise<void> {
     const names = checkTags(tags)
-    if (names.length > 0) await this.#core.invalidateTags(names, options.after)
+    const { after, replicas } = checkInvalidateOptions(options)
+    if (names.length > 0) await this.#core.invalidateTags(names, after, replicas)
   }
 
   /**
@@ -293,6 +301,15 @@ export class Cache<V = unknown> {
     }
     return found
   }
+}
+
+function checkInvalidateOptions(options: InvalidateOptions): { after: string | undefined; replicas: number } {
+  checkKnown('invalidateTags', options, ['after', 'replicas'])
+  const { after, replicas = 0 } = options
+  if (Number.isSafeInteger(replicas) && replicas >= 0) return { after, replicas }
+  throw new OptionsError(
+    `@flotilla/cache: 'replicas' of invalidateTags must be a whole number of at least 0, got ${String(replicas)}`
+  )
 }
 
 function notAKey(key: unknown): Error {

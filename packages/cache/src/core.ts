@@ -1,3 +1,4 @@
+import { KeyedQueue } from '@flotilla/core'
 import type { FastifyBaseLogger } from 'fastify'
 import type { Backplane, Invalidation } from './backplane.js'
 import { isReply } from './breaker.js'
@@ -5,9 +6,9 @@ import type { RedisTime, TurnClock } from './clock.js'
 import type { Codec } from './codec.js'
 import type { Engine } from './engine.js'
 import type { Entry } from './entry.js'
-import { RefusedError } from './errors.js'
+import { RefusedError, ReplicasError } from './errors.js'
 import type { KeyNames } from './keys.js'
-import type { Marks } from './marks.js'
+import type { Mark, Marks } from './marks.js'
 import type { Memory } from './memory.js'
 import type { CacheSettings } from './options.js'
 import type { Outbox, Unsent } from './outbox.js'
@@ -43,6 +44,10 @@ export class Core {
   readonly parts: CoreParts
   readonly #spaces = new Map<string, Space>()
   readonly #recent = new RecentInvalidations()
+  /** Writes and deletions of one key reach Redis in the order of the calls. */
+  readonly #writes = new KeyedQueue()
+  /** Marks that this process is raising in Redis now. */
+  readonly #raising = new Map<string, Promise<unknown>>()
 
   constructor(parts: CoreParts) {
     this.parts = parts
@@ -81,21 +86,36 @@ export class Core {
     else discard(entry, marks)
   }
 
+  /** Runs a write of this key when all earlier ones of this process have ended. */
+  inTurn<T>(address: Address, write: () => Promise<T>): Promise<T> {
+    return this.#writes.run(address.id, write)
+  }
+
   /** @throws FLOTILLA_CACHE_ERR_REFUSED if Redis answered and refused: it is kept and sent again. */
   async delete(addresses: readonly Address[]): Promise<void> {
     const { remote, outbox } = this.parts
     this.#forget(addresses)
     this.tellKeys(addresses)
     if (!remote) return
-    const ends = await Promise.allSettled(addresses.map((address) => remote.delete(address)))
-    // Once more: a read that began before Redis had deleted may have come back in between.
-    this.#forget(addresses)
+    const ends = await Promise.allSettled(
+      addresses.map((address) => this.inTurn(address, () => this.#delete(address)))
+    )
     const failed = addresses.filter((_, i) => ends[i]!.status === 'rejected')
     if (failed.length > 0) outbox?.addKeys(failed)
     const taken = addresses.filter((_, i) => ends[i]!.status === 'fulfilled')
     this.#recent.add({ keys: taken })
     await this.announceKeys(taken)
     throwIfRefused('to delete', ends.find((end) => end.status === 'rejected')?.reason)
+  }
+
+  async #delete(address: Address): Promise<void> {
+    try {
+      await this.parts.remote!.delete(address)
+    } finally {
+      // Once more: a read that began before Redis had deleted may have come back in between.
+      this.parts.tickets.spoilReads(address.id)
+      this.parts.memory?.delete(address)
+    }
   }
 
   /** Tells whoever listens in this process, whether or not Redis can be told. */
@@ -115,18 +135,29 @@ export class Core {
       .catch(() => outbox?.addKeys(addresses))
   }
 
-  async invalidateTags(tags: readonly string[], after: string | undefined): Promise<void> {
+  async invalidateTags(tags: readonly string[], after: string | undefined, replicas = 0): Promise<void> {
     const { marks, names, remote, outbox } = this.parts
     channels.invalidate.publish({ ns: '', tags })
     // At once: what this process reads from now on must not be older than this call.
     for (const tag of tags) marks.raiseLocally(names.tag(tag), after)
     if (!remote) return
     try {
-      await this.#raiseTags(tags, after, false)
+      await this.#whileRaising(
+        tags.map((tag) => names.tag(tag)),
+        this.#raiseTags(tags, after, false)
+      )
     } catch (error) {
       outbox?.addTags(tags, after)
       throwIfRefused('to invalidate tags', error)
+      if (replicas > 0)
+        throw Object.assign(new ReplicasError(replicas, 'Redis did not answer'), { cause: error })
+      return
     }
+    if (replicas > 0)
+      await remote.replicated(
+        tags.map((tag) => names.tag(tag)),
+        replicas
+      )
   }
 
   async clear(ns: string): Promise<void> {
@@ -136,10 +167,25 @@ export class Core {
     if (ns === '') memory?.clear()
     if (!remote) return
     try {
-      await this.#raiseGeneration(ns, false)
+      await this.#whileRaising([names.generation(ns)], this.#raiseGeneration(ns, false))
     } catch (error) {
       outbox?.addNamespace(ns)
       throwIfRefused('to clear', error)
+    }
+  }
+
+  /** Resolves once Redis has taken or refused what this process has done to these marks so far. */
+  async raised(marks: readonly Mark[]): Promise<void> {
+    if (this.#raising.size === 0) return
+    await Promise.allSettled(marks.flatMap(({ name }) => this.#raising.get(name) ?? []))
+  }
+
+  async #whileRaising(names: readonly string[], raise: Promise<void>): Promise<void> {
+    for (const name of names) this.#raising.set(name, raise)
+    try {
+      await raise
+    } finally {
+      for (const name of names) if (this.#raising.get(name) === raise) this.#raising.delete(name)
     }
   }
 
@@ -204,7 +250,9 @@ export class Core {
       after,
       attempt
     )
-    tags.forEach((tag, i) => marks.raise(names.tag(tag), values[i]!, after))
+    // One that is sent again may come after what began meanwhile.
+    const note = attempt ? 'raise' : 'confirm'
+    tags.forEach((tag, i) => marks[note](names.tag(tag), values[i]!, after))
     if (!attempt) this.#recent.add({ tags, after })
     await backplane!.publish({
       tags: tags.map((tag, i) => [tag, values[i]!] as const),
@@ -215,7 +263,7 @@ export class Core {
   async #raiseGeneration(ns: string, attempt: boolean): Promise<void> {
     const { marks, names, remote, backplane } = this.parts
     const [mark] = await remote!.raise([names.generation(ns)], undefined, attempt)
-    marks.raise(names.generation(ns), mark!)
+    marks[attempt ? 'raise' : 'confirm'](names.generation(ns), mark!)
     if (!attempt) this.#recent.add({ ns })
     await backplane!.publish({ ...(ns === '' ? {} : { ns }), all: true, mark: mark! })
   }

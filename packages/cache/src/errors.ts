@@ -68,6 +68,12 @@ export const RefusedError = createError<[string, string]>(
   503
 )
 
+export const ReplicasError = createError<[number, string]>(
+  'FLOTILLA_CACHE_ERR_REPLICAS',
+  'an invalidation has not reached %d replicas in time (%s): a failover now may lose it. It stands on the master, and this instance sends it again after a failover',
+  503
+)
+
 export const CorruptEntryError = createError<[string]>(
   'FLOTILLA_CACHE_ERR_CORRUPT_ENTRY',
   'a stored entry cannot be read: %s',

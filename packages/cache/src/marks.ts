@@ -105,6 +105,18 @@ export class Marks {
     this.note(mark, value, after)
   }
 
+  /**
+   * Redis has taken what {@link raiseLocally} did here. It took effect when that was called: what began since then is
+   * younger.
+   */
+  confirm(name: string, value: number, after?: ConsistencyToken): void {
+    const mark = this.#marks.get(name)
+    const recent = this.#recent.get(name)
+    if (mark) this.note(mark, value, after)
+    else if (!recent) this.#remember(name, value, after)
+    else if (value > recent.value) this.#recent.set(name, { ...recent, value, after })
+  }
+
   note(mark: Mark, value: number, after?: ConsistencyToken): void {
     if (value <= mark.value) return
     mark.value = value

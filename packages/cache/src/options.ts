@@ -1,4 +1,4 @@
-import { optionReader, parseDuration, type Duration, type Size } from '@flotilla/core'
+import { didYouMean, optionReader, parseDuration, type Duration, type Size } from '@flotilla/core'
 import type { RedisClient } from '@flotilla/redis'
 import { jsonCodec, msgpackCodec, type Codec } from './codec.js'
 import { OptionsError, TagsError, TtlError } from './errors.js'
@@ -186,10 +186,20 @@ const ENTRY_NAMES: ReadonlySet<string> = new Set(ENTRY_OPTIONS)
  */
 export function checkNames(what: string, options: object, others: readonly string[]): void {
   for (const name of Object.keys(options)) {
-    if (ENTRY_NAMES.has(name) || others.includes(name)) continue
-    const known = [...ENTRY_OPTIONS, ...others].join(', ')
-    throw new OptionsError(`${PLUGIN}: ${what}: unknown option '${name}'; known options: ${known}`)
+    if (!ENTRY_NAMES.has(name) && !others.includes(name)) refuse(what, name, [...ENTRY_OPTIONS, ...others])
   }
+}
+
+/** As {@link checkNames}, if none of {@link EntryOptions} has a meaning. */
+export function checkKnown(what: string, options: object, known: readonly string[]): void {
+  for (const name of Object.keys(options)) if (!known.includes(name)) refuse(what, name, known)
+}
+
+function refuse(what: string, name: string, known: readonly string[]): never {
+  const hint = didYouMean(name, known)
+  throw new OptionsError(
+    `${PLUGIN}: ${what}: unknown option '${name}'${hint ? `${hint} K` : '; k'}nown options: ${known.join(', ')}`
+  )
 }
 
 /**

@@ -1,6 +1,7 @@
-import { channelPrefixOf, isCluster, type RedisClient } from '@flotilla/redis'
+import { channelPrefixOf, isCluster, waitForReplicas, type RedisClient } from '@flotilla/redis'
 import type { Breaker } from './breaker.js'
 import type { RedisTime } from './clock.js'
+import { ReplicasError } from './errors.js'
 import type { KeyNames } from './keys.js'
 import { acquire, COOL, VALUE, WAIT, type AcquireReply } from './lua/acquire.js'
 import { fill } from './lua/fill.js'
@@ -34,6 +35,8 @@ export interface RemoteSettings {
   /** How long marks are kept, in milliseconds: longer than any entry lives. */
   markLife: number
   clockSkew: number
+  /** How long replicas are waited for, in milliseconds. */
+  replicaTimeout: number
 }
 
 const MARKS_PER_SCRIPT = 500
@@ -221,6 +224,21 @@ export class Remote {
       }
       return (await Promise.all(runs)).flat().map(Number)
     })
+  }
+
+  /**
+   * Resolves when that many replicas of each node that has one of these keys hold what was written to it.
+   * @throws FLOTILLA_CACHE_ERR_REPLICAS
+   */
+  async replicated(keys: readonly string[], replicas: number): Promise<void> {
+    const nodes = this.cluster ? keys : keys.slice(0, 1)
+    const timeout = this.#settings.replicaTimeout
+    try {
+      await Promise.all(nodes.map((key) => waitForReplicas(this.#client, { key, replicas, timeout })))
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error)
+      throw Object.assign(new ReplicasError(replicas, reason), { cause: error })
+    }
   }
 
   /** The remaining lease, its holder's token, and how long the entry lives: for people. */

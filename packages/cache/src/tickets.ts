@@ -7,6 +7,8 @@ export interface Ticket {
   spoilt: boolean
   /** The {@link Marks.epoch} in which it began. */
   readonly epoch: number
+  /** A write: it takes its turn after the earlier ones, so that no earlier one makes it old. */
+  readonly writes: boolean
   /** Another one of this id. */
   next: Ticket | undefined
 }
@@ -24,8 +26,9 @@ export class Tickets {
     this.#marks = marks
   }
 
-  begin(id: string): Ticket {
-    const ticket: Ticket = { id, spoilt: false, epoch: this.#marks.epoch, next: this.#underWay.get(id) }
+  begin(id: string, writes = false): Ticket {
+    const next = this.#underWay.get(id)
+    const ticket: Ticket = { id, spoilt: false, epoch: this.#marks.epoch, writes, next }
     this.#underWay.set(id, ticket)
     return ticket
   }
@@ -40,8 +43,13 @@ export class Tickets {
     for (let one = latest; one; one = one.next) if (one.next === ticket) one.next = ticket.next
   }
 
-  /** @param except the operation that makes the others old */
-  spoil(id: string, except?: Ticket): void {
-    for (let one = this.#underWay.get(id); one; one = one.next) if (one !== except) one.spoilt = true
+  /** The key has another value from now on: what began before is old. */
+  spoil(id: string): void {
+    for (let one = this.#underWay.get(id); one; one = one.next) one.spoilt = true
+  }
+
+  /** A write has ended: what was read meanwhile is old, later writes are not. */
+  spoilReads(id: string): void {
+    for (let one = this.#underWay.get(id); one; one = one.next) if (!one.writes) one.spoilt = true
   }
 }

@@ -66,7 +66,8 @@ export function buildCore(fastify: FastifyInstance, settings: CacheSettings): Co
       settings: {
         lease: settings.lease,
         markLife: settings.maxTtl + MARK_MARGIN_MS,
-        clockSkew: settings.clockSkew
+        clockSkew: settings.clockSkew,
+        replicaTimeout: settings.redisTimeout.hard
       }
     })
   const reader = new EntryReader({ marks, names, time, log, compressAbove: settings.compressAbove, remote })

@@ -6,6 +6,7 @@ import type { Mark } from './marks.js'
 import { checkNames, checkTags, entryPolicy, type EntryOptions, type EntryPolicy } from './options.js'
 import { newEntry, type Space } from './reader.js'
 import type { Address } from './remote.js'
+import type { Ticket } from './tickets.js'
 import { newVersion } from './wire.js'
 
 export interface SetOptions extends EntryOptions {
@@ -32,13 +33,18 @@ interface Write {
   readonly value: unknown
   readonly life: Lifetime
   readonly tags: readonly string[]
+  readonly ticket: Ticket
+  /** Held until the entry takes them over. */
   readonly depends: readonly Mark[]
+  /** The marks as they were known at the call. */
+  readonly stamps: readonly number[]
+  /** The {@link Marks.heard} of the call: what is invalidated from then on comes after this value. */
+  readonly heard: number
 }
 
 /** What became of it. */
 interface Stored {
-  /** Whether Redis has answered. */
-  readonly taken: boolean
+  readonly end: 'taken' | 'kept' | 'invalidated'
   /** The value as any other process reads it. */
   readonly kept: unknown
   readonly version: string
@@ -76,8 +82,9 @@ export class Writer {
     if (failed) throw failed.reason
   }
 
+  /** The checks come first and everything up to the turn happens within the call: later calls come after it. */
   async #write(address: Address, { value, tags: given, ...options }: SetEntry): Promise<WriteEnd> {
-    const { marks, memory, names, remote, settings, tickets } = this.#core.parts
+    const { marks, names, settings, tickets } = this.#core.parts
     if (value === undefined) throw new ValueError(address.key, 'undefined means "none"; use delete')
     checkNames('set', options, SET_NAMES)
     const policy = entryPolicy(this.#policy, options)
@@ -88,18 +95,26 @@ export class Writer {
       return 'deleted'
     }
     tickets.spoil(address.id)
-    const ticket = tickets.begin(address.id)
-    const depends = [...this.#space.generations, ...tags.map((tag) => names.tag(tag))].map((mark) =>
-      marks.hold(typeof mark === 'string' ? mark : mark.name)
-    )
+    const ticket = tickets.begin(address.id, true)
+    const depends = [
+      ...this.#space.generations.map(({ name }) => name),
+      ...tags.map((tag) => names.tag(tag))
+    ].map((name) => marks.hold(name))
+    const stamps = depends.map((mark) => mark.value)
+    const write = { address, value, life, tags, ticket, depends, stamps, heard: marks.heard }
+    return await this.#core.inTurn(address, () => this.#run(write))
+  }
+
+  async #run(write: Write): Promise<WriteEnd> {
+    const { marks, memory, tickets } = this.#core.parts
+    const { address, life, tags, ticket, depends } = write
     try {
-      if (remote) await remote.learn(depends.filter((mark) => !mark.known)).catch(() => undefined)
-      const write = { address, value, life, tags, depends }
-      const { taken, kept, version, size, stamps } = await this.#store(write)
-      tickets.spoil(address.id, ticket)
+      const { end, kept, version, size, stamps } = await this.#store(write)
+      tickets.spoilReads(address.id)
+      if (end === 'invalidated') ticket.spoilt = true
       const entry = newEntry(this.#space, address, kept, version, life, depends, stamps, tags, size)
       this.#core.admit(address, entry, ticket)
-      return taken ? 'taken' : 'kept'
+      return end === 'kept' ? 'kept' : 'taken'
     } catch (error) {
       for (const mark of depends) marks.release(mark)
       throw error
@@ -109,28 +124,41 @@ export class Writer {
     }
   }
 
-  /** Writes to Redis, if there is one. The stamps are for Redis and memory: an invalidation from here on comes after this value. */
-  async #store({ address, value, life, tags, depends }: Write): Promise<Stored> {
-    const { marks, outbox, reader, remote } = this.#core.parts
-    const began = marks.heard
+  /** Writes to Redis, if there is one. */
+  async #store(write: Write): Promise<Stored> {
+    const { outbox, reader, remote } = this.#core.parts
+    const { address, value, life, tags, depends } = write
+    if (!remote)
+      return { end: 'kept', kept: value, version: newVersion(), size: undefined, stamps: write.stamps }
+    await this.#core.raised(depends)
+    const unknown = depends.filter((mark) => !mark.known)
+    if (unknown.length > 0) await remote.learn(unknown).catch(() => undefined)
     for (let attempt = 1; ; attempt++) {
       const stamps = depends.map((mark) => mark.value)
-      if (!remote) return { taken: false, kept: value, version: newVersion(), size: undefined, stamps }
       const coded = await reader.encode(this.#space, address.key, value, life, tags, stamps)
       const ms = Math.max(life.freshUntil, life.staleUntil, life.graceUntil) - Date.now()
       const stored = { kept: coded.value, version: coded.version, size: coded.size, stamps }
       try {
-        if (await remote.set(address, coded.bytes, Math.max(1, ms), { marks: depends, stamps })) {
-          return { ...stored, taken: true }
+        // Redis refuses a mark above its stamp: the tag was invalidated, or the mark was lost and there is a new one.
+        const taken =
+          !isInvalidated(write) &&
+          (await remote.set(address, coded.bytes, Math.max(1, ms), { marks: depends, stamps }))
+        if (taken) return { ...stored, end: 'taken' }
+        if (isInvalidated(write) || attempt === MAX_SETS) {
+          // The value that it was to replace is old as well.
+          await remote.delete(address)
+          return { ...stored, end: 'invalidated' }
         }
-        // Redis lost a mark and has a new one; or the tag was invalidated, and only if that came first does the value stand.
-        const invalidated = depends.some((mark) => mark.heard > began)
-        if (invalidated || attempt === MAX_SETS) return { ...stored, taken: true }
         await remote.learn(depends)
       } catch {
         outbox?.addKeys([address])
-        return { ...stored, taken: false }
+        return { ...stored, end: 'kept' }
       }
     }
   }
+}
+
+/** Whether one of its marks was invalidated after the call. */
+function isInvalidated({ depends, heard }: Write): boolean {
+  return depends.some((mark) => mark.heard > heard)
 }

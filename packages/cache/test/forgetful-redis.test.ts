@@ -132,8 +132,14 @@ t.test('a failover that loses the tail brings nothing back', async (t) => {
   await app.cache.setMany(keys.map((key) => ({ key, value: 'old', tags: [`tag of ${key}`] })))
   const old = await group.master()
   await old.command('WAIT', 2, 10_000)
+  const patient = await startApp(t, group.url)
+  await patient.cache.invalidateTags(['of no entry'], { replicas: 2 })
   // From here on nothing is replicated.
   for (const replica of await group.replicas()) await replica.command('REPLICAOF', '127.0.0.1', 1)
+  await t.rejects(app.cache.invalidateTags(['of no entry'], { replicas: 1 }), {
+    code: 'FLOTILLA_CACHE_ERR_REPLICAS',
+    statusCode: 503
+  })
   await app.cache.deleteMany(keys.slice(0, 25))
   await app.cache.invalidateTags(keys.slice(25).map((key) => `tag of ${key}`))
   await old.kill()

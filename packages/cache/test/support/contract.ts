@@ -323,6 +323,49 @@ export async function contract(t: Test, start: Start, fleet: boolean): Promise<v
     t.equal(await other.cache.get(key), undefined)
   })
 
+  await t.test('writes of one key take effect in the order of the calls', async (t) => {
+    // Compressing it takes a while.
+    const big = 'x'.repeat(1_000_000)
+    const tags = ['in order']
+    const tagged = { tags }
+    await cache.set(fresh(), 1, tagged)
+    const cases: [string, (key: string) => Promise<unknown>[], unknown][] = [
+      ['set, set', (key) => [cache.set(key, big), cache.set(key, 'last')], 'last'],
+      ['set, delete', (key) => [cache.set(key, big), cache.delete(key)], undefined],
+      ['set, delete, set', (key) => [cache.set(key, big), cache.delete(key), cache.set(key, 'last')], 'last'],
+      ['set, ttl 0', (key) => [cache.set(key, big), cache.set(key, 'none', { ttl: 0 })], undefined],
+      [
+        'setMany',
+        (key) => [
+          cache.setMany([
+            { key, value: big },
+            { key, value: 'last' }
+          ])
+        ],
+        'last'
+      ],
+      ['set, invalidate', (key) => [cache.set(key, big, tagged), cache.invalidateTags(tags)], undefined],
+      ['invalidate, set', (key) => [cache.invalidateTags(tags), cache.set(key, 'last', tagged)], 'last'],
+      ['clear, set', (key) => [cache.clear(), cache.set(key, 'last', tagged)], 'last'],
+      [
+        'set, set, invalidate',
+        (key) => [cache.set(key, 'old'), cache.set(key, big, tagged), cache.invalidateTags(tags)],
+        undefined
+      ],
+      [
+        'set, invalidate, set',
+        (key) => [cache.set(key, big, tagged), cache.invalidateTags(tags), cache.set(key, 'last', tagged)],
+        'last'
+      ]
+    ]
+    for (const [name, calls, expected] of cases) {
+      const key = fresh()
+      await Promise.all(calls(key))
+      t.equal(await other.cache.get(key), expected, name)
+      t.equal(await cache.get(key), expected, `${name}, here`)
+    }
+  })
+
   await t.test('stale while revalidate', async (t) => {
     const key = fresh()
     let calls = 0
@@ -463,6 +506,16 @@ export async function contract(t: Test, start: Start, fleet: boolean): Promise<v
       message: /'http'.*config.cache/
     })
     t.equal(cache.namespace('a').namespace('http').name, 'a/http')
+    for (const replicas of [-1, 0.5, Number.NaN]) {
+      await t.rejects(cache.invalidateTags(['x'], { replicas }), {
+        code: 'FLOTILLA_CACHE_ERR_OPTIONS',
+        message: /'replicas'/
+      })
+    }
+    await t.rejects(cache.invalidateTags(['x'], { replica: 1 } as object), {
+      code: 'FLOTILLA_CACHE_ERR_OPTIONS',
+      message: /unknown option 'replica'; did you mean 'replicas'\?/
+    })
     const misspelt = { tll: '5m' } as object
     const refused = { code: 'FLOTILLA_CACHE_ERR_OPTIONS', message: /unknown option 'tll'/ }
     t.throws(() => cache.namespace('n', misspelt), refused)
