@@ -9,14 +9,9 @@ export type {
   SessionOptions
 } from './options.js'
 export { Session } from './request/session.js'
-export type {
-  LoginOptions,
-  RenewalOptions,
-  SessionData,
-  SessionKey,
-  SessionValue,
-  SessionValues
-} from './request/session.js'
+export type { RenewalOptions } from './request/session.js'
+export type { LoginOptions } from './request/login-options.js'
+export type { SessionData, SessionKey, SessionValue, SessionValues } from './request/session-data.js'
 export { StoredSession } from './users/sessions.js'
 export type { CreateOptions, Sessions } from './users/sessions.js'
 export type { SessionInfo } from './users/user-sessions.js'

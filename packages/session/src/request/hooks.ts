@@ -15,7 +15,9 @@ import type { RedisClock } from '../store/clock.js'
 import type { Changes } from '../store/session-store.js'
 import type { SessionToken } from '../store/token.js'
 import type { SessionCookie } from './cookie.js'
-import { Session, type SessionParts, withProperties } from './session.js'
+import type { SessionParts } from './session-access.js'
+import { withProperties } from './session-properties.js'
+import { Session } from './session.js'
 
 const kState = Symbol('flotilla.session.request-state')
 const kSession = Symbol('flotilla.session.request-session')

@@ -1,29 +1,22 @@
 import { inspect } from 'node:util'
-import { detail, ERR_CONFLICT, ERR_GONE, ERR_NOT_LOADED, ERR_RESERVED } from '../errors.js'
-import type { LoginChoices, SessionLifecycle } from '../lifecycle/session-lifecycle.js'
-import type { SessionLoader } from '../lifecycle/session-loader.js'
+import { detail, ERR_CONFLICT } from '../errors.js'
+import { readCookieAttributes, type SessionCookieAttributes } from '../options.js'
 import type { SessionState } from '../lifecycle/session-state.js'
-import type { SessionWriter } from '../lifecycle/session-writer.js'
-import type { StoreErrors } from '../lifecycle/store-errors.js'
-import { type CookieSettings, readCookieAttributes, type SessionCookieAttributes } from '../options.js'
-import type { SessionTokens } from '../store/token.js'
-import { type Forgotten, Operations } from './operations.js'
-
-/**
- * The data of a session, for augmentation:
- * ```ts
- * declare module '@flotilla/session' { interface SessionData { cart: Item[] } }
- * ```
- */
-// oxlint-disable-next-line typescript/no-empty-object-type -- empty until a user adds to it
-export interface SessionData {}
-
-/** The keys of the data: any string until {@link SessionData} is augmented. */
-export type SessionKey<Data> = [keyof Data] extends [never] ? string : keyof Data & string
-/** The type of one value: `unknown` until {@link SessionData} is augmented. */
-export type SessionValue<Data, Key> = Key extends keyof Data ? Data[Key] : unknown
-/** All data: any record until {@link SessionData} is augmented. */
-export type SessionValues<Data> = [keyof Data] extends [never] ? Record<string, unknown> : Partial<Data>
+import { type LoginOptions, readLogin } from './login-options.js'
+import {
+  asking,
+  end,
+  kParts,
+  kState,
+  load,
+  operation,
+  readable,
+  recover,
+  save,
+  type SessionParts,
+  writable
+} from './session-access.js'
+import type { SessionData, SessionKey, SessionValue, SessionValues } from './session-data.js'
 
 /** What a renewal decides. */
 export interface RenewalOptions {
@@ -34,27 +27,6 @@ export interface RenewalOptions {
   immediate?: boolean
 }
 
-/** What a login decides. */
-export interface LoginOptions {
-  /** Shown in the list of the user's sessions, such as the name of a device. */
-  label?: string
-}
-
-/** What a session needs of the plugin. */
-export interface SessionParts {
-  readonly loader: SessionLoader
-  readonly writer: SessionWriter
-  readonly lifecycle: SessionLifecycle
-  readonly tokens: SessionTokens
-  readonly errors: StoreErrors
-  readonly cookieSettings: CookieSettings
-  /** Something was changed after the response had been sent. */
-  readonly late: () => void
-  readonly forgotten: Forgotten
-}
-
-const kState = Symbol('flotilla.session.state')
-const kParts = Symbol('flotilla.session.parts')
 const NOTHING = Object.freeze({})
 
 /**
@@ -306,117 +278,4 @@ export class Session<Data extends object = SessionData> {
     const { phase, userId } = this[kState]
     return { session: phase, userId }
   }
-}
-
-export function readLogin({ label }: LoginOptions): LoginChoices {
-  return { label, idleTimeout: undefined, absoluteTimeout: undefined, persistent: undefined }
-}
-
-/** Any session, whatever its data. */
-interface Inner {
-  readonly [kState]: SessionState
-  readonly [kParts]: SessionParts
-}
-
-type AnySession = Session<Record<string, unknown>>
-
-function readable({ [kState]: state }: Inner): SessionState {
-  if (state.phase === 'lazy') throw new ERR_NOT_LOADED()
-  return state
-}
-
-function writable(session: Inner): SessionState {
-  const state = readable(session)
-  if (state.phase === 'degraded') throw state.refuse(session[kParts].errors.readOnly())
-  if (state.response === 'past') session[kParts].late()
-  return state
-}
-
-/** What the response waits for, even if the caller does not; `run` throws nothing but by its promise. */
-function operation<T>(
-  { [kState]: state, [kParts]: parts }: Inner,
-  name: string,
-  run: () => Promise<T>
-): Promise<T> {
-  if (state.response !== 'ahead') return run()
-  state.operations ??= new Operations(parts.forgotten)
-  return state.operations.begin(name, run)
-}
-
-async function load(session: Inner): Promise<void> {
-  const state = session[kState]
-  if (state.phase === 'lazy')
-    state.loading ??= asking(session, () => session[kParts].loader.open(state)).finally(() => {
-      state.loading = undefined
-    })
-  if (state.loading) await state.loading
-}
-
-async function save(session: Inner): Promise<void> {
-  const { writer, lifecycle } = session[kParts]
-  const state = writable(session)
-  const changes = writer.pending(state)
-  if (!changes) return
-  await asking(session, () =>
-    state.phase === 'none' ? lifecycle.create(state) : writer.save(state, changes)
-  )
-}
-
-async function end(session: Inner): Promise<void> {
-  await load(session)
-  const state = writable(session)
-  await asking(session, () => session[kParts].lifecycle.end(state))
-}
-
-async function asking<T>({ [kState]: state, [kParts]: parts }: Inner, run: () => Promise<T>): Promise<T> {
-  try {
-    return await run()
-  } catch (error) {
-    // Unreadable is as good as gone.
-    throw parts.loader.dropUnreadable(state, error) ? new ERR_GONE() : state.refuse(error)
-  }
-}
-
-/** A field that turns out to be unreadable ends the session, not the request. */
-function recover<T>(session: Inner, read: () => T, otherwise: T): T {
-  const state = session[kState]
-  try {
-    return read()
-  } catch (error) {
-    if (!session[kParts].loader.dropUnreadable(state, error)) throw error
-    return otherwise
-  }
-}
-
-const properties: ProxyHandler<AnySession> = {
-  get(target, name) {
-    if (name === kState) return target[kState]
-    if (typeof name === 'symbol' || name in target || name === 'then') return Reflect.get(target, name)
-    return target.get(name)
-  },
-  set(target, name, value) {
-    if (name in target || typeof name === 'symbol') throw new ERR_RESERVED(String(name), String(name))
-    target.set(name, value)
-    return true
-  },
-  has: (target, name) => name in target || (typeof name === 'string' && target.has(name)),
-  deleteProperty(target, name) {
-    if (typeof name === 'string' && !(name in target)) target.delete(name)
-    return true
-  },
-  ownKeys: (target) => target.keys(),
-  getOwnPropertyDescriptor(target, name) {
-    if (typeof name !== 'string' || !target.has(name)) return undefined
-    return { value: target.get(name), writable: true, enumerable: true, configurable: true }
-  }
-}
-
-/** With its data as properties too: `request.session.cart` beside `request.session.get('cart')`. */
-export function withProperties<S extends Inner>(session: S): S {
-  return new Proxy<S>(session, properties as unknown as ProxyHandler<S>)
-}
-
-/** The state behind a session, for the plugin's own use. */
-export function stateOf(session: Inner): SessionState {
-  return session[kState]
 }

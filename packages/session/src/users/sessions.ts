@@ -1,12 +1,7 @@
-import {
-  type LoginOptions,
-  readLogin,
-  Session,
-  type SessionData,
-  type SessionParts,
-  type SessionValues,
-  stateOf
-} from '../request/session.js'
+import { type LoginOptions, readLogin } from '../request/login-options.js'
+import { type SessionParts, stateOf } from '../request/session-access.js'
+import type { SessionData, SessionValues } from '../request/session-data.js'
+import { Session } from '../request/session.js'
 import { SessionState, type Visitor } from '../lifecycle/session-state.js'
 import type { SessionInfo, UserSessions } from './user-sessions.js'
 
