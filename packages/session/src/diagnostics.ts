@@ -4,7 +4,7 @@ import { type Channel, createChannel } from '@flotilla/core'
 export interface LoadedMessage {
   /** Where it came from. */
   readonly source: 'redis' | 'memory'
-  /** False where the cookie was good but no such session exists any more. */
+  /** False if the cookie was good but no such session exists any more. */
   readonly found: boolean
   /** Milliseconds; absent when it came from memory. */
   readonly durationMs?: number
@@ -67,9 +67,9 @@ export interface RenewedMessage {
 }
 /** Redis could not be asked. */
 export interface OutageMessage {
-  /** What was to be done. */
+  /** What failed. */
   readonly operation: string
-  /** Why it could not be. */
+  /** Why. */
   readonly error: Error
 }
 

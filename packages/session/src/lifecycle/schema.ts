@@ -22,7 +22,7 @@ export type SchemaResult<Output> =
 export interface SchemaIssue {
   /** For a human. */
   readonly message: string
-  /** Where it is wrong, from the outside in. */
+  /** The place of the mistake, from the outside in. */
   readonly path?: readonly (PropertyKey | { readonly key: PropertyKey })[] | undefined
 }
 

@@ -42,7 +42,7 @@ type Texts = ReadonlyMap<string, string>
 /** The part of a session's data that goes with it to its successor. */
 type Pick = (fields: SessionFields) => SessionFields
 
-/** Whose a session is to be. */
+/** Whose session it becomes. */
 interface Binding {
   readonly id: string
   readonly owner: Owner

@@ -206,7 +206,7 @@ class SessionResponse {
 
 /** Most apps configure no route, and then no request needs to look: `routeOptions` builds an object each time. */
 function readModes(fastify: FastifyInstance, cookie: SessionCookie): (request: FastifyRequest) => Mode {
-  // Of routes that are there already Fastify does not tell what they configure.
+  // Fastify does not report what routes that are there already configure.
   let configured = hasRoutes(fastify)
   fastify.addHook('onRoute', ({ config, method, url }) => {
     if (modeIn(config, method, url) !== undefined) configured = true
@@ -233,7 +233,7 @@ function modeIn(
   )
 }
 
-/** What the handler did not wait for: it fails as if it had. */
+/** Waits for what the handler did not await. A failure becomes the response's, as if the handler had awaited it. */
 async function waitFor(operations: PendingOperations, payload: unknown): Promise<void> {
   try {
     await operations.ended()

@@ -87,7 +87,7 @@ export class Session<Data extends object = SessionData> {
     return recover(this, () => state.fields.data, {}) as SessionValues<Data>
   }
 
-  /** A value, `undefined` where there is none. Objects may be changed in place. */
+  /** A value, or `undefined`. Objects may be changed in place. */
   get<Key extends SessionKey<Data>>(key: Key): SessionValue<Data, Key> | undefined {
     const state = readable(this)
     return recover(this, () => state.fields.get(key), undefined) as SessionValue<Data, Key> | undefined
@@ -144,9 +144,9 @@ export class Session<Data extends object = SessionData> {
 
   /**
    * Binds the session to a user under a new id (OWASP: against session fixation) and lists it among the
-   * user's sessions. Data is kept, unless it belongs to another user. The old id is dead when this resolves;
-   * where it rejects, the session is still the one it was. One exception: where replicas confirm the new session but
-   * not the end of the old one, this rejects with FLOTILLA_SESSION_ERR_NOT_DURABLE and the user is logged in, under
+   * user's sessions. Data is kept, unless it belongs to another user. The old id is dead when this resolves.
+   * If it rejects, the session is still the one it was. One exception: if replicas confirm the new session but
+   * not the end of the old one, it rejects with FLOTILLA_SESSION_ERR_NOT_DURABLE and the user is logged in, under
    * another `ref`; only a failover could bring the old id back.
    *
    * @throws FLOTILLA_SESSION_ERR_USER_ID, FLOTILLA_SESSION_ERR_TOO_LARGE, FLOTILLA_SESSION_ERR_INVALID_DATA,
@@ -177,7 +177,7 @@ export class Session<Data extends object = SessionData> {
   /**
    * Ends the session and begins a new one without a user. Of the data only the values of `keep` are taken
    * along; use {@link renew} for a new id and everything else as it was. An object that `data` gave before is frozen: what
-   * is written to it would not be saved. Where it rejects, the session is still the
+   * is written to it would not be saved. If it rejects, the session is still the
    * one it was, but for FLOTILLA_SESSION_ERR_NOT_DURABLE: then it has ended, and only a failover could bring it back.
    *
    * @throws FLOTILLA_SESSION_ERR_TOO_LARGE, FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_NOT_DURABLE
@@ -242,7 +242,7 @@ export class Session<Data extends object = SessionData> {
   }
 
   /**
-   * Moves the idle deadline, which otherwise happens by itself; nothing where the session is still new.
+   * Moves the idle deadline, which otherwise happens by itself; does nothing if the session is still new.
    * @throws FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_READ_ONLY
    */
   touch(): Promise<void> {

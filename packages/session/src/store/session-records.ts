@@ -161,7 +161,7 @@ export class SessionRecords {
       verifierHash: token.verifierHash,
       grace,
       endReused: onReuse === 'end',
-      // A token of ours that the store does not know yet: a failover or a restore lost its renewal. Encrypted, nobody has the data's key.
+      // A token of ours that the store does not know yet: a failover or a restore lost its renewal. With encryption that would lose the data's key.
       adopt: this.#encryption === undefined
     })
     if (result.status === 'current') return this.#read(token, result.fields)

@@ -62,7 +62,7 @@ export interface PresentResult {
 }
 
 export interface RenewInput {
-  /** The generation that is to be replaced. */
+  /** The generation to replace. */
   readonly generation: number
   readonly verifierHash: string
   /** For clients that never get the new one; none: the previous verifier is void at once. */

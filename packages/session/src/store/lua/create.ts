@@ -21,7 +21,7 @@ if tonumber(own) > 0 then idle = tonumber(own) end
 local expiry = string.format('%.0f', math.min(now + idle, absolute))
 local ended = {}
 if KEYS[2] then
-  mend(KEYS[2], KEYS[3])
+  repair(KEYS[2], KEYS[3])
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 100)) do
     unlist(KEYS[2], KEYS[3], gone)
   end

@@ -12,7 +12,7 @@ ${OPEN}
 ${UNLIST}
 redis.call('DEL', KEYS[1])
 if KEYS[2] then
-  mend(KEYS[2], KEYS[3])
+  repair(KEYS[2], KEYS[3])
   unlist(KEYS[2], KEYS[3], ref)
 end
 return {1}

@@ -26,11 +26,11 @@ generation, over = tonumber(generation), tonumber(over)
 `
 
 /**
- * Defines `mend(index, devices)`: another type in the place of a user's list is removed, as an unreadable session is. Otherwise that user
+ * Defines `repair(index, devices)`: another type in the place of a user's list is removed, as an unreadable session is. Otherwise that user
  * could not log in any more.
  */
-const MEND = `
-local function mend(index, devices)
+const REPAIR = `
+local function repair(index, devices)
   for key, type in pairs({[index] = 'zset', [devices] = 'hash'}) do
     local found = redis.call('TYPE', key).ok
     if found ~= type and found ~= 'none' then redis.call('DEL', key) end
@@ -40,7 +40,7 @@ end
 
 /** Defines `unlist(index, devices, ref)`: takes a session out of its user's index. */
 export const UNLIST = `
-${MEND}
+${REPAIR}
 local function unlist(index, devices, ref)
   redis.call('ZREM', index, ref)
   redis.call('HDEL', devices, ref, ref .. ':t')
@@ -57,7 +57,7 @@ local function close(idle)
     created, absolute, now, renewed, authenticated, revision + 1, version, own, persistent, user))
   redis.call('PEXPIREAT', KEYS[1], expiry)
   if not KEYS[2] then return end
-  mend(KEYS[2], KEYS[3])
+  repair(KEYS[2], KEYS[3])
   redis.call('ZADD', KEYS[2], expiry, ref)
   redis.call('HSET', KEYS[3], ref .. ':t', string.format('%s %.0f', created, now))
   for i = 2, 3 do

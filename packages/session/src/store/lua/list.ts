@@ -13,7 +13,7 @@ export const listSessions = defineScript<[number, string[], string[]]>({
   lua: `
 ${NOW}
 ${UNLIST}
-mend(KEYS[1], KEYS[2])
+repair(KEYS[1], KEYS[2])
 for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do unlist(KEYS[1], KEYS[2], gone) end
 return {now, redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES'), redis.call('HGETALL', KEYS[2])}
 `

@@ -35,7 +35,7 @@ end
 if ARGV[4] == '1' then
   redis.call('DEL', KEYS[1])
   if KEYS[2] then
-    mend(KEYS[2], KEYS[3])
+    repair(KEYS[2], KEYS[3])
     unlist(KEYS[2], KEYS[3], ref)
   end
 end

@@ -23,7 +23,7 @@ redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], '@t', ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 if KEYS[2] then
-  mend(KEYS[2], KEYS[3])
+  repair(KEYS[2], KEYS[3])
   unlist(KEYS[2], KEYS[3], ref)
 end
 return {1, fields}

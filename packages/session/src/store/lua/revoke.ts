@@ -12,7 +12,7 @@ import { UNLIST } from './fragments.js'
  */
 const LUA = `
 ${UNLIST}
-mend(KEYS[1], KEYS[2])
+repair(KEYS[1], KEYS[2])
 local ended = {}
 for i = 3, #KEYS do
   local ref = string.sub(KEYS[i], -43)
