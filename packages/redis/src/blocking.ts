@@ -1,4 +1,5 @@
 import type { RedisOptions } from 'ioredis'
+import { endClient } from './client.js'
 import { isCluster, type RedisClient } from './redis-client.js'
 
 /** What a blocking user may want otherwise than the shared client has it. */
@@ -37,7 +38,7 @@ export function duplicateForBlocking<Client extends RedisClient>(
     : client.duplicate({ ...connection, ...common })
   // ioredis prints an error without a listener. The client to the same servers logs the outage.
   twin.on('error', () => {})
-  const end = (): void => twin.disconnect()
+  const end = (): void => endClient(twin)
   client.once('end', end)
   twin.once('end', () => client.off('end', end))
   return twin as Client

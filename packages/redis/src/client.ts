@@ -129,8 +129,18 @@ export async function closeClient(client: RedisClient, timeout: number): Promise
       () => {}
     )
   }
-  if (client.status !== 'end') client.disconnect()
+  endClient(client)
   for (const connection of connections) if (connection.status !== 'end') connection.stream?.destroy()
+}
+
+/**
+ * Ends a client, also one that waits for its next attempt to connect. ioredis cancels that attempt and then ends nothing: commands
+ * in its queue never settle and `end` is never emitted. From `wait` it does both.
+ */
+export function endClient(client: RedisClient): void {
+  if (client.status === 'end') return
+  if (client.status === 'reconnecting') client.status = 'wait'
+  client.disconnect()
 }
 
 function withoutUndefined<T extends object>(values: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
