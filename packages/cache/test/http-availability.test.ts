@@ -1,10 +1,12 @@
 /* The cache goes on storing and serving beside errors, private responses and impatient clients. */
 import { markPersonal } from '@flotilla/core'
+import fastifyEtag from '@fastify/etag'
 import { startRedis, until } from '@flotilla/testbed'
-import type { LightMyRequestResponse } from 'fastify'
+import Fastify, { type FastifyReply, type FastifyRequest, type LightMyRequestResponse } from 'fastify'
 import { Readable } from 'node:stream'
 import { ReadableStream } from 'node:stream/web'
 import t from 'tap'
+import { flotillaCache } from '../src/index.js'
 import { gate, startApp } from './support/app.js'
 import { nextTurn, serve } from './support/http.js'
 
@@ -220,4 +222,89 @@ t.test('the media type of what is stored is the one that the handler sent', asyn
     t.equal(second.headers['content-type'], first.headers['content-type'], url)
     t.equal(second.body, first.body)
   }
+})
+
+t.test('conditions and ranges of what is not stored are answered as without the cache', async (t) => {
+  const body = Array.from({ length: 200 }, (_, i) => `${i}`.padStart(10)).join('')
+  /** As a handler does that knows conditions and ranges. */
+  const conditional = ({ headers }: FastifyRequest, reply: FastifyReply): unknown => {
+    void reply
+      .header('etag', '"v1"')
+      .header('last-modified', 'Mon, 02 Nov 2026 10:00:00 GMT')
+      .type('text/plain')
+    if (headers['if-match'] !== undefined && headers['if-match'] !== '"v1"') return reply.code(412).send()
+    if (headers['if-none-match'] === '"v1"') return reply.code(304).send()
+    const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(headers.range ?? '') ?? []
+    if (first === undefined) return body
+    void reply.code(206).header('content-range', `bytes ${first}-${last}/${body.length}`)
+    return body.slice(Number(first), Number(last) + 1)
+  }
+  const kinds: Record<string, (request: FastifyRequest, reply: FastifyReply) => unknown> = {
+    personal: (request, reply) => {
+      markPersonal(request)
+      return conditional(request, reply)
+    },
+    private: (request, reply) => conditional(request, reply.header('cache-control', 'private')),
+    authorized: conditional,
+    oversized: conditional,
+    'an etag of the plugin': (request, reply) => {
+      markPersonal(request)
+      return reply.type('text/plain').send(body)
+    }
+  }
+  const asks = [
+    {},
+    { 'if-none-match': '"v1"' },
+    { 'if-none-match': '"v2"' },
+    { 'if-match': '"v2"' },
+    { 'if-match': '"v1"' },
+    { range: 'bytes=20-29' }
+  ]
+  for (const [kind, handler] of Object.entries(kinds)) {
+    const made = await Promise.all(
+      [true, false].map(async (withCache) => {
+        const app = Fastify()
+        t.teardown(() => app.close())
+        if (kind === 'an etag of the plugin') await app.register(fastifyEtag)
+        if (withCache) await app.register(flotillaCache, { redis: false, http: { maxBody: '1kb' } })
+        for (const [i] of asks.entries()) app.get(`/${i}`, { config: { cache: { ttl: '1m' } } }, handler)
+        return app
+      })
+    )
+    const etag = (await made[1]!.inject('/0')).headers.etag!
+    const general = kind === 'authorized' ? { authorization: 'Ada' } : {}
+    for (const [i, ask] of asks.entries()) {
+      const headers = Object.fromEntries(
+        Object.entries({ ...general, ...ask }).map(([name, value]) => [name, value.replace('"v1"', etag)])
+      )
+      for (const turn of ['first', 'second', 'third']) {
+        const [cached, bare] = await Promise.all(made.map((app) => app.inject({ url: `/${i}`, headers })))
+        const label = `${kind}, ${turn}: ${JSON.stringify(ask)}`
+        // The plugin knows If-None-Match alone; until the cache knows that nothing is stored it answers the others itself.
+        if (kind === 'an etag of the plugin' && turn === 'first' && !('if-none-match' in ask)) continue
+        t.equal(cached!.statusCode, bare!.statusCode, label)
+        t.equal(cached!.body, bare!.body, label)
+        for (const name of ['etag', 'content-range', 'last-modified'] as const) {
+          t.equal(cached!.headers[name], bare!.headers[name], `${label}: ${name}`)
+        }
+      }
+    }
+  }
+})
+
+t.test('a film that is too long to be stored is played part by part', async (t) => {
+  const { calls, get } = await serve(t, { ttl: '1m', maxBody: 100 }, ({ headers }, reply) => {
+    void reply.type('video/mp4')
+    if (headers.range === undefined) return reply.send(Readable.from(['x'.repeat(1000)]))
+    return reply
+      .code(206)
+      .header('content-range', 'bytes 0-9/1000')
+      .send(Readable.from(['0123456789']))
+  })
+  await get()
+  for (let i = 0; i < 3; i++) {
+    const { body, statusCode } = await get({ range: 'bytes=0-9' })
+    t.match({ body, statusCode }, { body: '0123456789', statusCode: 206 })
+  }
+  t.equal(calls(), 4)
 })

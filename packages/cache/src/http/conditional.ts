@@ -9,52 +9,72 @@ export interface Conditions {
   readonly ifModifiedSince: string | undefined
   readonly range: string | undefined
   readonly ifRange: string | undefined
+  /** For the handler alone (RFC 9111 §4.3.2). */
+  readonly ifMatch: string | undefined
+  readonly ifUnmodifiedSince: string | undefined
 }
 
 const NONE: Conditions = {
   ifNoneMatch: undefined,
   ifModifiedSince: undefined,
   range: undefined,
-  ifRange: undefined
+  ifRange: undefined,
+  ifMatch: undefined,
+  ifUnmodifiedSince: undefined
 }
 
+const NAMES = [
+  'if-none-match',
+  'if-modified-since',
+  'if-match',
+  'if-unmodified-since',
+  'range',
+  'if-range'
+] as const
+
 export function conditionsOf(headers: IncomingHttpHeaders): Conditions {
-  if (
-    headers['if-none-match'] === undefined &&
-    headers['if-modified-since'] === undefined &&
-    headers.range === undefined
-  ) {
-    return NONE
-  }
+  if (NAMES.every((name) => headers[name] === undefined)) return NONE
   return {
     ifNoneMatch: headers['if-none-match'],
     ifModifiedSince: headers['if-modified-since'],
     range: headers.range,
-    ifRange: headers['if-range'] as string | undefined
+    ifRange: headers['if-range'] as string | undefined,
+    ifMatch: headers['if-match'],
+    ifUnmodifiedSince: headers['if-unmodified-since']
   }
 }
 
 export function strip(headers: IncomingHttpHeaders): void {
-  for (const name of [
-    'if-none-match',
-    'if-modified-since',
-    'if-match',
-    'if-unmodified-since',
-    'range',
-    'if-range'
-  ]) {
-    if (name in headers) delete headers[name]
-  }
+  for (const name of NAMES) if (name in headers) delete headers[name]
 }
 
-/** Whether 304 answers the request (RFC 9111 §4.3.2): If-None-Match decides alone where it is there. */
-export function notModified({ ifNoneMatch, ifModifiedSince }: Conditions, stored: StoredResponse): boolean {
+/** What conditions are about: a stored response, or one that is being sent. */
+export type Conditional = Pick<StoredResponse, 'status' | 'headers' | 'etag' | 'modified'>
+
+/** Whether 412 answers the request (RFC 9110 §13.2.2): If-Match compares strongly and decides alone if it is present. */
+export function preconditionFails(
+  { ifMatch, ifUnmodifiedSince }: Conditions,
+  { etag, modified }: Conditional
+): boolean {
+  if (ifMatch !== undefined) {
+    if (ifMatch.trim() === '*') return false
+    return !(ifMatch.match(ETAGS) ?? []).some((one) => one === etag && !one.startsWith('W/'))
+  }
+  const since = parseHttpDate(ifUnmodifiedSince)
+  const changed = parseHttpDate(modified)
+  return since !== undefined && changed !== undefined && changed > since
+}
+
+const ETAGS = /(?:W\/)?"[^"]*"/g
+
+/** Whether 304 answers the request (RFC 9111 §4.3.2): If-None-Match decides alone if it is present. */
+export function notModified({ ifNoneMatch, ifModifiedSince }: Conditions, stored: Conditional): boolean {
   if (ifNoneMatch === undefined && ifModifiedSince === undefined) return false
   if (stored.status !== 200) return false
   if (ifNoneMatch !== undefined) {
     if (ifNoneMatch.trim() === '*') return true
     if (stored.etag === undefined) return false
-    return (ifNoneMatch.match(/(?:W\/)?"[^"]*"/g) ?? []).some((one) => weakMatch(one, stored.etag))
+    return (ifNoneMatch.match(ETAGS) ?? []).some((one) => weakMatch(one, stored.etag))
   }
   const since = parseHttpDate(ifModifiedSince)
   if (since === undefined) return false
@@ -85,7 +105,7 @@ export interface ByteRange {
  */
 export function rangeOf(
   { range, ifRange }: Conditions,
-  stored: StoredResponse
+  stored: Conditional & Pick<StoredResponse, 'body'>
 ): ByteRange | 'unsatisfiable' | undefined {
   if (range === undefined || range.length > MAX_RANGE || stored.status !== 200) return undefined
   if (ifRange !== undefined && !rangeStands(ifRange, stored)) return undefined
@@ -105,7 +125,7 @@ export function rangeOf(
 }
 
 /** If-Range compares strongly (RFC 9110 §13.1.5). */
-function rangeStands(ifRange: string, { etag, modified }: StoredResponse): boolean {
+function rangeStands(ifRange: string, { etag, modified }: Conditional): boolean {
   if (ifRange.startsWith('"')) return etag === ifRange
   return !ifRange.startsWith('W/') && modified !== undefined && ifRange === modified
 }

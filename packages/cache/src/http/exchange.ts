@@ -4,14 +4,14 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { FactoryContext } from '../factory.js'
 import { tellRequest } from '../telemetry.js'
 import { cacheStatus, joined, type CacheStatus } from './cache-status.js'
-import { hasValidators, namesSame, notModified } from './conditional.js'
+import { hasValidators, namesSame, notModified, strip } from './conditional.js'
 import { HookHeaders } from './hook-headers.js'
 import { judge, replacesStored, type Judgement, type Lifetimes } from './freshness.js'
 import { bodyOf, intercept, isStream, tagsOf } from './payload.js'
 import { forwardedReads, pauseWatch, resumeWatch, watchHandler } from './personal-reads.js'
 import { RecordedStream } from './recorded-stream.js'
 import { ownControl } from './route.js'
-import { addVary, applyStored, controlBrowsers, part } from './serve.js'
+import { addVary, answerUnstored, applyStored, controlBrowsers, part } from './serve.js'
 import {
   ageOf,
   DESCRIBES_BODY,
@@ -58,6 +58,8 @@ export class Exchange {
     this.outcome.catch(() => undefined)
     this.#hookHeaders = new HookHeaders(reply)
     this.#watch(request, reply)
+    // With a stored response to compare with, 304 is about that one.
+    if (!parts.untouched || this.#stale) strip(request.raw.headers)
     this.#askWhetherChanged(request)
   }
 
@@ -104,7 +106,7 @@ export class Exchange {
     if (!judgement.storable) {
       if (this.#parts.context.background) this.#refreshFailed(statusCode, judgement.reason)
       // A request with Authorization does not wait anyway, and says nothing of what others get.
-      else if (judgement.reason !== 'authorization') this.#parts.shareable(false)
+      else if (!this.#authorized) this.#parts.unshareable(statusCode)
       return this.#pass(reply, payload, judgement.reason)
     }
     const more = judgement.vary.filter((name) => !this.#parts.vary.includes(name))
@@ -116,7 +118,7 @@ export class Exchange {
     if (isStream(payload)) return this.#record(request, reply, payload, judgement)
     const body = bodyOf(payload)
     if (!body || body.length > route.maxBody) {
-      this.#parts.shareable(false)
+      this.#parts.unshareable(statusCode)
       return this.#pass(reply, payload, 'body')
     }
     const validators = hasValidators(reply)
@@ -149,7 +151,7 @@ export class Exchange {
       reply,
       () => this.sending(request, reply),
       () => {
-        this.#parts.shareable(false)
+        this.#parts.unshareable(reply.statusCode)
         this.#skip()
       }
     )
@@ -277,12 +279,12 @@ export class Exchange {
       onWhole: (body) => {
         // Shorter than it was announced: cut off. And what makes the body may have read the session by now.
         const whole = declared === undefined || Number(declared) === body.length
-        if (isPersonal(request)) this.#parts.shareable(false)
+        if (isPersonal(request)) this.#parts.unshareable(statusCode)
         if (!whole || isPersonal(request) || context.skipped) this.#skip()
         else this.#keep(statusCode, headers, body, judgement, validators, now)
       },
       onLost: () => {
-        this.#parts.shareable(false)
+        this.#parts.unshareable(statusCode)
         this.#skip()
       }
     })
@@ -307,7 +309,9 @@ export class Exchange {
   #pass(reply: FastifyReply, payload: unknown, detail: string): unknown {
     this.#skip()
     this.#say(reply, { fwd: this.#parts.fwd, detail })
-    return payload
+    return this.#parts.untouched || reply.request.method !== 'GET'
+      ? payload
+      : answerUnstored(reply, payload, this.#parts.conditions)
   }
 
   #settle(stored: StoredResponse | VaryPointer | undefined, life: Lifetimes | undefined): void {
@@ -319,7 +323,7 @@ export class Exchange {
       context.swrMs = life.swr
       // Within stale-while-revalidate, too, a handler that fails is left alone for a while.
       context.graceMs = Math.max(life.sie, life.swr, kept)
-      this.#parts.shareable(true)
+      this.#parts.unshareable(undefined)
     }
     this.#settled = true
     this.#resolve(stored)

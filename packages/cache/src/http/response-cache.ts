@@ -7,7 +7,7 @@ import { checkTags } from '../options.js'
 import { tellRequest as tell } from '../telemetry.js'
 import { Batches } from './batches.js'
 import { cacheStatus, type CacheStatus } from './cache-status.js'
-import { conditionsOf, strip } from './conditional.js'
+import { conditionsOf } from './conditional.js'
 import { Exchange } from './exchange.js'
 import { HitForMiss } from './hit-for-miss.js'
 import { isIdentified } from './personal-reads.js'
@@ -203,7 +203,6 @@ export class ResponseCache {
     context: Context,
     fwd: NonNullable<CacheStatus['fwd']>
   ): Exchange {
-    strip(request.raw.headers)
     const exchange = new Exchange(request, reply, {
       route,
       context,
@@ -211,7 +210,8 @@ export class ResponseCache {
       vary: place.vary,
       fwd,
       varied: (more) => this.#varied(place, more),
-      shareable: (shareable) => this.#hitForMiss.note(place.key, shareable),
+      unshareable: (status) => this.#hitForMiss.note(place.key, status),
+      untouched: request.raw.headers.authorization !== undefined || this.#hitForMiss.isUntouched(place.key),
       drop: () => this.#drop(place.key)
     })
     this.#exchanges.set(request, exchange)
@@ -273,7 +273,7 @@ export class ResponseCache {
         tags: this.#tags(request, route)
       })
     } catch {
-      this.#hitForMiss.note(place.key, false)
+      this.#hitForMiss.note(place.key, 500)
       return undefined
     }
   }

@@ -1,5 +1,6 @@
 import type { FastifyReply } from 'fastify'
-import { notModified, rangeOf, type Conditions } from './conditional.js'
+import { notModified, preconditionFails, rangeOf, type Conditional, type Conditions } from './conditional.js'
+import { bodyOf, isStream } from './payload.js'
 import type { RouteSettings } from './route.js'
 import { ageOf, type StoredResponse } from './stored-response.js'
 
@@ -55,7 +56,11 @@ export function addVary(reply: FastifyReply, more: string | string[]): void {
 }
 
 /** The body or the range of it that was asked for, with the status and headers that say so. */
-export function part(reply: FastifyReply, stored: StoredResponse, conditions: Conditions): Buffer | null {
+export function part(
+  reply: FastifyReply,
+  stored: Conditional & Pick<StoredResponse, 'body'>,
+  conditions: Conditions
+): Buffer | null {
   const { body } = stored
   if (stored.status === 200) reply.header('accept-ranges', 'bytes')
   if (reply.request.method !== 'GET') return body
@@ -67,4 +72,34 @@ export function part(reply: FastifyReply, stored: StoredResponse, conditions: Co
   }
   reply.code(206).header('content-range', `bytes ${range.start}-${range.end}/${body.length}`)
   return body.subarray(range.start, range.end + 1)
+}
+
+/**
+ * Answers the conditions of a request whose handler did not see them and whose response turned out not to be stored: as a
+ * handler does that knows them. A part of a stream is not cut out (RFC 9110 §14.2 lets a server send the whole).
+ */
+export function answerUnstored(reply: FastifyReply, payload: unknown, conditions: Conditions): unknown {
+  if (reply.statusCode !== 200 || Object.values(conditions).every((one) => one === undefined)) return payload
+  const text = (name: string): string | undefined => {
+    const value = reply.getHeader(name)
+    return value === undefined ? undefined : String(value)
+  }
+  const date = text('date')
+  const facts: Conditional = {
+    status: 200,
+    headers: date === undefined ? [] : [['date', date]],
+    etag: text('etag'),
+    modified: text('last-modified')
+  }
+  const status = preconditionFails(conditions, facts) ? 412 : notModified(conditions, facts) ? 304 : 200
+  if (status !== 200) {
+    if (isStream(payload)) payload.destroy()
+    for (const name of ['content-length', 'content-type', 'content-encoding']) reply.removeHeader(name)
+    reply.code(status)
+    return null
+  }
+  const body = conditions.range === undefined ? undefined : bodyOf(payload)
+  if (!body) return payload
+  reply.removeHeader('content-length')
+  return part(reply, { ...facts, body }, conditions)
 }

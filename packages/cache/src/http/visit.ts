@@ -36,8 +36,10 @@ export interface ExchangeParts {
   readonly fwd: NonNullable<CacheStatus['fwd']>
   /** Says that the responses of this URL vary by these as well. */
   readonly varied: (vary: readonly string[]) => VaryPointer | undefined
-  /** Whether the response can be shared: if not, others do not wait for the next one. */
-  readonly shareable: (shareable: boolean) => void
+  /** The response can be shared, or cannot: then others do not wait for the next one. Its status, if it cannot. */
+  readonly unshareable: (status: number | undefined) => void
+  /** The handler gets the conditions of the request: its answer is most likely not stored. */
+  readonly untouched: boolean
   /** What is stored is not to be used again. */
   readonly drop: () => void
 }
