@@ -1,21 +1,15 @@
-import { Pool, type ClientBase, type ClientConfig } from 'pg'
+import type { ClientConfig, Pool } from 'pg'
 import { ConnectBackoff } from './connect-backoff.js'
+import {
+  connectTimeoutOf,
+  createDriverPool,
+  HookError,
+  type PoolReports,
+  type PoolSettings
+} from './driver-pool.js'
 import { because, ClosedError, PoolExhaustedError, retryAfter, UnavailableError } from './errors.js'
-import { greet, RouterClient, type SessionSettings } from './router-client.js'
+import type { RouterClient } from './router-client.js'
 import { isRefusal } from './sqlstate.js'
-
-export interface PoolSettings extends SessionSettings {
-  /** Connections. */
-  max: number
-  /** Callers that may wait for a connection. */
-  maxWaiting: number
-  /** How long they wait, in milliseconds. */
-  acquireTimeout: number
-  /** How long making a connection may take, in milliseconds. */
-  connectTimeout: number
-  idleTimeout: number
-  maxLifetime: number
-}
 
 export type AcquireCallback = (error: Error | undefined, client: RouterClient) => void
 
@@ -41,6 +35,9 @@ export class ConnectionPool {
   readonly #name: string
   readonly #settings: PoolSettings
   readonly #pool: Pool
+  readonly #report: PoolReports['event']
+  /** Whether connections go from one caller to the next: not if the driver's pool must count or time each loan. */
+  readonly #keepsReady: boolean
   readonly #clients = new Set<RouterClient>()
   /** Taken from the driver's pool and free; the one used last is used next. */
   readonly #ready: RouterClient[] = []
@@ -55,39 +52,20 @@ export class ConnectionPool {
   #sweep: NodeJS.Timeout | undefined
   #closed = false
 
-  /** @param greeted gets each new connection once it is known who answers there, before anything is sent */
-  constructor(
-    name: string,
-    config: ClientConfig,
-    settings: PoolSettings,
-    greeted: (client: RouterClient) => void
-  ) {
+  constructor(name: string, config: ClientConfig, settings: PoolSettings, reports: PoolReports) {
     this.#name = name
     this.#settings = settings
-    const made = (client: RouterClient): void => {
-      this.#clients.add(client)
-      client.once('end', () => this.#ended(client))
-    }
-    const Client = class extends RouterClient {
-      constructor(options: ClientConfig) {
-        super(options)
-        made(this)
+    this.#report = reports.event
+    this.#keepsReady = settings.maxUses === undefined && settings.idleTimeout > READY_FOR
+    this.#pool = createDriverPool(config, settings, {
+      greeted: reports.greeted,
+      event: reports.event,
+      made: (client) => {
+        this.#clients.add(client)
+        client.once('end', () => this.#ended(client))
+        client.on('error', (error) => this.#failedReady(client, error))
       }
-    }
-    this.#pool = new Pool({
-      ...config,
-      max: settings.max,
-      connectionTimeoutMillis: Math.min(settings.acquireTimeout, settings.connectTimeout),
-      idleTimeoutMillis: settings.idleTimeout,
-      maxLifetimeSeconds: settings.maxLifetime / 1000,
-      Client: Client as unknown as new () => ClientBase,
-      onConnect: (client) =>
-        greet(client as RouterClient, settings, settings.connectTimeout).then(() =>
-          greeted(client as RouterClient)
-        ) as unknown as undefined
     })
-    // An idle backend that is terminated must not end the process.
-    this.#pool.on('error', () => {})
   }
 
   get total(): number {
@@ -96,6 +74,11 @@ export class ConnectionPool {
 
   get idle(): number {
     return this.#pool.idleCount + this.#ready.length
+  }
+
+  /** Connections past their lifetime that are still lent. */
+  get expired(): number {
+    return this.#pool.expiredCount
   }
 
   get waiting(): number {
@@ -109,7 +92,7 @@ export class ConnectionPool {
   acquire(callback: AcquireCallback): () => void {
     const client = this.#popReady()
     if (client) {
-      callback(undefined, client)
+      this.#hand(client, callback)
       return nothing
     }
     if (this.#closed) {
@@ -132,9 +115,20 @@ export class ConnectionPool {
 
   /** Gives a connection back; with an error, or broken, it is dropped, and an open transaction is rolled back first. */
   release(client: RouterClient, error?: Error): void {
+    this.returned(client, error)
+    this.takeBack(client, error)
+  }
+
+  /** Reports that a borrower has given a connection back; {@link takeBack} must follow. */
+  returned(client: RouterClient, error?: Error): void {
+    this.#report('release', client, error)
+  }
+
+  /** {@link release} after {@link returned}, once what was not awaited is over. */
+  takeBack(client: RouterClient, error?: Error): void {
     if (error || client.broken) return this.#giveBack(client, error ?? true)
     // Whether a transaction is open is told behind an error; and a borrower may not have awaited all it sent.
-    if (!client.ready) return client.onceReady(() => this.release(client))
+    if (!client.ready) return client.onceReady(() => this.takeBack(client))
     const status = client.getTransactionStatus()
     if (status !== 'T' && status !== 'E') return this.#free(client)
     const timer = setTimeout(() => client.destroy(new Error('ROLLBACK was not answered')), 5_000)
@@ -232,7 +226,7 @@ export class ConnectionPool {
       const own = client as unknown as RouterClient
       own.giveBack = own.release
       own.loans = 0
-      waiter.callback(undefined, own)
+      this.#hand(own, waiter.callback)
       // Others may have waited to see whether connecting works again.
       if (this.#waiting.length > 0) this.#serve()
     })
@@ -240,6 +234,12 @@ export class ConnectionPool {
 
   /** A caller that the server refuses waits for the connections there are; one whose server is away goes elsewhere. */
   #failed(error: Error, waiter: Waiter): void {
+    if (error instanceof HookError) {
+      clearTimeout(waiter.timer)
+      this.#backoff.succeeded()
+      waiter.callback(asError(error.cause), none)
+      return this.#serve()
+    }
     this.#backoff.failed(performance.now(), error)
     if (isRefusal(error) && this.#mayComeFree() && !this.#closed) {
       this.#start(waiter)
@@ -260,7 +260,8 @@ export class ConnectionPool {
     client.pipeline = true
     client.asynchronous = false
     if (client.wasReset) return this.#giveBack(client, true)
-    if (this.#closed || ++client.loans >= LOANS) return this.#giveBack(client)
+    if (this.#closed || !this.#keepsReady || ++client.loans >= LOANS) return this.#giveBack(client)
+    if (performance.now() - client.connectedAt >= this.#settings.maxLifetime) return this.#giveBack(client)
     if (this.#waiting.length > 0) return this.#lend(client)
     this.#ready.push(client)
     this.#sweep ??= setTimeout(() => this.#returnReady(), READY_FOR).unref()
@@ -297,7 +298,21 @@ export class ConnectionPool {
   #lend(client: RouterClient): void {
     const { callback, timer } = this.#waiting.shift()!
     clearTimeout(timer)
+    this.#hand(client, callback)
+  }
+
+  #hand(client: RouterClient, callback: AcquireCallback): void {
+    this.#report('acquire', client)
     callback(undefined, client)
+  }
+
+  /** A connection that is free failed: the driver's pool watches over its idle ones alone. */
+  #failedReady(client: RouterClient, error: Error): void {
+    const at = this.#ready.indexOf(client)
+    if (at === -1) return
+    this.#ready.splice(at, 1)
+    this.#giveBack(client, error)
+    this.#report('error', client, Object.assign(error, { client }))
   }
 
   #ended(client: RouterClient): void {
@@ -313,15 +328,19 @@ export class ConnectionPool {
     return retryAfter(because(error, this.#backoff.error), this.#settings.acquireTimeout)
   }
 
-  #unavailable(cause: Error | undefined): Error {
-    return retryAfter(because(new UnavailableError(this.#name), cause), 1_000)
+  #unavailable(cause: Error | undefined, detail = ''): Error {
+    return retryAfter(because(new UnavailableError(this.#name + detail), cause), 1_000)
   }
 
   /** The server's own words stay inside, as cause: they name the user, and Fastify shows a message to the client. */
   #explain(error: Error): Error {
     if (error.message.startsWith('timeout exceeded')) return because(this.#exhausted(), error)
-    return this.#unavailable(error)
+    const timedOut = error.message.endsWith(' timeout')
+    const late = timedOut ? ` (timeout after ${connectTimeoutOf(this.#settings)} ms)` : ''
+    return this.#unavailable(error, late)
   }
 }
 
 const nothing = (): void => {}
+
+const asError = (thrown: unknown): Error => (thrown instanceof Error ? thrown : new Error(String(thrown)))

@@ -5,7 +5,15 @@ import { NotAReadError, OptionError } from './errors.js'
 import { RoutedPool } from './routed-pool.js'
 import type { Router, StatementOptions } from './router.js'
 import { isUnsupported } from './sqlstate.js'
-import { durationOf, limitsOf, toStatement, type QueryFunction, type QueryOptions } from './statement.js'
+import {
+  durationOf,
+  isNoQuery,
+  limitsOf,
+  noQuery,
+  toStatement,
+  type QueryFunction,
+  type QueryOptions
+} from './statement.js'
 import type { Settings } from './options.js'
 import { describe, type DatabaseStatus } from './status.js'
 import type { TokenCodec } from './token.js'
@@ -124,6 +132,7 @@ class AuthorDatabase implements Database {
   }
 
   readonly query = ((input: string | object, values?: unknown[], options?: QueryOptions) => {
+    if (isNoQuery(input)) return noQuery()
     const { router, settings, limits, isPureRead, remember } = this.#parts
     const statement = toStatement(input, values)
     const bounds = limitsOf(input, options, limits)
@@ -175,13 +184,18 @@ class AuthorSide implements Writer {
   }
 
   readonly query = ((input: string | object, values?: unknown[], options?: QueryOptions) => {
+    if (isNoQuery(input)) return noQuery()
     const { router, limits } = this.parts
     return router[this.#kind](this.session, toStatement(input, values), limitsOf(input, options, limits))
   }) as QueryFunction
 
   get pool(): pg.Pool {
     const { router, limits } = this.parts
-    return (this.#pool ??= new RoutedPool(this.#kind, router, this.session, limits))
+    // A library that ends its pool does not end this one.
+    if (!this.#pool || this.#pool.ending) {
+      this.#pool = new RoutedPool(this.#kind, router, this.session, limits)
+    }
+    return this.#pool
   }
 }
 

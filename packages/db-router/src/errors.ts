@@ -89,6 +89,12 @@ export function retryAfter<E extends Error>(error: E, ms: number): E & { headers
   return Object.assign(error, { headers: { 'retry-after': String(Math.max(1, Math.ceil(ms / 1000))) } })
 }
 
+/** Has the stack lead back to the caller that awaits the promise, instead of to the socket. */
+export function fromCaller(error: unknown): unknown {
+  if (error instanceof Error) Error.captureStackTrace(error)
+  return error
+}
+
 /** Keeps what went wrong below as `cause`. */
 export function because<E extends Error>(error: E, cause: unknown): E {
   error.cause = cause

@@ -6,10 +6,8 @@ import { queryChannel } from './channels.js'
 import {
   AbortedError,
   because,
-  ClosedError,
   NotAReadError,
   OutcomeUnknownError,
-  PoolExhaustedError,
   TimeoutError,
   UnavailableError
 } from './errors.js'
@@ -17,7 +15,8 @@ import type { Lsn } from './lsn.js'
 import { isLost, withoutName, type RouterClient, type Statement } from './router-client.js'
 import type { Server } from './server.js'
 import { isReadOnly, isServerError } from './sqlstate.js'
-import type { Requirement, Topology } from './topology.js'
+import type { Requirement } from './requirement.js'
+import type { Topology } from './topology.js'
 import { BEGIN_READ_ONLY, sendReadOnly, sendVerified } from './verified-read.js'
 
 /** One statement on one server. */
@@ -37,7 +36,7 @@ export interface Task {
 }
 
 /** Called once, with an error or with what the server answered. */
-export type Settled = (error: Error | undefined, result: pg.QueryResult | undefined) => void
+type Settled = (error: Error | undefined, result: pg.QueryResult | undefined) => void
 
 /** Marks errors from before anything was sent: then even a write may go elsewhere. */
 export const kUnsent = Symbol('flotilla.db.unsent')
@@ -45,13 +44,8 @@ export const kUnsent = Symbol('flotilla.db.unsent')
 /** Runs a statement on a connection of the server's pool, bounded by its timeout and its session's abort. */
 export function execute(task: Task): Promise<pg.QueryResult> {
   return new Promise((resolve, reject) => {
-    run(task, (error, result) => (error ? reject(error) : resolve(result!)))
+    new Execution(task, (error, result) => (error ? reject(error) : resolve(result!))).start()
   })
-}
-
-/** {@link execute} without a promise of its own: what every statement goes through should cost no more than it must. */
-export function run(task: Task, settled: Settled): void {
-  new Execution(task, settled).start()
 }
 
 class Execution {
@@ -81,9 +75,9 @@ class Execution {
     this.#leaveLine = server.pool.acquire((failed, client) => {
       if (!failed) return this.#send(client)
       if (this.#over) return
-      // A pool that is used up is this side's doing.
-      const own = failed instanceof PoolExhaustedError || failed instanceof ClosedError
-      this.#finish(Object.assign(failed, { [kUnsent]: true }), undefined, own ? 'nothing' : 'failed')
+      // A pool that is used up, or an `onConnect` that fails, is this side's doing.
+      const seen = failed instanceof UnavailableError ? 'failed' : 'nothing'
+      this.#finish(Object.assign(failed, { [kUnsent]: true }), undefined, seen)
     })
   }
 

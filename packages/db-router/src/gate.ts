@@ -2,7 +2,8 @@ import { untilAborted, type Caller } from './abortable.js'
 import type { CausalSession } from './causal-session.js'
 import type { Server } from './server.js'
 import type { Position } from './token.js'
-import type { Requirement, Topology } from './topology.js'
+import type { Requirement } from './requirement.js'
+import type { Topology } from './topology.js'
 
 export interface GateSettings {
   /** How long a read may wait for a replica to catch up, in milliseconds. */

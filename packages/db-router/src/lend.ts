@@ -1,7 +1,7 @@
 import { Client, Query, type PoolClient, type QueryResult, type Submittable } from 'pg'
 import { capturePosition, mayCommit, type PositionSink } from './capture.js'
 import type { CausalSession } from './causal-session.js'
-import { ReleasedError } from './errors.js'
+import { fromCaller, ReleasedError } from './errors.js'
 import { LentQueue } from './lent-queue.js'
 import type { RouterClient, Statement, StatementCallback } from './router-client.js'
 import type { Server } from './server.js'
@@ -28,6 +28,8 @@ export function lend(client: RouterClient, lending: Lending): PoolClient {
   const loan = new Loan(client, lending)
   client.query = loan.query as typeof client.query
   client.release = loan.release
+  // As the driver's own: what the router itself has in flight is kept apart by the loan's queue.
+  client.pipeline = false
   return client
 }
 
@@ -62,7 +64,9 @@ class Loan {
     const answer = new Promise((resolve, reject) => {
       this.#push(statement, (error, result) => (error ? reject(error) : resolve(result)))
     })
-    return answer.catch(rethrowFromCaller)
+    return answer.catch((error: unknown) => {
+      throw fromCaller(error)
+    })
   }
 
   readonly release = (error?: Error | boolean): void => {
@@ -73,15 +77,16 @@ class Loan {
     client.query = refuse as typeof client.query
     returned()
     const failure = error === true ? new Error('Released to be dropped') : error || undefined
+    server.pool.returned(client, failure)
     // What is still in line fails with the connection.
-    if (failure || client.broken) return server.pool.release(client, failure)
-    if (!sink) return this.#queue.finish(() => server.pool.release(client))
+    if (failure || client.broken) return server.pool.takeBack(client, failure)
+    if (!sink) return this.#queue.finish(() => server.pool.takeBack(client))
     // What was not awaited may still write, and what a cursor or COPY did was not followed: this author's reads wait.
     let settled = false
     const position = new Promise<void>((resolve) => {
       this.#queue.finish(() => {
         const over = (): void => {
-          server.pool.release(client)
+          server.pool.takeBack(client)
           settled = true
           resolve()
         }
@@ -136,12 +141,6 @@ class Loan {
       capturePosition(client, session, sink, done)
     })
   }
-}
-
-/** Its stack leads back to the caller, instead of to the socket. */
-function rethrowFromCaller(error: unknown): never {
-  if (error instanceof Error) Error.captureStackTrace(error)
-  throw error
 }
 
 /** What `query` of a connection does that its borrower has given back. */

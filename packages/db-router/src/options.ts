@@ -5,7 +5,7 @@ import type pg from 'pg'
 import type { BudgetSettings } from './budget.js'
 import type { Carrier } from './carriers/carrier.js'
 import type { CookieSettings } from './carriers/cookie.js'
-import type { PoolSettings } from './connection-pool.js'
+import type { PoolSettings } from './driver-pool.js'
 import { OptionError } from './errors.js'
 import type { MonitorSettings } from './monitor.js'
 import { parseServer, type ServerAddress } from './server-address.js'
@@ -77,6 +77,15 @@ export interface DbRouterOptions {
     idleTimeout?: Duration
     /** Default 30 min. */
     maxLifetime?: Duration
+    /** Connections to each server that stay, however long they are idle. Default 0. */
+    min?: number
+    /** A connection is replaced after it was lent this often. Default never. */
+    maxUses?: number
+    /**
+     * Runs on each new connection before its first use, such as for `set search_path`. What it throws fails the caller that the
+     * connection was made for. Behind a transaction pooler what it sets does not last.
+     */
+    onConnect?: (client: pg.PoolClient) => unknown
   }
   /** How servers are looked at. */
   monitor?: {
@@ -268,10 +277,15 @@ function readPool(options: OptionReader, statementTimeout: number, idleInTransac
     connectTimeout: group?.duration('connectTimeout', { default: 5_000, min: 1 }) ?? 5_000,
     idleTimeout: group?.duration('idleTimeout', { default: 30_000, min: 1 }) ?? 30_000,
     maxLifetime: group?.duration('maxLifetime', { default: 1_800_000, min: 1_000 }) ?? 1_800_000,
+    min: group?.integer('min', { default: 0, max: 10_000 }) ?? 0,
+    maxUses: group?.integer('maxUses', { default: undefined, min: 1 }),
+    onConnect: group?.func('onConnect', undefined),
     statementTimeout,
     idleInTransaction
   })
-  return options.group('pool', read) ?? read(undefined)
+  const pool = options.group('pool', read) ?? read(undefined)
+  if (pool.min > pool.max) options.fail('pool', `an object whose 'min' is at most its 'max', ${pool.max}`)
+  return pool
 }
 
 function readFallback(options: OptionReader, max: number): BudgetSettings {

@@ -18,6 +18,7 @@ import { createRouteClassifier } from './route-classifier.js'
 import { bindToRequests } from './request-database.js'
 import { Router } from './router.js'
 import { Server } from './server.js'
+import type { ServerAddress } from './server-address.js'
 import { isMisconfigured } from './sqlstate.js'
 import { createTokenCodec, laterOf, type TokenCodec } from './token.js'
 import { Topology } from './topology.js'
@@ -57,8 +58,8 @@ async function register(fastify: FastifyInstance, options: DbRouterOptions): Pro
 
 function createTopology(settings: Settings, log: FastifyInstance['log']): Topology {
   const topology = new Topology(settings, log)
-  const add = (listed: 'primary' | 'replica', { name, config }: Settings['primaries'][number]): void => {
-    topology.servers.push(new Server(name, listed, config, settings.pool, settings.monitor, topology))
+  const add = (listed: 'primary' | 'replica', address: ServerAddress): void => {
+    topology.servers.push(new Server(address, listed, settings, topology))
   }
   for (const address of settings.primaries) add('primary', address)
   for (const address of settings.replicas) add('replica', address)

@@ -35,6 +35,8 @@ export class RouterClient extends Client {
   onIdle: (() => void) | undefined
   /** How often it was lent since the driver's pool last had it. */
   loans = 0
+  /** When it was made, as `performance.now()` has it. */
+  connectedAt = 0
   /** What it knows of the prepared question for the position in the log. */
   positionStatement: PositionStatement = 'none'
   /** The `statement_timeout` set on this session, in milliseconds. */

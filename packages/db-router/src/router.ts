@@ -3,13 +3,14 @@ import { untilAborted, type Caller } from './abortable.js'
 import type { PrimaryBudget } from './budget.js'
 import type { CausalSession } from './causal-session.js'
 import { gateChannel, retryChannel } from './channels.js'
-import { because, FencedError, OverBudgetError, retryAfter, UnavailableError } from './errors.js'
-import { execute, kUnsent, run, type Task } from './execute.js'
+import { because, FencedError, fromCaller, OverBudgetError, retryAfter, UnavailableError } from './errors.js'
+import { execute, kUnsent, type Task } from './execute.js'
 import type { Gate } from './gate.js'
 import type { RouterClient, Statement } from './router-client.js'
 import type { Server } from './server.js'
 import { codeOf, isReadOnly, isRetryableRead } from './sqlstate.js'
-import type { Requirement, Topology } from './topology.js'
+import type { Requirement } from './requirement.js'
+import type { Topology } from './topology.js'
 import { NotFreshError } from './verified-read.js'
 
 export interface StatementOptions {
@@ -37,7 +38,7 @@ export class Router {
   readonly budget: PrimaryBudget
   /** Whether writes ask for their position. */
   readonly captures: boolean
-  readonly #hasReplicas: boolean
+  readonly hasReplicas: boolean
 
   constructor(
     topology: Topology,
@@ -50,25 +51,19 @@ export class Router {
     this.gate = gate
     this.budget = budget
     this.captures = captures
-    this.#hasReplicas = hasReplicas
+    this.hasReplicas = hasReplicas
   }
 
   write(session: CausalSession, statement: Statement, options: StatementOptions): Promise<pg.QueryResult> {
     const caller = { session, signal: options.signal }
-    const attempt = (server: Server): Task =>
-      this.#task(server, 'write', session, statement, options, undefined)
-    return new Promise((resolve) => {
-      const again = (first?: Failure): void => {
-        resolve(this.#atPrimary(caller, (server) => execute(attempt(server)), first))
-      }
-      const { primary } = this.topology
-      if (!primary || this.gate.aheadOfPrimary(session)) return again()
-      // Nearly every write ends here, so it is spared what only failures need.
-      run(attempt(primary), (error, result) => {
-        if (error) again({ server: primary, error })
-        else resolve(result!)
-      })
-    })
+    const attempt = (server: Server): Promise<pg.QueryResult> =>
+      execute(this.#task(server, 'write', session, statement, options, undefined))
+    const { primary } = this.topology
+    if (!primary || this.gate.aheadOfPrimary(session)) return this.#atPrimary(caller, attempt)
+    // Nearly every write ends here, so it is spared what only failures need.
+    return attempt(primary).catch((error: unknown) =>
+      this.#atPrimary(caller, attempt, { server: primary, error })
+    )
   }
 
   read(session: CausalSession, statement: Statement, options: StatementOptions): Promise<pg.QueryResult> {
@@ -77,12 +72,9 @@ export class Router {
     const server = this.gate.chooseNow(requirement)
     if (!server) return this.#readSomewhere(session, statement, options)
     if (requirement && gateChannel.active) gateChannel.publish({ outcome: 'fresh', durationMs: 0 })
-    return new Promise((resolve) => {
-      run(this.#task(server, 'read', session, statement, options, requirement), (error, result) => {
-        if (error) resolve(this.#readSomewhere(session, statement, options, { server, error }))
-        else resolve(result!)
-      })
-    })
+    return execute(this.#task(server, 'read', session, statement, options, requirement)).catch(
+      (error: unknown) => this.#readSomewhere(session, statement, options, { server, error })
+    )
   }
 
   /** A connection to read from, for callers that keep one for several statements; `release` must follow. */
@@ -174,7 +166,7 @@ export class Router {
   #mayReadElsewhere({ server, error }: Failure, excluded: Set<Server>): void {
     const unsent = (error as { [kUnsent]?: boolean })[kUnsent] === true
     const lost = error instanceof UnavailableError || error instanceof NotFreshError
-    if (!unsent && !lost && !isRetryableRead(error)) throw error
+    if (!unsent && !lost && !isRetryableRead(error)) throw fromCaller(error)
     retryChannel.publish({ server: server.name, kind: 'read', code: codeOf((error as Error).cause ?? error) })
     excluded.add(server)
   }
@@ -196,7 +188,7 @@ export class Router {
     try {
       return await this.#atPrimary(caller, readAt)
     } catch (error) {
-      if (!(error instanceof UnavailableError)) throw error
+      if (!(error instanceof UnavailableError)) throw fromCaller(error)
       // Lost under way, as when its server was fenced: once more, wherever the primary is now.
       retryChannel.publish({ server: last?.name ?? '', kind: 'read', code: codeOf(error.cause) })
       return await this.#atPrimary(caller, readAt)
@@ -215,7 +207,7 @@ export class Router {
         const unsent =
           (error as { [kUnsent]?: boolean })[kUnsent] === true && error instanceof UnavailableError
         if (!unsent || performance.now() - started > this.topology.primaryWait)
-          throw this.refused(server, error)
+          throw fromCaller(this.refused(server, error))
         await pause(RETRY_PAUSE, caller)
       }
       // A later timeline has a primary of its own: what is written to the earlier one would be lost.
@@ -233,7 +225,7 @@ export class Router {
   /** @param started when the read began to look for a place */
   async #enterPrimary(requirement: Requirement, caller: Caller, started: number): Promise<void> {
     // Without replicas reads at the primary are not a fallback but the order of the day.
-    if (this.#hasReplicas && !this.budget.tryEnter()) {
+    if (this.hasReplicas && !this.budget.tryEnter()) {
       try {
         await this.budget.enter(caller)
       } catch (error) {
@@ -246,7 +238,7 @@ export class Router {
   }
 
   #leavePrimary(): void {
-    if (this.#hasReplicas) this.budget.release()
+    if (this.hasReplicas) this.budget.release()
   }
 }
 

@@ -1,11 +1,13 @@
-import type pg from 'pg'
 import { Breaker } from './breaker.js'
-import { ConnectionPool, type PoolSettings } from './connection-pool.js'
+import { ConnectionPool } from './connection-pool.js'
+import type { PoolSettings } from './driver-pool.js'
 import type { Lsn } from './lsn.js'
 import { Monitor, type MonitorSettings, type Refused } from './monitor.js'
 import type { Observation } from './observation.js'
 import type { RouterClient } from './router-client.js'
-import type { Requirement } from './topology.js'
+import type { ServerAddress } from './server-address.js'
+import type { ConnectionEvents } from './connection-events.js'
+import type { Requirement } from './requirement.js'
 
 export type ServerState = 'unknown' | 'up' | 'down' | 'foreign'
 
@@ -14,6 +16,19 @@ const BREAKER_THRESHOLD = 3
 const MAX_KNOWN = 16
 /** Half-life of a latency measurement, in milliseconds. */
 const LATENCY_HALF_LIFE = 2_000
+
+/** How its connections and its monitor are set up. */
+export interface ServerSettings {
+  readonly pool: PoolSettings
+  readonly monitor: MonitorSettings
+}
+
+/** What a server reports to its topology. */
+export interface ServerReports {
+  readonly connections: ConnectionEvents
+  report(server: Server, observation: Observation | undefined, error?: Error): void
+  refusal(server: Server, refusal: Parameters<Refused>[0]): void
+}
 
 /** One server: its connections, what was last seen of it, and how fast it answers. */
 export class Server {
@@ -49,22 +64,20 @@ export class Server {
   #measuredAt = 0
 
   constructor(
-    name: string,
+    { name, config }: ServerAddress,
     listed: 'primary' | 'replica',
-    config: pg.ClientConfig,
-    pool: PoolSettings,
-    monitor: MonitorSettings,
-    reports: {
-      report: (server: Server, observation: Observation | undefined, error?: Error) => void
-      refusal: (server: Server, refusal: Parameters<Refused>[0]) => void
-    }
+    settings: ServerSettings,
+    reports: ServerReports
   ) {
     this.name = name
     this.listed = listed
-    this.pool = new ConnectionPool(name, config, pool, (client) => this.#greeted(client))
+    this.pool = new ConnectionPool(name, config, settings.pool, {
+      greeted: (client) => this.#greeted(client),
+      event: (event, client, error) => reports.connections.emit(event, this, client, error)
+    })
     this.monitor = new Monitor(
       config,
-      monitor,
+      settings.monitor,
       (observation, error) => reports.report(this, observation, error),
       (refusal) => reports.refusal(this, refusal)
     )

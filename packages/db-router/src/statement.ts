@@ -37,6 +37,13 @@ export interface QueryFunction {
   ): Promise<pg.QueryResult<Row>>
 }
 
+/** Whether there is nothing to run, such as from a variable that was never set. */
+export const isNoQuery = (input: unknown): input is null | undefined => input === undefined || input === null
+
+/** What the driver answers to that. */
+export const noQuery = (): Promise<never> =>
+  Promise.reject(new TypeError('Client was passed a null or undefined query'))
+
 /** The statement in the driver's form. */
 export function toStatement(input: string | object, values?: readonly unknown[]): Statement {
   if (typeof input === 'string') return values ? { text: input, values: values as never } : { text: input }

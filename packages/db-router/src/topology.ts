@@ -1,5 +1,6 @@
 import { untilAborted, type Caller } from './abortable.js'
 import { because, NoPrimaryError, retryAfter } from './errors.js'
+import { ConnectionEvents } from './connection-events.js'
 import { serverChannel, type ServerMessage } from './channels.js'
 import type { PositionSink } from './capture.js'
 import { endOfRecord, type Lsn, type WalLayout } from './lsn.js'
@@ -7,13 +8,11 @@ import type { Refused } from './monitor.js'
 import type { Observation } from './observation.js'
 import type { PositionMode } from './position-query.js'
 import type { Requirement } from './requirement.js'
-import type { Server } from './server.js'
+import type { Server, ServerReports } from './server.js'
 import type { Log, TopologySettings } from './topology-settings.js'
 import { codeOf, isRefusal, isServerError, reasonOf } from './sqlstate.js'
 import { laterOf, type Position } from './token.js'
 import { WalHistory } from './wal-history.js'
-
-export type { Requirement } from './requirement.js'
 
 /** Failed looks in a row before the primary is taken for gone: one may be a hiccup. */
 const PRIMARY_FAILURES = 2
@@ -21,7 +20,8 @@ const PRIMARY_FAILURES = 2
 const CONFIRMED_FOR = 5_000
 
 /** The servers and their roles, as observed: which one takes writes, which ones may answer reads. */
-export class Topology implements PositionSink {
+export class Topology implements PositionSink, ServerReports {
+  readonly connections = new ConnectionEvents()
   readonly history = new WalHistory()
   readonly servers: Server[] = []
   systemId: bigint | undefined

@@ -1,7 +1,7 @@
 import type { RouterClient, Statement, StatementCallback } from './router-client.js'
 import type { Server } from './server.js'
 import { parseLsn, type Lsn } from './lsn.js'
-import type { Requirement } from './topology.js'
+import type { Requirement } from './requirement.js'
 
 // READ COMMITTED by name: each statement then sees at least what the one before it found replayed. A snapshot kept
 // for the whole transaction could be older than the position read in it.

@@ -184,7 +184,7 @@ async function lookNow({ db }: FastifyInstance): Promise<void> {
 async function endMonitor(server: PostgresServer, role: string): Promise<void> {
   const { rowCount } = await server.admin.query(
     `select pg_terminate_backend(pid, 5000) from pg_stat_activity
-     where usename = $1 and query like 'select % /* flotilla: monitor */'`,
+     where usename = $1 and query ~ 'flotilla: (monitor|probe)'`,
     [role]
   )
   if (rowCount !== 1) throw new Error(`${rowCount} monitors of ${role}`)

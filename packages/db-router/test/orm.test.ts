@@ -174,7 +174,8 @@ t.test('the pools are pg pools', async (sub) => {
   })
   sub.ok(pool.totalCount >= 1)
   await pool.end()
-  sub.equal((await pool.query('select 1 as one')).rows[0].one, 1)
+  await sub.rejects(pool.query('select 1'), /after calling end/)
+  sub.equal((await app.db.write.pool.query('select 1 as one')).rows[0].one, 1, 'the next one works')
 })
 
 t.test('what a query object did on a lent connection is read back too', async (sub) => {

@@ -2,6 +2,7 @@ import { listen, startPgBouncer, startPostgres, until } from '@flotilla/testbed'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import t from 'tap'
 import type { QueryMessage } from '../src/index.js'
+import { ConnectionEvents } from '../src/connection-events.js'
 import { readOptions } from '../src/options.js'
 import { Server } from '../src/server.js'
 import { codeOf, createApp } from './fixtures/app-in-process.js'
@@ -166,9 +167,9 @@ t.test('reads are spread, and away from a slow replica', async (sub) => {
 })
 
 t.test('one slow moment does not keep a replica out for good', async (sub) => {
-  const { pool, monitor } = readOptions({ primary: primary.url })
-  const make = (name: string): Server =>
-    new Server(name, 'replica', {}, pool, monitor, { report() {}, refusal() {} })
+  const settings = readOptions({ primary: primary.url })
+  const reports = { connections: new ConnectionEvents(), report() {}, refusal() {} }
+  const make = (name: string): Server => new Server({ name, config: {} }, 'replica', settings, reports)
   const [slow, quick] = [make('slow'), make('quick')]
   const measure = (server: Server, at: number, duration: number): void => {
     server.began()
