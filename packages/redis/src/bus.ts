@@ -4,6 +4,7 @@ import { hostname } from 'node:os'
 import type { FastifyInstance } from 'fastify'
 import { busGap, busProbe, busPublish } from './channels.js'
 import { RedisPublishError } from './errors.js'
+import { RecentMessages } from './recent-messages.js'
 import { withoutArguments } from './reply-error.js'
 import { commandTimeoutOf, type RedisClient } from './redis-client.js'
 import { appSubscriber, publishTo, type AppSubscriber, type Gap } from './subscriber.js'
@@ -126,6 +127,7 @@ class RedisFleetBus implements FleetBus {
   /** By topic: the scopes that this app uses, one entry for each declaration. */
   readonly #scopes = new Map<string, { readonly scope: string }[]>()
   readonly #gapHandlers = new Set<(gap: Gap) => void>()
+  readonly #recent = new RecentMessages()
   readonly #probeChannel: string
   #release: (() => void)[] = []
   #acknowledged: ((timeout: number) => Promise<void>) | undefined
@@ -161,7 +163,7 @@ class RedisFleetBus implements FleetBus {
       new RedisPublishError(`@flotilla/redis: '${topic}' was not published: ${why}`, { cause })
     let message: string
     try {
-      message = JSON.stringify({ t: topic, f: this.instance, s: scope, p: payload })
+      message = JSON.stringify({ t: topic, f: this.instance, n: this.#recent.nextId(), s: scope, p: payload })
     } catch (error) {
       throw fail('its payload is nothing that JSON can carry', error)
     }
@@ -247,7 +249,7 @@ class RedisFleetBus implements FleetBus {
   }
 
   #receive(message: Buffer): void {
-    let read: { t?: unknown; f?: unknown; s?: unknown; p?: unknown } | null
+    let read: { t?: unknown; f?: unknown; n?: unknown; s?: unknown; p?: unknown } | null
     try {
       read = JSON.parse(message.toString()) as typeof read
     } catch {
@@ -255,9 +257,11 @@ class RedisFleetBus implements FleetBus {
     }
     // Not ours: another program publishes on the channel.
     if (typeof read !== 'object' || read === null) return
-    const { t: topic, f: from, s: scope, p: payload } = read
+    const { t: topic, f: from, n: id, s: scope, p: payload } = read
     if (typeof topic !== 'string' || typeof from !== 'string') return
     if (scope !== undefined && typeof scope !== 'string') return
+    // Earlier versions give none.
+    if (typeof id === 'string' && !this.#recent.isNew(id)) return
     for (const subscription of this.#topics.get(topic) ?? []) {
       if (this.#concerns(topic, scope, subscription))
         this.#guard(() => subscription.handler(payload, { from }))

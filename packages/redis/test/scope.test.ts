@@ -1,6 +1,6 @@
-import { startRedis, until } from '@flotilla/testbed'
+import { onEachTopology, startRedis, until } from '@flotilla/testbed'
 import { Redis } from 'ioredis'
-import { test } from 'tap'
+import { test, type Test } from 'tap'
 import { channelPrefixOf, publishTo, resolveSubscriber, type FleetBus } from '../src/index.js'
 import { record, startApp } from './fixtures/app.js'
 
@@ -128,4 +128,24 @@ void test('what else is published on the channel is no message', async (t) => {
   )
   await until(() => heard.length > 0)
   t.same(heard, ['hello'])
+})
+
+void test('a message that arrives again is heard once', async (suite) => {
+  await onEachTopology(suite, async (t: Test, { url }) => {
+    const app = await startApp(t, { url })
+    const subscriber = resolveSubscriber(app, app.redis)
+    await app.ready()
+    const wire: string[] = []
+    await subscriber.subscribe('flotilla:bus', (message) => wire.push(message.toString()))
+    const heard = record(app.bus)
+    await app.bus.ready()
+    await app.bus.publish('news', 1)
+    await until(() => heard.includes(1) && wire.length === 1)
+    // What a repeated PUBLISH does, or a node of a Cluster that is late.
+    await publishTo(app.redis, 'flotilla:bus', wire[0]!)
+    await app.bus.publish('news', 2)
+    await until(() => heard.includes(2) && wire.length === 3)
+    t.same(heard, [1, 2])
+    await app.close()
+  })
 })
