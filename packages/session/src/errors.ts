@@ -97,6 +97,9 @@ export const ERR_TOO_MANY = createError(
   409
 )
 
+/** `reauthenticated` of a session without a user. */
+export const ERR_NO_USER = createError('FLOTILLA_SESSION_ERR_NO_USER', 'Log in first', 401)
+
 /** `update` or `renew` lost the race against other requests too often. `cause` names the field. */
 export const ERR_CONFLICT = createError(
   'FLOTILLA_SESSION_ERR_CONFLICT',

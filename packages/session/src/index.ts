@@ -34,6 +34,7 @@ export {
   ERR_INVALID_DATA as SessionInvalidDataError,
   ERR_KEY as SessionKeyError,
   ERR_NOT_DURABLE as SessionNotDurableError,
+  ERR_NO_USER as SessionNoUserError,
   ERR_NOT_LOADED as SessionNotLoadedError,
   ERR_OPTION as SessionOptionError,
   ERR_READ_ONLY as SessionReadOnlyError,

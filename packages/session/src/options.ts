@@ -156,7 +156,8 @@ export interface Settings {
 const COOKIE_NAME = /^[\w!#$%&'*+.^`|~-]+$/
 const COOKIE = { name: 'sid', secure: true, persistent: false } as const
 const GRACE = 30_000
-const YEAR = 365 * 24 * 3_600_000
+/** A year. */
+export const MAX_TIMEOUT = 365 * 24 * 3_600_000
 
 /**
  * Checks everything before anything is opened.
@@ -164,8 +165,12 @@ const YEAR = 365 * 24 * 3_600_000
  */
 export function readOptions(input: unknown): Settings {
   const read = optionReader('@flotilla/session', input, ERR_OPTION)
-  const idleTimeout = read.duration('idleTimeout', { default: 30 * 60_000, min: 1_000, max: YEAR })
-  const absoluteTimeout = read.duration('absoluteTimeout', { default: 24 * 3_600_000, min: 1_000, max: YEAR })
+  const idleTimeout = read.duration('idleTimeout', { default: 30 * 60_000, min: 1_000, max: MAX_TIMEOUT })
+  const absoluteTimeout = read.duration('absoluteTimeout', {
+    default: 24 * 3_600_000,
+    min: 1_000,
+    max: MAX_TIMEOUT
+  })
   if (absoluteTimeout < idleTimeout) read.fail('absoluteTimeout', 'at least as long as idleTimeout')
   const cookie = read.group('cookie', readCookie) ?? COOKIE
   const clearSiteData = read.raw<boolean | string>('clearSiteData') ?? false

@@ -93,11 +93,11 @@ async function session(fastify: FastifyInstance, options: SessionOptions): Promi
     lifecycle,
     tokens,
     errors,
-    cookieSettings: settings.cookie,
+    settings,
     ...notices.callbacks
   }
   fastify.decorate('sessions', createSessions(parts, users))
-  addSessionHooks(fastify, { ...parts, cookie, clock, settings, later })
+  addSessionHooks(fastify, { ...parts, cookie, clock, later })
   if (settings.local)
     fastify.addHook('onReady', async () => {
       await bus.ready()

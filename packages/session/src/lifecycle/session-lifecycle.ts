@@ -77,17 +77,23 @@ export class SessionLifecycle {
     await this.#replace(state, pick, { id: userId, owner, choices })
   }
 
-  /** The user has proved again who it is: from now on the session is as fresh as after a login. */
-  async reauthenticated(state: SessionState): Promise<number | undefined> {
+  /**
+   * The user has proved again who it is. The verifier is renewed first (OWASP: a new id at each change of privilege), so a failure on the
+   * way leaves the session without the proof.
+   * @returns false if the session has ended
+   */
+  async reauthenticated(state: SessionState): Promise<boolean> {
     const { errors, store, local, publisher } = this.#parts
+    // Busy: other requests are renewing it, and that is as good.
+    if ((await this.renew(state)) === 'ended') return false
     const record = state.record!
     const now = await errors.ask('save', () => store.authenticate(record.key))
-    if (now === undefined) return undefined
+    if (now === undefined) return false
     local?.drop(record.key.ref)
     state.writtenAt = now
     state.record = { ...record, meta: { ...record.meta, authenticatedAt: now } }
     await publisher.changed(record.key.ref)
-    return now
+    return true
   }
 
   /** Ends the session in the store and everywhere. */

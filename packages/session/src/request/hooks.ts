@@ -10,7 +10,6 @@ import type {
 import { channels } from '../diagnostics.js'
 import { ERR_OPTION } from '../errors.js'
 import { type PendingOperations, SessionState } from '../lifecycle/session-state.js'
-import type { Settings } from '../options.js'
 import type { RedisClock } from '../store/clock.js'
 import type { Changes } from '../store/session-store.js'
 import type { SessionToken } from '../store/token.js'
@@ -32,7 +31,6 @@ interface WithSession extends FastifyRequest {
 export interface HookParts extends SessionParts {
   readonly cookie: SessionCookie
   readonly clock: RedisClock
-  readonly settings: Settings
   /** A cookie names a secret that is not listed here. */
   readonly foreignSecret: (keyId: string) => void
   /** Work after the response, to be finished before the app closes. */

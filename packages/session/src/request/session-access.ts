@@ -4,7 +4,7 @@ import type { SessionLoader } from '../lifecycle/session-loader.js'
 import type { SessionState } from '../lifecycle/session-state.js'
 import type { SessionWriter } from '../lifecycle/session-writer.js'
 import type { StoreErrors } from '../lifecycle/store-errors.js'
-import type { CookieSettings } from '../options.js'
+import type { Settings } from '../options.js'
 import type { SessionTokens } from '../store/token.js'
 import { type Forgotten, Operations } from './operations.js'
 
@@ -15,7 +15,7 @@ export interface SessionParts {
   readonly lifecycle: SessionLifecycle
   readonly tokens: SessionTokens
   readonly errors: StoreErrors
-  readonly cookieSettings: CookieSettings
+  readonly settings: Settings
   /** Something was changed after the response had been sent. */
   readonly late: () => void
   readonly forgotten: Forgotten

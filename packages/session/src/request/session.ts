@@ -1,5 +1,5 @@
 import { inspect } from 'node:util'
-import { detail, ERR_CONFLICT } from '../errors.js'
+import { detail, ERR_CONFLICT, ERR_GONE, ERR_NO_USER } from '../errors.js'
 import { readCookieAttributes, type SessionCookieAttributes } from '../options.js'
 import type { SessionState } from '../lifecycle/session-state.js'
 import { type LoginOptions, readLogin } from './login-options.js'
@@ -69,6 +69,15 @@ export class Session<Data extends object = SessionData> {
   get createdAt(): Date | undefined {
     const { record } = readable(this)
     return record && new Date(record.meta.createdAt)
+  }
+
+  /**
+   * When the user last proved who it is: at the login or at {@link reauthenticated}. `undefined` before a login.
+   * Compare it with the present before an action that demands a recent proof.
+   */
+  get authenticatedAt(): Date | undefined {
+    const at = readable(this).record?.meta.authenticatedAt
+    return at ? new Date(at) : undefined
   }
 
   /** The absolute timeout; `undefined` while new. Not using the session ends it sooner. */
@@ -149,12 +158,12 @@ export class Session<Data extends object = SessionData> {
    * not the end of the old one, it rejects with FLOTILLA_SESSION_ERR_NOT_DURABLE and the user is logged in, under
    * another `ref`; only a failover could bring the old id back.
    *
-   * @throws FLOTILLA_SESSION_ERR_USER_ID, FLOTILLA_SESSION_ERR_TOO_LARGE, FLOTILLA_SESSION_ERR_INVALID_DATA,
-   *   FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_NOT_DURABLE
+   * @throws FLOTILLA_SESSION_ERR_USER_ID, FLOTILLA_SESSION_ERR_OPTION, FLOTILLA_SESSION_ERR_TOO_MANY, FLOTILLA_SESSION_ERR_TOO_LARGE,
+   *   FLOTILLA_SESSION_ERR_INVALID_DATA, FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_NOT_DURABLE
    */
   login(userId: string, options: LoginOptions = {}): Promise<void> {
     return operation(this, 'login', async () => {
-      const choices = readLogin(options)
+      const choices = readLogin('session.login()', options, this[kParts].settings)
       await load(this)
       const state = writable(this)
       await asking(this, () => this[kParts].lifecycle.login(state, userId, choices))
@@ -210,6 +219,26 @@ export class Session<Data extends object = SessionData> {
     })
   }
 
+  /**
+   * Call it when the user of this session has proved again who it is (step-up): `authenticatedAt` is now, on every instance. The cookie is
+   * renewed, as {@link renew} does it. To void the cookie before at once, call `renew({ immediate: true })` as well.
+   *
+   * @throws FLOTILLA_SESSION_ERR_NO_USER before a login; FLOTILLA_SESSION_ERR_GONE if the session has ended meanwhile;
+   *   FLOTILLA_SESSION_ERR_CONFLICT, FLOTILLA_SESSION_ERR_UNAVAILABLE
+   */
+  reauthenticated(): Promise<void> {
+    return operation(this, 'reauthenticated', async () => {
+      await load(this)
+      const state = writable(this)
+      if (state.phase === 'ended') throw new ERR_GONE()
+      if (state.userId === undefined) throw new ERR_NO_USER()
+      const { key } = state.record!
+      if (await asking(this, () => this[kParts].lifecycle.reauthenticated(state))) return
+      this[kParts].writer.refused(state, key)
+      throw new ERR_GONE()
+    })
+  }
+
   /** Reads the session if the route's config says `session: 'lazy'`; nothing otherwise. */
   load(): Promise<this> {
     return operation(this, 'load', async () => {
@@ -262,7 +291,7 @@ export class Session<Data extends object = SessionData> {
    */
   options(cookie: SessionCookieAttributes): void {
     const state = this[kState]
-    const { attributes, maxAge, persistent } = readCookieAttributes(cookie, this[kParts].cookieSettings)
+    const { attributes, maxAge, persistent } = readCookieAttributes(cookie, this[kParts].settings.cookie)
     state.cookieOptions = { ...state.cookieOptions, ...attributes }
     state.cookieMaxAge = maxAge ?? state.cookieMaxAge
     state.cookiePersistent = persistent ?? state.cookiePersistent

@@ -47,7 +47,7 @@ export interface Sessions {
 }
 
 export function createSessions(parts: SessionParts, users: UserSessions): Sessions {
-  const { loader, lifecycle, tokens } = parts
+  const { loader, lifecycle, tokens, settings } = parts
   return {
     list: (userId) => users.list(userId),
     count: (userId) => users.count(userId),
@@ -62,7 +62,7 @@ export function createSessions(parts: SessionParts, users: UserSessions): Sessio
       const state = new SessionState('none', undefined, { ip, headers: { 'user-agent': userAgent } })
       for (const [key, value] of Object.entries(data)) state.fields.set(key, value)
       if (userId === undefined) await lifecycle.create(state)
-      else await lifecycle.login(state, userId, readLogin(login))
+      else await lifecycle.login(state, userId, readLogin('sessions.create()', login, settings))
       return new StoredSession<Data>(state, parts)
     },
 

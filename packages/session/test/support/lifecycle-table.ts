@@ -107,13 +107,20 @@ const ENDS: Record<string, { run: Operation; instant?: true; keeps?: true; user?
   }
 }
 
-/** As if the session had last been renewed an hour ago. */
+const HOUR = 3_600_000
+
+/** As if the session had last been renewed, and its user had last been authenticated, an hour ago. */
 const age = (subject: Subject, app: FastifyInstance): Promise<void> =>
-  changeMeta(subject, app, (parts) => (parts[4] = String(Number(parts[4]) - 3_600_000)))
+  changeMeta(subject, app, (parts) => {
+    for (const at of [4, 5]) parts[at] = String(Number(parts[at]) - HOUR)
+  })
+
+const PROOF = 'reauthenticated'
 
 /** What renews. */
 const RENEWS: Record<string, Operation> = {
   renew: post('/renew'),
+  [PROOF]: post('/reauthenticated'),
   'option renew': (app, { cookie }) => request(app, cookie, 'GET', '/data')
 }
 
@@ -127,6 +134,10 @@ const WRITES: Record<string, Operation> = {
 }
 
 function addRoutes(app: FastifyInstance): void {
+  app.post('/reauthenticated', async ({ session }) => {
+    await session.reauthenticated()
+    return {}
+  })
   app.post('/reload-set', async ({ session }) => {
     await session.reload()
     session.set('w', 1)
@@ -202,6 +213,8 @@ async function isDead({ one, two, local }: Fleet, cookie: string | undefined): P
 
 interface Cell {
   readonly name: string
+  /** One of the two proves who the user is. */
+  readonly proves: boolean
   readonly fleet: Fleet
   readonly writes: boolean
 }
@@ -217,7 +230,9 @@ async function checkEnded(
   const { keeps, user } = ENDS[end]!
   const wrong: string[] = []
   if (ended.status !== 200) wrong.push(`${end} answered ${ended.status}`)
-  if (![200, 409].includes(other.status)) wrong.push(`the other one answered ${other.status}`)
+  // The proof of a user that is logged out already is refused.
+  const loggedOut = cell.proves && other.status === 401
+  if (![200, 409].includes(other.status) && !loggedOut) wrong.push(`the other one answered ${other.status}`)
   for (const cookie of [subject.cookie, other.cookie])
     if (!(await isDead(fleet, cookie))) wrong.push('a cookie outlives the end')
   const listed = await fleet.one.sessions.count(subject.userId)
@@ -232,7 +247,7 @@ async function checkEnded(
 }
 
 /** @returns what is wrong */
-async function checkRenewed({ fleet, writes }: Cell, subject: Subject, answers: [Answer, Answer]) {
+async function checkRenewed({ fleet, writes, proves }: Cell, subject: Subject, answers: [Answer, Answer]) {
   const wrong: string[] = []
   for (const { status } of answers) if (status !== 200) wrong.push(`${status}`)
   const cookies = [answers[0].cookie, answers[1].cookie, subject.cookie].filter((one) => one !== undefined)
@@ -244,6 +259,12 @@ async function checkRenewed({ fleet, writes }: Cell, subject: Subject, answers: 
     if (session?.get('w') !== 1) wrong.push('a write was lost')
   }
   if (fleet.refused.some(({ ref }) => ref === subject.ref)) wrong.push('a write was refused')
+  if (proves) {
+    const session = await fleet.two.sessions.get(cookies[0]!.slice(4))
+    await session?.reload()
+    const { authenticatedAt, createdAt } = session!
+    if (!(authenticatedAt! >= createdAt!)) wrong.push('the proof was lost')
+  }
   await fleet.one.sessions.revokeAll(subject.userId)
   for (const cookie of cookies) if (!(await isDead(fleet, cookie))) wrong.push('it outlives revokeAll')
   return wrong
@@ -284,7 +305,8 @@ async function runPair(
   for (const stopped of instant ? [column] : [row, column]) {
     for (let n = 0, more = true; more; n++) {
       const subject = await newSubject(fleet)
-      for (const name of [row, column]) if (name === 'option renew') await age(subject, fleet.one)
+      const names = new Set([row, column])
+      if (names.has('option renew') || names.has(PROOF)) await age(subject, fleet.one)
       const a = (): Promise<Answer> => first(fleet.one, subject)
       const b = (): Promise<Answer> => second(fleet.two, subject)
       const result =
@@ -293,7 +315,7 @@ async function runPair(
       const answers: [Answer, Answer] = forwards
         ? [result.first, result.second]
         : [result.second, result.first]
-      const cell = { name: `${mode}: ${row} × ${column}`, fleet, writes }
+      const cell = { name: `${mode}: ${row} × ${column}`, fleet, writes, proves: names.has(PROOF) }
       const wrong =
         row in ENDS
           ? await checkEnded(cell, subject, row, answers)
