@@ -1,4 +1,5 @@
 import fastifyRedis from '@fastify/redis'
+import type { CheckFunction } from '@flotilla/core'
 import {
   createCertificate,
   startCluster,
@@ -310,6 +311,26 @@ void test(
     }
   }
 )
+
+void test('the bus is well from the first check on, while its connection is still being made', async (t) => {
+  const server = await startRedis()
+  t.teardown(() => server.stop())
+  const app = Fastify()
+  t.teardown(() => app.close())
+  const results: unknown[] = []
+  app.decorate('health', {
+    state: 'starting',
+    // As in an app that has started its checks: each is asked when it is added.
+    addCheck: (name: string, check: CheckFunction) => {
+      if (name === 'bus') results.push(check({ signal: AbortSignal.timeout(10_000) }))
+    },
+    onDrain: () => undefined
+  })
+  await app.register(redis, { url: server.url })
+  app.bus.subscribe('news', () => undefined)
+  await app.ready()
+  t.match(await Promise.all(results), [{ ok: true, details: { active: true, connected: true } }])
+})
 
 void test('registered twice', async (t) => {
   const server = await startRedis()
