@@ -1,5 +1,5 @@
 import type { ConsistencyToken } from '@flotilla/core'
-import type { TurnClock } from './clock.js'
+import { localNow, type TurnClock } from './clock.js'
 import type { Codec } from './codec.js'
 import type { Core } from './core.js'
 import type { GetOrSetOptions } from './engine.js'
@@ -233,7 +233,11 @@ export class Cache<V = unknown> {
     return new Cache<T>(
       this.#core,
       full,
-      entryPolicy(this.#policy, entry),
+      // Freshness of responses is what their headers say: it is cut, not refused.
+      {
+        ...entryPolicy(this.#policy, entry),
+        ...(full === RESPONSES ? { maxTtl: Number.POSITIVE_INFINITY } : {})
+      },
       codec === undefined ? this.#codec : readCodec(codec, fail)
     )
   }
@@ -288,7 +292,7 @@ export class Cache<V = unknown> {
         const entry = bytes && (await reader.open(this.#space, address, bytes, memory?.peek(address)))
         if (!entry) continue
         this.#core.admit(address, entry, spoils[i]!)
-        if (Date.now() >= entry.freshUntil) continue
+        if (localNow() >= entry.freshUntil) continue
         found.set(address.id, entry)
         if (hits.active)
           hits.publish({ ns: this.#space.name, key: address.key, layer: 'redis', stale: false })

@@ -1,9 +1,37 @@
+const { timeOrigin } = performance
+
+/**
+ * Whole milliseconds since 1970 on a clock that only runs forward: it is set when the process starts, and ignores later
+ * changes of the machine's clock. All times of entries in this process are of this clock.
+ */
+export function localNow(): number {
+  return Math.floor(timeOrigin + performance.now())
+}
+
+/** The longest time that a timer of Node.js can be set to, in milliseconds: 24.8 days. */
+export const MAX_TIMER_MS = 2 ** 31 - 1
+
+/**
+ * Calls `work` after `ms`, however long that is; never after `Infinity`. Keeps the process alive, since a caller waits.
+ * @returns what ends it
+ */
+export function startTimer(ms: number, work: () => void): () => void {
+  let timer: NodeJS.Timeout | undefined
+  const arm = (left: number): void => {
+    if (left === Number.POSITIVE_INFINITY) return
+    timer =
+      left > MAX_TIMER_MS ? setTimeout(() => arm(left - MAX_TIMER_MS), MAX_TIMER_MS) : setTimeout(work, left)
+  }
+  arm(ms)
+  return () => clearTimeout(timer)
+}
+
 /** Reads of one turn of the event loop that may share one look at the clock. */
 const READS_PER_LOOK = 64
 
 /**
- * Milliseconds since the epoch as of this turn of the event loop, as libuv's own clock is. A look at the
- * system clock costs more than a whole read from memory does, so reads of one turn share it; a loop
+ * {@link localNow} as of this turn of the event loop, as libuv's own clock is. A look at the
+ * clock costs more than a whole read from memory does, so reads of one turn share it; a loop
  * that never yields looks again every few reads.
  */
 export class TurnClock {
@@ -22,7 +50,7 @@ export class TurnClock {
       this.#armed = true
       setImmediate(this.#endTurn).unref()
     }
-    return (this.#now = Date.now())
+    return (this.#now = localNow())
   }
 }
 
@@ -45,7 +73,7 @@ export class RedisTime {
   /** @param redisMs the time in a reply to a command sent at `sentAt`, both in milliseconds */
   learn(redisMs: number, sentAt: number): void {
     this.#learntAt = performance.now()
-    const roundTrip = Date.now() - sentAt
+    const roundTrip = localNow() - sentAt
     // Quick replies tell the most; slowly forget the best so that a clock that was set is noticed.
     this.#bestRoundTrip = Math.min(this.#bestRoundTrip * 1.05 + 0.05, 1e9)
     if (roundTrip > this.#bestRoundTrip) return

@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { TurnClock } from './clock.js'
+import { localNow, startTimer, type TurnClock } from './clock.js'
 import { refreshEarly, standing, type Entry } from './entry.js'
 import type { Factory } from './factory.js'
 import { Fill, type FillParts } from './fill.js'
@@ -171,24 +171,24 @@ export class Engine {
   async #orLate(call: Call, flight: Flight, waiting: Promise<Outcome>): Promise<Outcome | typeof LATE> {
     const { redisTimeout } = this.#parts.settings
     const { softTimeout } = call.policy
-    let timer: NodeJS.Timeout | undefined
+    let endTimer = (): void => undefined
     const late = new Promise<typeof LATE>((resolve) => {
       const factoryIsLate = (): void => resolve(LATE)
       const redisIsLate = (): void => {
         if (flight.phase === 'redis') resolve(LATE)
         else if (softTimeout !== undefined) {
-          timer = setTimeout(factoryIsLate, Math.max(0, softTimeout - redisTimeout.soft))
+          endTimer = startTimer(Math.max(0, softTimeout - redisTimeout.soft), factoryIsLate)
         }
       }
-      timer =
+      endTimer =
         softTimeout !== undefined && softTimeout < redisTimeout.soft
-          ? setTimeout(factoryIsLate, softTimeout)
-          : setTimeout(redisIsLate, redisTimeout.soft)
+          ? startTimer(softTimeout, factoryIsLate)
+          : startTimer(redisTimeout.soft, redisIsLate)
     })
     try {
       return await Promise.race([waiting, late])
     } finally {
-      clearTimeout(timer)
+      endTimer()
       waiting.catch(() => undefined)
     }
   }
@@ -254,12 +254,12 @@ export class Engine {
     if (call.anew) seen = '*'
     let grace = known && !isDead(known) ? known : undefined
     const token = newVersion()
-    const deadline = Date.now() + policy.timeout + settings.lease
+    const deadline = localNow() + policy.timeout + settings.lease
     let poll = FIRST_POLL_MS
     let refused = 0
     let useless: Buffer | undefined
     for (;;) {
-      const askedAt = Date.now()
+      const askedAt = localNow()
       let reply
       try {
         reply = await remote.acquire(address, token, seen, depends)
@@ -269,7 +269,7 @@ export class Engine {
       if (reply.state === 'wait') {
         // Whoever joined a refresh and needs its value asks again, and waits.
         if (background) return { value: undefined, shared: false }
-        if (call.impatient || Date.now() >= deadline) return run(undefined, grace)
+        if (call.impatient || localNow() >= deadline) return run(undefined, grace)
         waitedSince ||= performance.now()
         await waiters.wait(address.leaseKey, Math.min(poll, reply.leaseMs + 5), askedAt)
         poll = Math.min(poll * 1.5, LAST_POLL_MS)
@@ -296,9 +296,10 @@ export class Engine {
       else if (grace && !reply.bytes && grace.epoch !== marks.epoch) grace = undefined
       if (reply.state === 'cool') {
         // It may have been invalidated while another process computed.
-        if (!grace || isDead(grace)) return run()
+        if (!grace || isDead(grace) || localNow() >= Math.max(grace.staleUntil, grace.graceUntil))
+          return run()
         this.#backOff(grace, policy)
-        if (!background) this.#hit(call, grace === known ? 'memory' : 'redis', Date.now() >= grace.freshUntil)
+        if (!background) this.#hit(call, grace === known ? 'memory' : 'redis', localNow() >= grace.freshUntil)
         return { value: grace.value, shared: !ticket.spoilt }
       }
       return run({ token, began: reply.began }, grace)
@@ -307,17 +308,17 @@ export class Engine {
 
   /** Whether there is no need to see this entry again: Redis need not send it. */
   #spent(entry: Entry, background: boolean): boolean {
-    return background || isDead(entry) || Date.now() >= entry.freshUntil
+    return background || isDead(entry) || localNow() >= entry.freshUntil
   }
 
   #acceptable(entry: Entry, background: boolean): boolean {
-    const now = Date.now()
+    const now = localNow()
     return now < entry.freshUntil || (now < entry.staleUntil && !background)
   }
 
   /** Takes an entry of Redis into memory and serves it. */
   #accept(call: Call, entry: Entry, ticket: Ticket): Outcome {
-    const stale = Date.now() >= entry.freshUntil
+    const stale = localNow() >= entry.freshUntil
     this.#parts.admit(call.address, entry, ticket)
     this.#hit(call, 'redis', stale)
     // The refresh begins once this flight, which holds its place, is over.
@@ -326,7 +327,7 @@ export class Engine {
   }
 
   #backOff(entry: Entry, policy: EntryPolicy): void {
-    entry.backoffUntil = Date.now() + policy.backoff
+    entry.backoffUntil = localNow() + policy.backoff
   }
 
   #hit(call: Call, layer: 'memory' | 'redis', stale: boolean): void {

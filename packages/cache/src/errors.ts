@@ -16,9 +16,9 @@ export const KeyError = createError<[string]>(
   TypeError
 )
 
-export const TtlError = createError<[string, string]>(
+export const TtlError = createError<[string, string, string]>(
   'FLOTILLA_CACHE_ERR_TTL',
-  "'%s' must be a duration in milliseconds or a string such as '30s', not negative and finite, got %s; 0 stores nothing",
+  "'%s' must be %s, got %s",
   500,
   RangeError
 )

@@ -1,3 +1,4 @@
+import { localNow } from './clock.js'
 import type { CoreParts } from './core.js'
 import { standing, type Entry, type Lifetime } from './entry.js'
 import type { Space } from './reader.js'
@@ -130,7 +131,7 @@ function copy(
   tags: readonly string[],
   invalidatedBy: string | undefined
 ): ExplainedCopy {
-  const now = Date.now()
+  const now = localNow()
   return {
     version,
     age: now - life.createdAt,

@@ -1,6 +1,7 @@
 import type { ConsistencyToken, Duration } from '@flotilla/core'
+import { startTimer } from './clock.js'
 import { FactoryTimeoutError } from './errors.js'
-import { checkTags, ms } from './options.js'
+import { checkTags, ttlMs } from './options.js'
 
 /** What a factory is given. */
 export interface FactoryContext<T = unknown> {
@@ -19,7 +20,7 @@ export interface FactoryContext<T = unknown> {
   readonly background: boolean
   /** Adds tags to the entry. Name them before reading what they stand for. */
   tags(...tags: (string | readonly string[])[]): void
-  /** Sets the entry's `ttl`, in place of that of the options. 0 does not store it. */
+  /** Sets the entry's `ttl`, in place of that of the options; at most `maxTtl`. 0 does not store it. */
   ttl(ttl: Duration): void
   /** Returns the value to the callers without storing it. */
   skip(): void
@@ -56,6 +57,7 @@ export class Context implements FactoryContext {
   readonly #abort: () => AbortController
   readonly #addTags: (tags: readonly string[]) => void
   readonly #after: () => ConsistencyToken | undefined
+  readonly #maxTtl: number
 
   constructor(parts: {
     key: string
@@ -65,6 +67,7 @@ export class Context implements FactoryContext {
     abort: () => AbortController
     addTags: (tags: readonly string[]) => void
     after: () => ConsistencyToken | undefined
+    maxTtl: number
   }) {
     this.key = parts.key
     this.stale = parts.stale
@@ -73,6 +76,7 @@ export class Context implements FactoryContext {
     this.#abort = parts.abort
     this.#addTags = parts.addTags
     this.#after = parts.after
+    this.#maxTtl = parts.maxTtl
   }
 
   get signal(): AbortSignal {
@@ -88,7 +92,7 @@ export class Context implements FactoryContext {
   }
 
   ttl(ttl: Duration): void {
-    this.ttlMs = ms('ttl', ttl, undefined)
+    this.ttlMs = ttlMs('ttl', ttl, undefined, this.#maxTtl)
   }
 
   skip(): void {
@@ -123,9 +127,9 @@ export function runBounded<T>(
       abort().abort(error)
       reject(error)
     }
-    const timer = setTimeout(() => cancel(new FactoryTimeoutError(key, timeout)), timeout)
+    const endTimer = startTimer(timeout, () => cancel(new FactoryTimeoutError(key, timeout)))
     const end = (): void => {
-      clearTimeout(timer)
+      endTimer()
       underWay.delete(cancel)
     }
     underWay.add(cancel)

@@ -1,6 +1,6 @@
 import type { ConsistencyToken } from '@flotilla/core'
 import type { FastifyBaseLogger } from 'fastify'
-import type { RedisTime } from './clock.js'
+import { localNow, type RedisTime } from './clock.js'
 import type { Entry, Lifetime } from './entry.js'
 import { ClosedError } from './errors.js'
 import { Context, runBounded, type Cancel, type Factory } from './factory.js'
@@ -110,7 +110,8 @@ export class Fill {
       background: task.background,
       abort,
       addTags: (tags) => claims.add(tags),
-      after: () => claims.after(context)
+      after: () => claims.after(context),
+      maxTtl: task.policy.maxTtl
     })
     const began = performance.now()
     const value: unknown = await this.#flights.run(task.flight, () =>
@@ -153,7 +154,7 @@ export class Fill {
     }
     const coded = await reader.encode(space, address.key, value, life, claims.tags, claims.stamps)
     claims.stored = { value: coded.value }
-    const kept = Math.max(life.freshUntil, life.staleUntil, life.graceUntil) - Date.now()
+    const kept = Math.max(life.freshUntil, life.staleUntil, life.graceUntil) - localNow()
     try {
       const end = await remote.fill(
         address,
@@ -175,16 +176,18 @@ export class Fill {
 
   async #failed(task: FillTask, error: unknown, claims: Claims): Promise<Outcome> {
     const { grace, policy } = task
-    const usable = (entry: Entry): boolean =>
-      Date.now() < entry.graceUntil && !task.ticket.spoilt && !isDead(entry)
-    await this.#release(task, grace && usable(grace) ? policy.backoff : 0)
-    if (!grace || !usable(grace)) throw error
-    grace.backoffUntil = Date.now() + policy.backoff
+    // For how long the old value may still be served: within its grace to those who wait, within swr to others.
+    const left = (entry: Entry): number =>
+      task.ticket.spoilt || isDead(entry) ? 0 : Math.max(entry.staleUntil, entry.graceUntil) - localNow()
+    await this.#release(task, grace ? Math.max(0, Math.min(policy.backoff, left(grace))) : 0)
+    if (!grace || left(grace) <= 0) throw error
+    grace.backoffUntil = localNow() + policy.backoff
     const { memory } = this.#parts
     if (memory && memory.peek(task.address) !== grace && grace.marks.every((mark) => mark.refs > 0)) {
       for (const mark of grace.marks) this.#parts.marks.hold(mark.name)
       memory.put(task.address, grace)
     }
+    if (!task.background && localNow() >= grace.graceUntil) throw error
     this.#parts.log.warn({ err: error, key: task.address.key }, 'the factory failed; the old value is served')
     return { value: grace.value, shared: claims.stand() }
   }
@@ -234,7 +237,7 @@ class Claims {
     this.#began = task.lease
       ? task.lease.began - (parts.remote?.skew ?? 0)
       : parts.remote
-        ? Date.now() * 1000
+        ? parts.time.toRedis(localNow()) * 1000
         : parts.marks.now
   }
 
@@ -314,7 +317,7 @@ class Claims {
   #demanding(): Mark[] {
     const { remote, time, settings } = this.#parts
     if (!remote) return this.marks.filter((mark) => mark.after !== undefined)
-    const since = (time.toRedis(Date.now()) - settings.tokenWindow) * 1000
+    const since = (time.toRedis(localNow()) - settings.tokenWindow) * 1000
     return this.marks.filter((mark) => mark.after !== undefined && mark.value > since)
   }
 }
@@ -330,7 +333,7 @@ export function lifetime(
   const chosen = context.ttlMs ?? (value === null ? (policy.negativeTtl ?? policy.ttl) : policy.ttl)
   const ttl = Math.min(chosen, maxTtl) * (1 - policy.jitter * Math.random())
   if (ttl <= 0) return undefined
-  const now = Date.now()
+  const now = localNow()
   const latest = now + maxTtl
   const freshUntil = now + ttl
   return {

@@ -1,5 +1,13 @@
-import { didYouMean, optionReader, parseDuration, type Duration, type Size } from '@flotilla/core'
+import {
+  didYouMean,
+  formatDuration,
+  optionReader,
+  parseDuration,
+  type Duration,
+  type Size
+} from '@flotilla/core'
 import type { RedisClient } from '@flotilla/redis'
+import { MAX_TIMER_MS } from './clock.js'
 import { jsonCodec, msgpackCodec, type Codec } from './codec.js'
 import { OptionsError, TagsError, TtlError } from './errors.js'
 import { readHttpOptions, type HttpOptions, type HttpSettings } from './http/options.js'
@@ -8,7 +16,7 @@ const PLUGIN = '@flotilla/cache'
 
 /** How one entry lives. Given at `register`, for a namespace, or in a call; the nearest wins. */
 export interface EntryOptions {
-  /** How long a value is fresh. 0 stores nothing. Default 5 minutes. */
+  /** How long a value is fresh, at most `maxTtl`. 0 stores nothing. Default 5 minutes. */
   ttl?: Duration
   /** How long after `ttl` a value is still served at once while one process refreshes it. Default 0. */
   swr?: Duration
@@ -22,9 +30,9 @@ export interface EntryOptions {
   jitter?: number
   /** Eagerness of early refresh (XFetch): 1 as in the paper, more is earlier, 0 or false never. Default 1. */
   early?: number | false
-  /** When an old value can be served within `grace`: how long the factory is waited for. Default: for as long as it takes. */
+  /** When an old value can be served within `grace`: how long the factory is waited for. Default `Infinity`: for as long as it takes. */
   softTimeout?: Duration
-  /** After this the factory's `signal` is aborted and the call fails, or falls back on grace. Default 30 seconds. */
+  /** After this the factory's `signal` is aborted and the call fails, or falls back on grace. `Infinity` for never. Default 30 seconds. */
   timeout?: Duration
 }
 
@@ -71,6 +79,8 @@ export interface EntryPolicy {
   readonly early: number
   readonly softTimeout: number | undefined
   readonly timeout: number
+  /** The longest `ttl` that may be asked for. */
+  readonly maxTtl: number
 }
 
 export interface CacheSettings {
@@ -90,7 +100,7 @@ export interface CacheSettings {
   readonly http: HttpSettings | undefined
 }
 
-const DEFAULT_ENTRY: EntryPolicy = {
+const DEFAULT_ENTRY: Omit<EntryPolicy, 'maxTtl'> = {
   ttl: 300_000,
   swr: 0,
   grace: 0,
@@ -106,8 +116,10 @@ const DEFAULT_ENTRY: EntryPolicy = {
 export function readOptions(input: CacheOptions | undefined): CacheSettings {
   const options = optionReader(PLUGIN, input, OptionsError)
   for (const name of ENTRY_OPTIONS) options.raw(name)
+  const maxTtl = options.duration('maxTtl', { default: 30 * 86_400_000, min: 1000 })
+  const base = { ...DEFAULT_ENTRY, ttl: Math.min(DEFAULT_ENTRY.ttl, maxTtl), maxTtl }
   const settings: CacheSettings = {
-    entry: entryPolicy(DEFAULT_ENTRY, input ?? {}),
+    entry: entryPolicy(base, input ?? {}),
     redis: options.raw<string | RedisClient | false>('redis'),
     keyPrefix: options.string('keyPrefix', 'flotilla:'),
     memory:
@@ -122,16 +134,16 @@ export function readOptions(input: CacheOptions | undefined): CacheSettings {
       options.raw('compressAbove') === false
         ? Number.POSITIVE_INFINITY
         : options.size('compressAbove', { default: 16 * 1024 }),
-    lease: options.duration('lease', { default: 5000, min: 100 }),
+    lease: options.duration('lease', { default: 5000, min: 100, max: MAX_TIMER_MS }),
     redisTimeout: options.group('redisTimeout', (group) => ({
-      soft: group.duration('soft', { default: 200, min: 1 }),
-      hard: group.duration('hard', { default: 1000, min: 1 })
+      soft: group.duration('soft', { default: 200, min: 1, max: MAX_TIMER_MS }),
+      hard: group.duration('hard', { default: 1000, min: 1, max: MAX_TIMER_MS })
     })) ?? { soft: 200, hard: 1000 },
     breaker: options.group('breaker', (group) => ({
       failures: group.integer('failures', { default: 3, min: 1 }),
-      cooldown: group.duration('cooldown', { default: 1000, min: 10 })
+      cooldown: group.duration('cooldown', { default: 1000, min: 10, max: MAX_TIMER_MS })
     })) ?? { failures: 3, cooldown: 1000 },
-    maxTtl: options.duration('maxTtl', { default: 30 * 86_400_000, min: 1000 }),
+    maxTtl,
     clockSkew: options.duration('clockSkew', { default: 250 }),
     tokenWindow: options.duration('tokenWindow', { default: 60_000 }),
     covers: options.func<CacheSettings['covers'], CacheSettings['covers']>(
@@ -208,25 +220,42 @@ function refuse(what: string, name: string, known: readonly string[]): never {
  */
 export function entryPolicy(base: EntryPolicy, options: EntryOptions | undefined): EntryPolicy {
   if (options === undefined) return base
+  const { maxTtl } = base
+  const softTimeout = orNever('softTimeout', options.softTimeout, base.softTimeout)
   return {
-    ttl: ms('ttl', options.ttl, base.ttl),
+    ttl: ttlMs('ttl', options.ttl, base.ttl, maxTtl),
     swr: ms('swr', options.swr, base.swr),
     grace: ms('grace', options.grace, base.grace),
     backoff: ms('backoff', options.backoff, base.backoff),
-    negativeTtl: ms('negativeTtl', options.negativeTtl, base.negativeTtl),
+    negativeTtl: ttlMs('negativeTtl', options.negativeTtl, base.negativeTtl, maxTtl),
     jitter: within('jitter', options.jitter, base.jitter, 1),
     early: within('early', options.early === false ? 0 : options.early, base.early, 100),
-    softTimeout: ms('softTimeout', options.softTimeout, base.softTimeout),
-    timeout: ms('timeout', options.timeout, base.timeout)
+    softTimeout: softTimeout === Number.POSITIVE_INFINITY ? undefined : softTimeout,
+    timeout: orNever('timeout', options.timeout, base.timeout),
+    maxTtl
   }
 }
+
+/** @throws FLOTILLA_CACHE_ERR_TTL also if it is longer than any entry may live */
+export function ttlMs<D>(name: string, value: Duration | undefined, fallback: D, maxTtl: number): number | D {
+  const parsed = ms(name, value, fallback)
+  if (value === undefined || (parsed as number) <= maxTtl) return parsed
+  throw new TtlError(name, `at most the option maxTtl (${formatDuration(maxTtl)})`, String(value))
+}
+
+function orNever<D>(name: string, value: Duration | undefined, fallback: D): number | D {
+  return value === Number.POSITIVE_INFINITY ? value : ms(name, value, fallback)
+}
+
+const DURATION =
+  "a duration in milliseconds or a string such as '30s', not negative and finite; 0 stores nothing"
 
 /** @throws FLOTILLA_CACHE_ERR_TTL */
 export function ms<D>(name: string, value: Duration | undefined, fallback: D): number | D {
   if (value === undefined) return fallback
   if (typeof value === 'number' && value >= 0 && value < Number.POSITIVE_INFINITY) return value
   const parsed = parseDuration(value)
-  if (parsed === undefined) throw new TtlError(name, String(value))
+  if (parsed === undefined) throw new TtlError(name, DURATION, String(value))
   return parsed
 }
 

@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Address, Remote } from './remote.js'
-import type { RedisTime } from './clock.js'
+import { localNow, type RedisTime } from './clock.js'
 import { compress, decompress, type Codec } from './codec.js'
 import { Entry, type Lifetime } from './entry.js'
 import { CorruptEntryError, ValueError } from './errors.js'
@@ -58,7 +58,7 @@ export class EntryReader {
         await this.#parts.remote?.learn(have.marks.filter((mark) => !mark.known))
         return isDead(have) ? undefined : have
       }
-      if (this.#parts.time.toLocal(wire.header.keptUntil) <= Date.now()) return undefined
+      if (this.#parts.time.toLocal(wire.header.keptUntil) <= localNow()) return undefined
       return await this.#open(space, address, wire)
     } catch (error) {
       if (!(error instanceof CorruptEntryError)) throw error

@@ -1,6 +1,6 @@
 import { channelPrefixOf, isCluster, waitForReplicas, type RedisClient } from '@flotilla/redis'
 import type { Breaker } from './breaker.js'
-import type { RedisTime } from './clock.js'
+import { localNow, type RedisTime } from './clock.js'
 import { ReplicasError } from './errors.js'
 import type { KeyNames } from './keys.js'
 import { acquire, COOL, VALUE, WAIT, type AcquireReply } from './lua/acquire.js'
@@ -94,7 +94,7 @@ export class Remote {
       const keys = [address.entryKey, address.leaseKey]
       const beside = this.cluster ? this.#ask(marks) : undefined
       if (!beside) for (const mark of marks) keys.push(mark.name)
-      const sentAt = Date.now()
+      const sentAt = localNow()
       const { lease, markLife } = this.#settings
       const args = [token, lease, seen, this.#time.due ? '1' : '', markLife]
       const asked = acquire(keys.length).runBuffer<AcquireReply>(this.#client, keys, args)

@@ -1,3 +1,5 @@
+import { localNow } from './clock.js'
+
 const REMEMBERED = 1000
 
 /** Callers of this process that wait until another process has filled, given up or lost a lease. */
@@ -9,7 +11,7 @@ export class Waiters {
   /** Told by the notification channel: the lease under this key has ended. */
   wake(leaseKey: string): void {
     this.#ended.delete(leaseKey)
-    this.#ended.set(leaseKey, Date.now())
+    this.#ended.set(leaseKey, localNow())
     if (this.#ended.size > REMEMBERED) this.#ended.delete(this.#ended.keys().next().value!)
     for (const resume of this.#waiting.get(leaseKey) ?? []) resume()
   }

@@ -1,3 +1,4 @@
+import { localNow } from './clock.js'
 import type { Core } from './core.js'
 import type { Lifetime } from './entry.js'
 import { ValueError } from './errors.js'
@@ -136,7 +137,7 @@ export class Writer {
     for (let attempt = 1; ; attempt++) {
       const stamps = depends.map((mark) => mark.value)
       const coded = await reader.encode(this.#space, address.key, value, life, tags, stamps)
-      const ms = Math.max(life.freshUntil, life.staleUntil, life.graceUntil) - Date.now()
+      const ms = Math.max(life.freshUntil, life.staleUntil, life.graceUntil) - localNow()
       const stored = { kept: coded.value, version: coded.version, size: coded.size, stamps }
       try {
         // Redis refuses a mark above its stamp: the tag was invalidated, or the mark was lost and there is a new one.

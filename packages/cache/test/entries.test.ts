@@ -181,6 +181,20 @@ t.test('getOrSet with 10,000 tags: more than a script can take at once', async (
   t.equal(await app.cache.getOrSet('k', () => 3, { tags }), 3)
 })
 
+t.test('memory expires by a clock that only runs forward', async (t) => {
+  const app = await startApp(t, undefined)
+  const real = Date.now
+  t.teardown(() => (Date.now = real))
+  await app.cache.set('long', 1, { ttl: '1h' })
+  await app.cache.set('short', 1, { ttl: 50 })
+  Date.now = () => real() + 2 * 3_600_000
+  await new Promise((resolve) => setImmediate(resolve))
+  t.equal(app.cache.peek('long'), 1, 'the clock was set forward')
+  Date.now = () => real() - 2 * 3_600_000
+  await until(() => app.cache.peek('short') === undefined, { message: 'the clock was set back' })
+  t.equal(app.cache.peek('long'), 1)
+})
+
 t.test('memory is refilled with the life that remains', async (t) => {
   const redis = await startRedis()
   t.teardown(() => redis.stop())

@@ -23,6 +23,13 @@ t.test('options are checked before anything is opened', async (t) => {
     [{ redis: false, codec: { name: '' } }, /'codec'/],
     [{ redis: false, jitter: 2 }, /'jitter'/],
     [{ redis: false, lease: 1 }, /'lease'/],
+    [{ redis: false, lease: '25d' }, /'lease'/],
+    [{ redis: false, redisTimeout: { hard: '25d' } }, /'redisTimeout.hard'/],
+    [
+      { redis: false, maxTtl: '1m', ttl: '2m' },
+      /'ttl' must be at most .*maxTtl \(1m\)/,
+      'FLOTILLA_CACHE_ERR_TTL'
+    ],
     [{ redis: false, http: { name: 'not a token' } }, /'http.name'/],
     [{ redis: false, breaker: { failures: 0 } }, /'breaker.failures'/],
     [{}, /register @flotilla\/redis .* before @flotilla\/cache.*redis: false/, 'FLOTILLA_REDIS_ERR_NO_CLIENT']

@@ -407,6 +407,45 @@ export async function contract(t: Test, start: Start, fleet: boolean): Promise<v
     await until(async () => (await cache.get(slow)) === 'new', { message: 'what came late is kept' })
   })
 
+  await t.test('a refresh that fails is left alone for the backoff, with swr alone too', async (t) => {
+    const key = fresh()
+    let calls = 0
+    const failing = (): never => {
+      calls++
+      throw new Error('down')
+    }
+    const options = { ttl: 30, swr: '1h', backoff: '1h' }
+    await cache.getOrSet(key, () => 'old', options)
+    await until(async () => (await cache.get(key)) === undefined, { message: 'no longer fresh' })
+    const ask = async (app: FastifyInstance): Promise<void> => {
+      t.equal(await app.cache.getOrSet(key, failing, options), 'old')
+      await until(() => !app.cache.isUnderWay(key), { message: 'its refresh has ended' })
+    }
+    for (let i = 0; i < 10; i++) await ask(app)
+    t.equal(calls, 1)
+    for (let i = 0; i < 3; i++) await ask(other)
+    t.equal(calls, 1, 'in the whole fleet')
+  })
+
+  await t.test('timeouts longer than a timer can be, and none', async (t) => {
+    for (const timeout of ['30d', 2 ** 31, Number.POSITIVE_INFINITY]) {
+      const go = gate<string>()
+      const key = fresh()
+      const options = { ttl: 30, grace: '1h', timeout, softTimeout: timeout }
+      const first = cache.getOrSet(key, () => go.passed, options)
+      // A timer that overflows ends within a millisecond.
+      await new Promise((resolve) => setTimeout(resolve, 20))
+      go.open('first')
+      t.equal(await first, 'first', `timeout ${timeout}`)
+      await until(async () => (await cache.get(key)) === undefined, { message: 'no longer fresh' })
+      const next = gate<string>()
+      const second = cache.getOrSet(key, () => next.passed, options)
+      await new Promise((resolve) => setTimeout(resolve, 20))
+      next.open('second')
+      t.equal(await second, 'second', `softTimeout ${timeout}`)
+    }
+  })
+
   await t.test('a factory that never settles is aborted', async (t) => {
     const key = fresh()
     let aborted: unknown
@@ -486,6 +525,21 @@ export async function contract(t: Test, start: Start, fleet: boolean): Promise<v
   })
 
   await t.test('bad input', async (t) => {
+    const long = {
+      code: 'FLOTILLA_CACHE_ERR_TTL',
+      message: /'ttl' must be at most the option maxTtl \(30d\)/
+    }
+    await t.rejects(cache.set('k', 1, { ttl: '31d' }), long)
+    await t.rejects(
+      cache.getOrSet(fresh(), () => 1, { ttl: '31d' }),
+      long
+    )
+    await t.rejects(
+      cache.getOrSet(fresh(), (ctx) => ctx.ttl('31d')),
+      long
+    )
+    t.throws(() => cache.namespace('long', { ttl: '31d' }), long)
+    await t.rejects(cache.set('k', null, { negativeTtl: '31d' }), { code: long.code, message: /negativeTtl/ })
     for (const ttl of [-1, Number.NaN, Number.POSITIVE_INFINITY, 'soon', '5']) {
       await t.rejects(cache.set('k', 1, { ttl }), { code: 'FLOTILLA_CACHE_ERR_TTL' }, String(ttl))
       await t.rejects(
