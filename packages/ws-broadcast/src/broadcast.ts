@@ -1,5 +1,7 @@
 import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import type { RawData, WebSocket } from 'ws'
+import type { CallHandler, CallOptions, Calls } from './call/calls.js'
+import { isSchema } from './call/schema.js'
 import type { Commands } from './commands.js'
 import { Connection, type ConnectionContext } from './connection.js'
 import type { ConnectionFilter, Connections } from './connections.js'
@@ -7,6 +9,7 @@ import type { ChannelRules } from './channel-rules.js'
 import type { Drain } from './drain.js'
 import {
   FLOTILLA_WS_ERR_ATTACHED,
+  FLOTILLA_WS_ERR_CALL_LATE,
   FLOTILLA_WS_ERR_CLOSE_CODE,
   FLOTILLA_WS_ERR_NO_PRESENCE,
   FLOTILLA_WS_ERR_OPTION
@@ -62,6 +65,7 @@ export interface BroadcastParts {
   readonly connections: Connections
   readonly hubs: Hubs
   readonly commands: Commands
+  readonly calls: Calls
   readonly publishing: Publishing
   readonly presence: Presence
   readonly revocation: Revocation
@@ -76,6 +80,9 @@ export interface BroadcastParts {
   readonly keepRequests: boolean
 }
 
+/** Characters of the name of a call. */
+const MAX_CALL_NAME = 200
+
 const kConnection = Symbol('flotilla.ws.connection')
 
 interface Attached extends WebSocket {
@@ -85,6 +92,8 @@ interface Attached extends WebSocket {
 /** `fastify.broadcast`. */
 export class Broadcast {
   readonly #parts: BroadcastParts
+  /** A connection was opened without its request: it cannot be asked about calls. */
+  #dropsRequests = false
 
   constructor(parts: BroadcastParts) {
     this.#parts = parts
@@ -99,6 +108,34 @@ export class Broadcast {
    */
   publish(channel: string, data: unknown, options?: PublishOptions): Promise<PublishResult> {
     return this.#parts.publishing.publish(channel, data, options)
+  }
+
+  /**
+   * Answers `client.call(name, data)`: what the handler returns reaches the client. Throw a {@link CallRefusedError} to refuse
+   * with a code of your own; any other error becomes `internal` for the client and one log line a minute here. `authorize` is not
+   * asked: the handler decides by `identity`. On every instance, before the first connection.
+   *
+   * @throws FLOTILLA_WS_ERR_OPTION, FLOTILLA_WS_ERR_CALL_LATE
+   */
+  onCall(name: string, handler: CallHandler): void
+  onCall<Data>(name: string, options: CallOptions<Data>, handler: CallHandler<Data>): void
+  onCall<Data>(
+    name: string,
+    options: CallOptions<Data> | CallHandler,
+    handler: CallHandler<Data> | undefined = typeof options === 'function' ? options : undefined
+  ): void {
+    const { calls } = this.#parts
+    if (typeof name !== 'string' || name === '' || name.length > MAX_CALL_NAME) {
+      throw badCall(`takes a name of 1 to ${MAX_CALL_NAME} characters`)
+    }
+    if (typeof handler !== 'function') throw badCall(`of '${name}' takes a handler, got ${typeof handler}`)
+    const schema = typeof options === 'function' ? undefined : options.schema
+    if (schema !== undefined && !isSchema(schema)) {
+      throw badCall(`of '${name}' takes 'schema' of Zod, Valibot or another library with Standard Schema`)
+    }
+    if (calls.has(name)) throw badCall(`of '${name}' was called before; answer each call once`)
+    if (this.#dropsRequests) throw new FLOTILLA_WS_ERR_CALL_LATE(name)
+    calls.register(name, schema, handler)
   }
 
   /**
@@ -176,8 +213,9 @@ export class Broadcast {
 
   /** @internal A connection over any transport. */
   open(transport: Transport, request: FastifyRequest, identity: Identity): Connection {
-    const { connections, context, revocation, drain, ping, idempotencyTtl, limits, keepRequests } =
-      this.#parts
+    const { connections, context, revocation, drain, ping, idempotencyTtl, limits, calls } = this.#parts
+    const keepRequests = this.#parts.keepRequests || calls.size > 0
+    this.#dropsRequests ||= !keepRequests
     const connection = new Connection(context, transport, keepRequests ? request : undefined, identity)
     connections.add(connection)
     connection.send({ type: 'welcome', connection: connection.id, ping, idempotencyTtl, limits })
@@ -215,6 +253,10 @@ function onPong(this: Attached): void {
 
 function onClose(this: Attached, code: number): void {
   this[kConnection]!.ended(code)
+}
+
+function badCall(problem: string): Error {
+  return new FLOTILLA_WS_ERR_OPTION(`@flotilla/ws-broadcast: onCall() ${problem}`)
 }
 
 function ignore(): void {}

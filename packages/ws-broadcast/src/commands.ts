@@ -1,14 +1,15 @@
 import type { FastifyBaseLogger } from 'fastify'
+import type { Calls } from './call/calls.js'
 import { isChannelName, type ChannelRule, type ChannelRules } from './channel-rules.js'
 import type { Connection } from './connection.js'
 import type { Hubs } from './hubs.js'
-import { PublishRefusedError } from './errors.js'
 import { MAX_DEPTH, readJsonObject } from './json-input.js'
 import type { BroadcastConfig, ChannelAction } from './options.js'
 import { isPosition, START } from './position.js'
 import type { Presence } from './presence.js'
 import { CLOSE, type ErrorCode, type Member, type Position } from './protocol.js'
 import type { InternalPublishOptions, Publishing, PublishResult } from './publishing.js'
+import { Refusal, toRefusal } from './refusal.js'
 import { Subscriptions, type Introduction } from './subscriptions.js'
 import { CLIENT_GONE, Turns } from './turns.js'
 
@@ -27,22 +28,13 @@ const NO_COMMAND = {
   too_deep: `Nest objects and lists at most ${MAX_DEPTH} levels deep`
 }
 
-/** Why a command was refused; becomes an `error` frame. */
-export class Refusal extends Error {
-  constructor(
-    readonly code: ErrorCode | (string & {}),
-    message: string
-  ) {
-    super(message)
-  }
-}
-
 export interface CommandParts {
   readonly config: BroadcastConfig
   readonly rules: ChannelRules
   readonly hubs: Hubs
   readonly presence: Presence
   readonly publishing: Publishing
+  readonly calls: Calls
   readonly log: FastifyBaseLogger
 }
 
@@ -101,6 +93,7 @@ export class Commands {
   /** The connection is gone. */
   ended(connection: Connection): void {
     this.#turns.end(connection)
+    this.#parts.calls.end(connection)
     this.#subscriptions.endAll(connection)
   }
 
@@ -173,8 +166,19 @@ export class Commands {
         connection.send({ type: 'presence', ...answer, channel, members })
         return
       }
+      case 'call': {
+        const { name, data } = frame
+        await this.#parts.calls.answer(connection, { name, data, id: answer.id })
+        return
+      }
+      case 'cancel':
+        this.#parts.calls.cancel(connection, answer.id)
+        return
       default:
-        throw new Refusal('unknown_command', 'Known types: subscribe, unsubscribe, publish, presence, ping')
+        throw new Refusal(
+          'unknown_command',
+          'Known types: subscribe, unsubscribe, publish, presence, call, cancel, ping'
+        )
     }
   }
 
@@ -334,14 +338,4 @@ function readSince(since: unknown): Position | undefined {
 
 function shorten(id: string | number): string | number {
   return typeof id === 'string' ? id.slice(0, 64) : id
-}
-
-function toRefusal(error: unknown): Refusal {
-  if (error instanceof Refusal) return error
-  if (error instanceof PublishRefusedError) {
-    return new Refusal(error.code.slice(0, 64), error.message)
-  }
-  const { code } = error as { code?: unknown }
-  if (code === 'FLOTILLA_WS_ERR_TOO_LARGE') return new Refusal('too_large', (error as Error).message)
-  return new Refusal('unavailable', 'This did not work just now; try again')
 }

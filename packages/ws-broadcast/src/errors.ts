@@ -17,6 +17,22 @@ export class PublishRefusedError extends Error {
   }
 }
 
+/**
+ * Thrown by a handler of `onCall`: the client's `call` rejects with this code and message.
+ */
+export class CallRefusedError extends Error {
+  /** `CallRefusedError`. */
+  override readonly name = 'CallRefusedError'
+
+  constructor(
+    /** 1 to 64 characters; reaches the client. */
+    readonly code: string,
+    message: string
+  ) {
+    super(message)
+  }
+}
+
 export const FLOTILLA_WS_ERR_OPTION = createError<[string]>('FLOTILLA_WS_ERR_OPTION', '%s', 500, TypeError)
 
 export const FLOTILLA_WS_ERR_ALREADY_REGISTERED = createError(
@@ -76,6 +92,12 @@ export const FLOTILLA_WS_ERR_NO_PRESENCE = createError<[string]>(
 export const FLOTILLA_WS_ERR_ATTACHED = createError(
   'FLOTILLA_WS_ERR_ATTACHED',
   'This socket has been attached already; call attach() once for a socket and name all its channels there',
+  500
+)
+
+export const FLOTILLA_WS_ERR_CALL_LATE = createError<[string]>(
+  'FLOTILLA_WS_ERR_CALL_LATE',
+  "onCall('%s') came after the first connection; call it before app.listen()",
   500
 )
 

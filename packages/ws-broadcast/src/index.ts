@@ -3,6 +3,8 @@ export type { WebSocket } from '@fastify/websocket'
 export { default, flotillaBroadcast } from './plugin.js'
 export type { AttachOptions, Broadcast, BroadcastStats, DisconnectOptions } from './broadcast.js'
 export type { BackpressurePolicy, ClientPublish } from './channel-rules.js'
+export type { Call, CallHandler, CallOptions } from './call/calls.js'
+export type { Schema, SchemaIssue, SchemaResult } from './call/schema.js'
 export type { ConnectionFilter } from './connections.js'
 export type { Identity } from './identity.js'
 export type { BroadcastOptions, ChannelAction, ChannelOptions } from './options.js'
@@ -20,8 +22,10 @@ export {
 } from './protocol.js'
 export type { PublishOptions, PublishResult } from './publishing.js'
 export {
+  CallRefusedError,
   FLOTILLA_WS_ERR_ALREADY_REGISTERED,
   FLOTILLA_WS_ERR_ATTACHED,
+  FLOTILLA_WS_ERR_CALL_LATE,
   FLOTILLA_WS_ERR_CHANNEL_NAME,
   FLOTILLA_WS_ERR_CLOSE_CODE,
   FLOTILLA_WS_ERR_CLOSED,

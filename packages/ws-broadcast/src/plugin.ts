@@ -6,6 +6,7 @@ import { channelPrefixOf, resolveBus, resolveRedis, resolveSubscriber } from '@f
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { Broadcast } from './broadcast.js'
+import { Calls } from './call/calls.js'
 import { ChannelKeys } from './channel-keys.js'
 import { createChannelRules } from './channel-rules.js'
 import { Commands } from './commands.js'
@@ -49,7 +50,8 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
   const publishing = new Publishing(client, keys, rules, config)
   const hubs = new Hubs(client, subscriber, keys, new HistoryReader(client, keys), config.linger)
   const presence = new Presence(client, keys, instance, config.presenceLease, log)
-  const commands = new Commands({ config, rules, hubs, presence, publishing, log })
+  const calls = new Calls(config.maxPayload, log)
+  const commands = new Commands({ config, rules, hubs, presence, publishing, calls, log })
   const connections = new Connections(config.ping)
   const revocation = new Revocation(bus, connections, config.keyPrefix)
   const drain = new Drain(connections, config.drain)
@@ -59,6 +61,7 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
     connections,
     hubs,
     commands,
+    calls,
     publishing,
     presence,
     revocation,

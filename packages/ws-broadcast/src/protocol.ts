@@ -38,6 +38,9 @@ export const ERROR_CODES = [
   'no_presence',
   'too_large',
   'too_deep',
+  'unknown_call',
+  'invalid_data',
+  'internal',
   'rate_limited',
   'unavailable'
 ] as const
@@ -66,6 +69,8 @@ export type ClientFrame =
   | { type: 'unsubscribe'; id?: number | string; channel: string }
   | { type: 'publish'; id?: number | string; channel: string; data: unknown; key?: string }
   | { type: 'presence'; id?: number | string; channel: string }
+  | { type: 'call'; id?: number | string; name: string; data?: unknown }
+  | { type: 'cancel'; id: number | string }
   | { type: 'ping'; id?: number | string }
 
 /** What a client may send; a connection learns it from its `welcome` frame. */
@@ -89,6 +94,7 @@ export type ServerFrame =
   | { type: 'unsubscribed'; id?: number | string; channel: string }
   | { type: 'published'; id?: number | string; channel: string; offset?: string; epoch?: string }
   | { type: 'presence'; id?: number | string; channel: string; members: Member[] }
+  | { type: 'result'; id: number | string; data: unknown }
   | {
       type: 'message'
       channel: string
@@ -108,7 +114,7 @@ export type ServerFrame =
       type: 'error'
       id?: number | string
       channel?: string
-      /** One of these, or the code of a {@link PublishRefusedError} of the app. */
+      /** One of these, or the code of a {@link PublishRefusedError} or {@link CallRefusedError} of the app. */
       code: ErrorCode | (string & {})
       message: string
       /** Of an error that may be over later (`unavailable`, `rate_limited`): milliseconds to wait at least. */
