@@ -53,7 +53,10 @@ export interface BroadcastOptions {
   redis?: string | RedisClient
   /** Prefix of every key and pub/sub channel. Default `'flotilla:ws:'`. */
   keyPrefix?: string
-  /** Who connects, from the upgrade request; throw or return `null` (anything that is no object) to refuse with 401. Default: the session, if there is one. */
+  /**
+   * Who connects, from the upgrade request. `null`, anything that is no object, or an error with `statusCode: 401` refuses: a
+   * WebSocket is closed with 4401 and the error's message, any other request gets 401. Default: the session, if there is one.
+   */
   authenticate?: (request: FastifyRequest) => Identity | null | Promise<Identity | null>
   /** Whether this request's connection may do this. Default: yes to what the channel's rule allows. */
   authorize?: (request: FastifyRequest, channel: string, action: ChannelAction) => boolean | Promise<boolean>

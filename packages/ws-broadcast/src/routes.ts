@@ -16,10 +16,11 @@ export function addWebSocketRoute(
 ): void {
   fastify.get(
     path,
-    { websocket: true, preValidation: gate.admit, preHandler: gate.authenticate },
+    { websocket: true, preValidation: gate.admit, preHandler: gate.authenticateSocket },
     (socket, request) => {
       // This one holds on to the request and the reply; attach listens in its place.
       socket.removeAllListeners('error')
+      if (gate.refuse(socket, request)) return
       broadcast.attach(socket, request, {
         identity: gate.identityOf(request)
       })

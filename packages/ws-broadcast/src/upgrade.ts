@@ -1,4 +1,5 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { WebSocket } from 'ws'
 import type { Connections } from './connections.js'
 import type { Drain } from './drain.js'
 import {
@@ -10,11 +11,27 @@ import {
 import { readIdentity, sessionIdentity, type Identity } from './identity.js'
 import type { BroadcastConfig } from './options.js'
 import { isOriginAllowed } from './origin.js'
+import { CLOSE } from './protocol.js'
 import { hasGone } from './transport.js'
+import { WsTransport } from './ws-transport.js'
 
-/** Decides about a connection while it is still an HTTP request, so that a refusal is an HTTP status. */
+/** Sockets that are being closed with 4401 at once; one more gets 401. */
+const MAX_REFUSALS = 1000
+/** How long a refused socket may take to say goodbye, in milliseconds. */
+const REFUSAL_GRACE_MS = 2000
+const LOG_IN = 'log in first'
+const NOT_LOGGED_IN = 'FLOTILLA_WS_ERR_UNAUTHENTICATED'
+
+/**
+ * Decides about a connection while it is still an HTTP request, so that a refusal is an HTTP status. One refusal is not: a
+ * browser's script cannot see that an upgrade was answered with 401, and would try again forever. So a WebSocket without a login
+ * is let in and closed with 4401.
+ */
 export class UpgradeGate {
   readonly #identities = new WeakMap<FastifyRequest, Identity>()
+  /** WebSockets to close with 4401, by the reason. */
+  readonly #refused = new WeakMap<FastifyRequest, string>()
+  #refusals = 0
   /** Let in and not among the connections yet. */
   readonly #entering = new Set<FastifyRequest>()
 
@@ -30,6 +47,33 @@ export class UpgradeGate {
       throw new FLOTILLA_WS_ERR_ORIGIN(`'${String(request.headers.origin).slice(0, 100)}'`)
     }
     this.assertRoom()
+  }
+
+  /** preHandler of the WebSocket route. */
+  readonly authenticateSocket = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
+    try {
+      await this.authenticate(request, reply)
+    } catch (error) {
+      const { statusCode, message, code } = Object(error) as Record<string, unknown>
+      if (!request.ws || statusCode !== 401 || this.#refusals >= MAX_REFUSALS) throw error
+      this.#refused.set(request, code === NOT_LOGGED_IN ? LOG_IN : String(message))
+    }
+  }
+
+  /** Closes the socket of a WebSocket that has no login. False if it has one. */
+  refuse(socket: WebSocket, request: FastifyRequest): boolean {
+    const reason = this.#refused.get(request)
+    if (reason === undefined) return false
+    this.#refusals += 1
+    const timer = setTimeout(() => socket.terminate(), REFUSAL_GRACE_MS)
+    timer.unref()
+    socket.on('error', () => undefined)
+    socket.once('close', () => {
+      clearTimeout(timer)
+      this.#refusals -= 1
+    })
+    new WsTransport(socket).close(CLOSE.UNAUTHORIZED, reason)
+    return true
   }
 
   /** preHandler: after every hook that reads a session. */

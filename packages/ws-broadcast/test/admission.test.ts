@@ -142,10 +142,10 @@ test('who may come in', async (parent) => {
     'nobody for whom authenticate answers no identity, whatever else it answers',
     async (t) => {
       for (const [answer, status] of [
-        [undefined, 401],
-        [false, 401],
-        ['ann', 401],
-        [null, 401],
+        [undefined, 4401],
+        [false, 4401],
+        ['ann', 4401],
+        [null, 4401],
         [{ userId: 17 }, 500],
         [{ ref: null }, 500],
         [{ userId: undefined }, 101],

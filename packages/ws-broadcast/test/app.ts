@@ -39,7 +39,7 @@ export async function startTestApp(
   return { app, url, ws: `${url.replace('http', 'ws')}/ws` }
 }
 
-/** The status that answered an upgrade; one that was let in goes again at once, or when `stay` resolves. */
+/** The status that answered an upgrade, or 4401; one that was welcomed goes again at once, or when `stay` resolves. */
 export function refusal(
   url: string,
   options: object = {},
@@ -51,7 +51,10 @@ export function refusal(
       resolve(response.statusCode)
       socket.terminate()
     })
-    socket.on('open', () => {
+    socket.on('close', (code) => {
+      if (code >= 4000) resolve(code)
+    })
+    socket.on('message', () => {
       resolve(101)
       void Promise.resolve(stay).then(() => socket.terminate())
     })

@@ -500,30 +500,45 @@ test('the client', async (parent) => {
   )
 
   await parent.test(
-    'who subscribes after another has the channel, and keeps it when the other ends',
+    'subscriptions to one channel each have a handler and a position of their own',
     async (t) => {
       const client = open(t, url)
       const seen: string[] = []
-      const note = (who: string) => (message: MessageEvent<number>) => seen.push(`${who} ${message.data}`)
+      const all: unknown[] = []
+      const note = (name: string) => (message: MessageEvent<number>) => seen.push(`${name} ${message.data}`)
+      const take = async (...expected: string[]): Promise<void> => {
+        await until(() => seen.length >= expected.length, { message: `${expected.join()}: ${seen.join()}` })
+        t.same(seen.splice(0), expected)
+      }
       const first = client.subscribe('load:page', note('first'))
       const second = client.subscribe('load:page', note('second'))
       await Promise.all([first.ready, second.ready])
+      client.on('message', ({ channel, data }) => channel === 'load:page' && all.push(data))
       await server.app.broadcast.publish('load:page', 1)
-      await until(() => seen.length === 1)
+      await take('first 1', 'second 1')
       first.unsubscribe()
       const { offset, epoch } = await server.app.broadcast.publish('load:page', 2)
-      await until(() => seen.length === 2)
       await server.app.broadcast.publish('load:page', 3)
-      await until(() => seen.length === 3)
-      const third = client.subscribe('load:page', note('third'), {
-        since: { offset: offset!, epoch: epoch! }
-      })
+      await take('second 2', 'second 3')
+      const since = { offset: offset!, epoch: epoch! }
+      const third = client.subscribe('load:page', note('third'), { since })
       await third.ready
-      await until(() => seen.length === 4)
-      second.unsubscribe()
+      const whole = client.subscribe('load:page', note('whole'), { since: { epoch: '', offset: '0-0' } })
+      await take('third 3', 'whole 1', 'whole 2', 'whole 3')
+      t.same(third.position, second.position)
+      const late = client.subscribe('load:page', note('late'))
+      await late.ready
       await server.app.broadcast.publish('load:page', 4)
-      await until(() => seen.length === 5)
-      t.same(seen, ['second 1', 'second 2', 'second 3', 'third 3', 'third 4'])
+      await take('second 4', 'third 4', 'whole 4', 'late 4')
+      proxy.cut()
+      await server.app.broadcast.publish('load:page', 5)
+      await take('second 5', 'third 5', 'whole 5', 'late 5')
+      t.same(all, [1, 2, 3, 4, 5], 'the event comes once for each message')
+
+      for (const one of [second, third, whole, late]) one.unsubscribe()
+      t.equal(server.app.broadcast.stats().subscriptions > 0, true)
+      await client.presence('room:1')
+      t.equal(server.app.broadcast.stats().subscriptions, 0, 'the last one leaves the channel')
 
       // As a component does that is mounted twice.
       const once = client.subscribe('load:strict', note('once'))
@@ -533,17 +548,182 @@ test('the client', async (parent) => {
       await twice.ready
       once.unsubscribe()
       await server.app.broadcast.publish('load:strict', 1)
-      await until(() => seen.length === 6)
-      t.equal(seen[5], 'twice 1')
-      third.unsubscribe()
-      const replaced = client.subscribe('load:page', note('replaced'))
-      const since = { epoch: '', offset: '0-0' }
-      await client.subscribe('load:page', note('last'), { since }).ready
-      await t.rejects(replaced.ready, { code: 'unsubscribed' })
-      await until(() => seen.length === 10)
-      t.same(seen.slice(6), ['last 1', 'last 2', 'last 3', 'last 4'])
+      await take('twice 1')
     }
   )
+
+  await parent.test('a handler that ends or begins a subscription disturbs no other', async (t) => {
+    const client = open(t, url)
+    const seen: string[] = []
+    const second = { end: (): void => undefined }
+    client.subscribe<number>('plain:handlers', ({ data }) => {
+      seen.push(`first ${data}`)
+      second.end()
+      if (data === 1)
+        client.subscribe<number>('plain:handlers', (message) => seen.push(`third ${message.data}`))
+    })
+    const other = client.subscribe<number>('plain:handlers', ({ data }) => seen.push(`second ${data}`))
+    second.end = () => other.unsubscribe()
+    await other.ready
+    await server.app.broadcast.publish('plain:handlers', 1)
+    await server.app.broadcast.publish('plain:handlers', 2)
+    await until(() => seen.includes('third 2'))
+    t.same(seen, ['first 1', 'first 2', 'third 2'])
+  })
+
+  await parent.test('a refused subscription leaves the others of its channel alone', async (t) => {
+    const client = open(t, url)
+    const seen: unknown[] = []
+    await client.subscribe('load:shared', ({ data }) => seen.push(data)).ready
+    await server.app.broadcast.publish('load:shared', 1)
+    await until(() => seen.length === 1)
+    const bad = client.subscribe('load:shared', undefined, { since: { epoch: 'x', offset: 'nonsense' } })
+    await t.rejects(bad.ready, { code: 'bad_position' })
+    await server.app.broadcast.publish('load:shared', 2)
+    await until(() => seen.length === 2)
+    t.same(seen, [1, 2])
+  })
+
+  await parent.test('a login that has expired ends the client with 4401 and a reason', async (t) => {
+    let answer: () => { userId: string } | null = () => ({ userId: 'u1' })
+    const guarded = await startTestApp(t, redis.url, { authenticate: () => answer() })
+    const client = open(t, guarded.ws)
+    const states: unknown[] = []
+    client.on('state', (state) => states.push(state))
+    const { ready } = client.subscribe('news')
+    await ready
+    answer = () => null
+    const refused = open(t, guarded.ws)
+    await t.rejects(refused.subscribe('news').ready, { code: 'closed', message: /4401: log in first/ })
+    await t.rejects(refused.publish('room:1', 1), { code: 'closed' })
+    answer = () => {
+      throw Object.assign(new Error('the ticket is too old'), { statusCode: 401 })
+    }
+    // What the connection did not survive, the next attempt learns.
+    await guarded.app.broadcast.disconnect({ userId: 'u1' }, { code: 4000 })
+    await until(() => client.state === 'closed')
+    t.same(states.at(-1), { state: 'closed', code: 4401, reason: 'the ticket is too old' })
+    t.equal(guarded.app.broadcast.stats().connections, 0)
+    const response = await fetch(`${guarded.url}/ws`)
+    t.equal(response.status, 401, 'what is no upgrade gets an HTTP answer')
+  })
+
+  await parent.test('the URL and the subprotocols are asked for at each attempt', async (t) => {
+    const seen: unknown[] = []
+    const ticketed = await startTestApp(t, redis.url, {
+      authenticate: ({ query, headers }) => {
+        seen.push([(query as { ticket?: string }).ticket, headers['sec-websocket-protocol']])
+        return {}
+      }
+    })
+    let asked = 0
+    const errors: unknown[] = []
+    const client = connect(
+      async () => {
+        asked += 1
+        if (asked === 2) throw new Error('no ticket now')
+        return `${ticketed.url}/ws?ticket=${asked}`
+      },
+      { WebSocket, reconnect: FAST, protocols: () => ['flotilla', `p${asked}`] }
+    )
+    t.teardown(() => client.close())
+    client.on('error', (error) => errors.push(error))
+    await client.subscribe('news').ready
+    await ticketed.app.broadcast.disconnect({ connection: client.connection! }, { code: 4000 })
+    await until(() => seen.length === 2)
+    t.same(
+      seen.map((one) => (one as string[])[0]),
+      ['1', '3']
+    )
+    t.match(seen, [
+      [/1/, /^flotilla,/],
+      [/3/, /^flotilla,/]
+    ])
+    t.match(errors, [{ code: 'connect', message: /no ticket now/ }])
+  })
+
+  await parent.test('comes back when the network or the page does', async (t) => {
+    const [page, document] = [new EventTarget(), new EventTarget()]
+    const scope = globalThis as unknown as Record<string, unknown>
+    scope['addEventListener'] = page.addEventListener.bind(page)
+    scope['document'] = Object.assign(document, { visibilityState: 'hidden' })
+    t.teardown(() => {
+      delete scope['addEventListener']
+      delete scope['document']
+    })
+    const { random } = Math
+    t.teardown(() => Object.assign(Math, { random }))
+    const wakes = [
+      () => page.dispatchEvent(new Event('online')),
+      () => page.dispatchEvent(new Event('pageshow')),
+      () => document.dispatchEvent(new Event('visibilitychange'))
+    ]
+    const through = await startProxy({ host: '127.0.0.1', port: Number(new URL(server.url).port) })
+    t.teardown(() => through.stop())
+    let attempts = 0
+    const client = connect(
+      () => {
+        attempts += 1
+        return `ws://127.0.0.1:${through.port}/ws`
+      },
+      { WebSocket, reconnect: { min: 20, max: 1e9 }, connectTimeout: 1e8 }
+    )
+    t.teardown(() => client.close())
+    for (const wake of wakes) {
+      await until(() => client.state === 'open')
+      // Longer than any test: only what wakes it ends the pause.
+      Math.random = () => 1e5
+      await through.refuse()
+      await until(() => client.state === 'connecting')
+      Math.random = random
+      await through.restore()
+      if (wake === wakes[2]) {
+        wake()
+        t.equal(client.state, 'connecting', 'a hidden page waits')
+        Object.assign(document, { visibilityState: 'visible' })
+      }
+      wake()
+    }
+    await until(() => client.state === 'open')
+    const before = attempts
+    through.blackhole()
+    for (const wake of wakes) wake()
+    await until(() => client.state === 'connecting', {
+      message: 'a connection lost with the network is noticed'
+    })
+    await until(() => attempts > before, { message: 'an attempt hangs' })
+    wakes[0]!()
+    await until(() => attempts > before + 1, { message: 'and gives way to another' })
+    await through.restore()
+    await until(() => client.state === 'open', { message: 'which succeeds' })
+    client.close()
+    for (const wake of wakes) wake()
+    t.equal(client.state, 'closed')
+  })
+
+  await parent.test('an attempt that hangs is given up', async (t) => {
+    const through = await startProxy({ host: '127.0.0.1', port: Number(new URL(server.url).port) })
+    t.teardown(() => through.stop())
+    through.blackhole()
+    const client = open(t, `ws://127.0.0.1:${through.port}/ws`, { connectTimeout: 100 })
+    const codes: unknown[] = []
+    client.on('state', ({ code }) => codes.push(code))
+    await until(() => codes.length >= 2)
+    t.same(codes.slice(0, 2), [4408, 4408])
+    await through.restore()
+    await until(() => client.state === 'open')
+
+    let asked = 0
+    const lost = connect(
+      () => {
+        asked += 1
+        return asked === 1 ? new Promise(() => undefined) : server.ws
+      },
+      { WebSocket, reconnect: FAST, connectTimeout: 100 }
+    )
+    t.teardown(() => lost.close())
+    await until(() => lost.state === 'open', { message: 'a URL that never comes is asked for again' })
+  })
 
   await parent.test('a listener given twice counts twice, and each end is its own', async (t) => {
     const client = open(t, url)

@@ -8,8 +8,8 @@ import { startApp, startRedis, until } from '@flotilla/testbed'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { test } from 'tap'
 import { WebSocket } from 'ws'
-import { connect, type BroadcastClient } from '../src/client/index.js'
-import { flotillaBroadcast, PublishRefusedError } from '../src/index.js'
+import { connect, type BroadcastClient, type ClientOptions } from '../src/client/index.js'
+import { CallRefusedError, flotillaBroadcast, PublishRefusedError, type Schema } from '../src/index.js'
 import { CLOSE, ERROR_CODES } from '../src/protocol.js'
 import { RawClient, startTestApp } from './app.js'
 
@@ -21,6 +21,7 @@ test('every example of the protocol, replayed', async (t) => {
   const server = await startTestApp(t, redis.url, {
     channels: { news: { history: {} }, 'room:*': { presence: true, publish: 'client', history: {} } }
   })
+  server.app.broadcast.onCall('echo', ({ data }) => data)
   const client = await RawClient.open(t, server.ws)
   const names = new Map<string, unknown>()
   const expected: Record<string, unknown>[] = []
@@ -85,7 +86,19 @@ test('every example of the README, run', async (t) => {
       code!
     ])
   )
-  const names = ['server', 'client', 'publish', 'attach', 'manage', 'publisher', 'onpublish', 'authorize']
+  const names = [
+    'server',
+    'client',
+    'connect',
+    'publish',
+    'attach',
+    'manage',
+    'publisher',
+    'onpublish',
+    'oncall',
+    'call',
+    'authorize'
+  ]
   t.same([...examples.keys()], names)
 
   // As a user has it: the built package, by its names.
@@ -110,7 +123,7 @@ test('every example of the README, run', async (t) => {
     .replace("connect('/ws')", 'open()')
   const AsyncFunction = (async () => undefined).constructor as new (
     ...args: string[]
-  ) => (...args: unknown[]) => Promise<void>
+  ) => (...args: unknown[]) => Promise<unknown>
   let client!: BroadcastClient
   const printed: unknown[] = []
   const open = (): BroadcastClient => {
@@ -181,6 +194,50 @@ test('every example of the README, run', async (t) => {
   writer.send({ type: 'publish', id: 2, channel: 'room:1', data: {} })
   t.equal((await writer.next('published')).id, 1)
   t.match(await writer.next('error'), { id: 2, code: 'no_text', message: 'A message has a text' })
+
+  const asked: FastifyInstance = Fastify({ forceCloseConnections: true })
+  t.teardown(() => asked.close())
+  await asked.register(flotillaRedis, { url: redis.url })
+  await asked.register(flotillaBroadcast, {
+    channels: { news: {} },
+    authenticate: ({ query }) => ((query as { ticket?: string }).ticket === 'ann' ? { userId: 'ann' } : null)
+  })
+  const Rename: Schema<{ name: string }> = {
+    '~standard': {
+      version: 1,
+      vendor: 'test',
+      validate: (value) => ({ value: value as { name: string } })
+    }
+  }
+  await new AsyncFunction('app', 'Rename', 'CallRefusedError', examples.get('oncall')!)(
+    asked,
+    Rename,
+    CallRefusedError
+  )
+  const askedUrl = await asked.listen({ port: 0, host: '127.0.0.1' })
+  const tickets = ['ann']
+  const logins: unknown[] = []
+  const asking = await new AsyncFunction(
+    'connect',
+    'fetchTicket',
+    'logIn',
+    'warn',
+    `${examples.get('connect')}\nreturn client`
+  )(
+    (url: () => Promise<string>, options: ClientOptions) =>
+      connect(async () => new URL(await url(), askedUrl), { ...options, WebSocket }),
+    async () => tickets.pop() ?? 'old',
+    (reason: unknown) => logins.push(reason),
+    () => undefined
+  )
+  const caller = asking as BroadcastClient
+  t.teardown(() => caller.close())
+  await until(() => caller.state === 'open')
+  const named = `${examples.get('call')}\nreturn name`
+  t.equal(await new AsyncFunction('client', named)(caller), 'Ann')
+  await asked.broadcast.disconnect({ userId: 'ann' }, { code: 4000 })
+  await until(() => logins.length > 0, { message: 'the next ticket is missing' })
+  t.same(logins, ['log in first'])
 })
 
 test('the protocol names every error code and every close code, and no other', (t) => {

@@ -35,7 +35,7 @@ test('life of connections', async (parent) => {
     t.equal(await refusal(ws, { origin: 'https://evil.example' }), 403)
     t.equal(await refusal(ws, { origin: 'null' }), 403)
     t.equal(await refusal(ws, { origin: server.url }), 101)
-    t.equal(await refusal(server.ws), 401)
+    t.equal(await refusal(server.ws), 4401)
     t.equal((await fetch(`${server.url}/ws?user=ann`)).status, 404, 'a plain GET')
     t.equal(await refusal(`${server.ws}?user=error`), 500)
     await until(() => server.app.broadcast.stats().connections === 0)

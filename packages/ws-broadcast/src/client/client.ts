@@ -1,275 +1,252 @@
-import type { Member, ServerFrame } from '../protocol.js'
-import { Calls } from './calls.js'
-import { Channel } from './channel.js'
+import type { Member, Position, ServerFrame } from '../protocol.js'
+import { Channel, ChannelSubscription } from './channel.js'
 import { BroadcastError } from './error.js'
+import { Link, type Source } from './link.js'
+import { PendingCommands, type Command, type CommandSettings } from './pending-commands.js'
 import type {
   BroadcastClient,
+  CallOptions,
   ClientEvents,
   ClientOptions,
   ClientState,
   MessageEvent,
   PublishAck,
+  PublishOptions,
   SubscribeOptions,
-  Subscription,
-  WebSocketConstructor,
-  WebSocketLike
+  Subscription
 } from './types.js'
 
-/** Close codes after which a reconnect would be refused again: bad frames, logged out, disconnected. */
-const FINAL = new Set([1003, 4400, 4401, 4403])
+/** How long a command waits for its answer unless the options say otherwise, in milliseconds. */
+const TIMEOUT_MS = 10_000
 
 /**
- * Opens a connection and keeps it: reconnects with jitter, subscribes again and resumes each channel where it
- * stood, so that every message arrives once and in order, or a `gap` event says that some may be missing.
+ * Opens a connection and keeps it. After a loss the client reconnects with jitter, subscribes again and resumes each channel where
+ * it stood. Every message arrives once and in order, or a `gap` event says that some may be missing.
  *
- * @param url absolute, or relative to the page
+ * @param url absolute, or relative to the page; or a function, which is called at each attempt, for a URL that carries a ticket
  */
-export function connect(url: string, options: ClientOptions = {}): BroadcastClient {
-  const scope = globalThis as { WebSocket?: unknown; location?: { href: string } }
-  const Socket = options.WebSocket ?? (scope.WebSocket as WebSocketConstructor | undefined)
-  if (!Socket) throw new TypeError('No global WebSocket here: pass { WebSocket } from the package ws')
-  const target = new URL(url, scope.location?.href)
-  target.protocol = target.protocol.replace('http', 'ws')
-  const { min = 500, max = 20_000 } = options.reconnect ?? {}
+export function connect(url: Source<string | URL>, options: ClientOptions = {}): BroadcastClient {
+  return new Client(url, options)
+}
 
-  const channels = new Map<string, Channel>()
-  const listeners = new Map<string, Set<(event: never) => void>>()
-  let state: ClientState = 'connecting'
-  let socket: WebSocketLike | undefined
-  let connection: string | undefined
-  let attempts = 0
-  let advised: number | undefined
-  let ping = 25_000
-  let idempotencyTtl = 0
-  let reopen: ReturnType<typeof setTimeout> | undefined
-  let watchdog: ReturnType<typeof setTimeout> | undefined
+/** The channels and commands of one {@link Link}. */
+class Client implements BroadcastClient {
+  #state: ClientState = 'connecting'
+  #connection: string | undefined
+  #idempotencyTtl = 0
+  readonly #timeout: number
+  readonly #channels = new Map<string, Channel>()
+  readonly #listeners = new Map<string, Set<(event: never) => void>>()
+  readonly #commands: PendingCommands
+  readonly #link: Link
 
-  const backOff = (failures: number): number => Math.min(max, min * 2 ** failures)
-  const emit = <Event extends keyof ClientEvents>(event: Event, value: ClientEvents[Event]): void => {
-    for (const listener of listeners.get(event) ?? []) tell(listener, value as never)
-  }
-  const sendText = (frame: string): void => {
-    if (connection !== undefined) socket?.send(frame)
-  }
-  const calls = new Calls(options.timeout ?? 10_000, sendText)
-  const send = (frame: object): void => sendText(JSON.stringify(frame))
-  const enter = (next: ClientState, code?: number): void => {
-    if (state === next && next !== 'connecting') return
-    state = next
-    emit('state', { state, ...(code !== undefined && { code }) })
-  }
-  /** Subscribes from where the channel stands; without a connection the next one does. */
-  const ask = (name: string, channel: Channel): void => {
-    const { position: since } = channel
-    channel.asked = calls.nextId()
-    channel.live = false
-    send({ type: 'subscribe', id: channel.asked, channel: name, ...(since && { since }) })
-  }
-
-  /** Something arrived: given up when nothing more does for two ping intervals. */
-  const heard = (): void => {
-    clearTimeout(watchdog)
-    watchdog = setTimeout(() => lost(socket, 4408), ping * 2)
-  }
-
-  const open = (): void => {
-    const current = new Socket(target.href)
-    socket = current
-    // A connection attempt may hang as well.
-    heard()
-    current.addEventListener('message', ({ data }) => {
-      if (socket !== current) return
-      heard()
-      receive(JSON.parse(String(data)) as ServerFrame)
+  constructor(url: Source<string | URL>, options: ClientOptions) {
+    this.#timeout = options.timeout ?? TIMEOUT_MS
+    this.#commands = new PendingCommands((frame) => this.#link.send(frame))
+    this.#link = new Link(url, options, {
+      onFrame: (frame) => this.#receive(frame),
+      onLost: (code) => this.#onLost(code),
+      onState: (state, code, reason) => this.#enter(state, code, reason),
+      onClosed: (code, reason) => this.#onClosed(code, reason),
+      onError: (error) => this.#emit('error', error)
     })
-    current.addEventListener('close', ({ code }) => lost(current, code))
-    // A close follows; without a listener the socket of `ws` would throw.
-    current.addEventListener('error', () => undefined)
   }
 
-  const lost = (which: WebSocketLike | undefined, code = 1006): void => {
-    if (!which || socket !== which) return
-    socket = undefined
-    connection = undefined
-    clearTimeout(watchdog)
-    which.close()
-    if (state === 'closed') return
-    if (FINAL.has(code)) {
-      finish(code)
-      return
+  get state(): ClientState {
+    return this.#state
+  }
+
+  get connection(): string | undefined {
+    return this.#connection
+  }
+
+  subscribe<Data>(
+    name: string,
+    onMessage?: (message: MessageEvent<Data>) => void,
+    { since }: SubscribeOptions = {}
+  ): Subscription {
+    const subscription = new ChannelSubscription(name, since, onMessage, (one) => this.#leave(one))
+    if (this.#state === 'closed') {
+      subscription.end(closedError())
+      return subscription
     }
-    // What was too large would be too large again.
-    if (code === 1009) {
-      calls.rejectAll(new BroadcastError('too_large', 'The server does not take messages of this size'))
-    }
-    reopen = setTimeout(open, advised ?? Math.random() * backOff(attempts++))
-    advised = undefined
-    enter('connecting', code)
+    const known = this.#channels.get(name)
+    const channel = known ?? new Channel(since)
+    this.#channels.set(name, channel)
+    if (channel.add(subscription) || !known) this.#ask(name, channel)
+    return subscription
   }
 
-  const finish = (code: number): void => {
-    enter('closed', code)
-    clearTimeout(reopen)
-    clearTimeout(watchdog)
-    const error = closedError(code)
-    calls.rejectAll(error)
-    for (const channel of channels.values()) channel.end(error)
-    channels.clear()
+  async publish(
+    channel: string,
+    data: unknown,
+    { idempotencyKey: key = randomKey() }: PublishOptions = {}
+  ): Promise<PublishAck> {
+    const { offset, epoch } = (await this.#run({ type: 'publish', channel, data, key })) as PublishAck
+    return { ...(offset !== undefined && { offset }), ...(epoch !== undefined && { epoch }) }
   }
 
-  const receive = (frame: ServerFrame): void => {
+  async call<Result>(
+    name: string,
+    data?: unknown,
+    { timeout = this.#timeout, signal, idempotent = false }: CallOptions = {}
+  ): Promise<Result> {
+    const answer = await this.#run(
+      { type: 'call', name, data },
+      { timeout, signal, isRepeatable: idempotent }
+    )
+    return (answer as { data: unknown }).data as Result
+  }
+
+  async presence(channel: string): Promise<Member[]> {
+    const frame = await this.#run({ type: 'presence', channel })
+    return frame.type === 'presence' ? frame.members : []
+  }
+
+  on<Event extends keyof ClientEvents>(
+    event: Event,
+    listener: (event: ClientEvents[Event]) => void
+  ): () => void {
+    const set = this.#listeners.get(event) ?? new Set()
+    this.#listeners.set(event, set)
+    // Given twice it counts twice.
+    const own = (value: never): void => listener(value)
+    set.add(own)
+    return () => set.delete(own)
+  }
+
+  close(): void {
+    this.#link.close(1000)
+  }
+
+  async #run(frame: Command, settings: CommandSettings = { timeout: this.#timeout }): Promise<ServerFrame> {
+    if (this.#state === 'closed') throw closedError()
+    return this.#commands.run(frame, settings)
+  }
+
+  /** Subscribes from where the channel stands; without a connection the next one does. */
+  #ask(name: string, channel: Channel): void {
+    const { position: since } = channel
+    channel.asked = this.#commands.nextId()
+    channel.isLive = false
+    this.#send({ type: 'subscribe', id: channel.asked, channel: name, ...(since && { since }) })
+  }
+
+  #leave(subscription: ChannelSubscription): void {
+    const { channel: name } = subscription
+    const channel = this.#channels.get(name)
+    if (!channel?.subscriptions.delete(subscription) || channel.subscriptions.size > 0) return
+    clearTimeout(channel.retry)
+    this.#channels.delete(name)
+    this.#send({ type: 'unsubscribe', channel: name })
+  }
+
+  #receive(frame: ServerFrame): void {
     switch (frame.type) {
       case 'welcome':
-        ;({ connection, ping, idempotencyTtl } = frame)
-        heard()
-        for (const [name, channel] of channels) ask(name, channel)
-        calls.sendAll()
+        this.#connection = frame.connection
+        this.#idempotencyTtl = frame.idempotencyTtl
+        for (const [name, channel] of this.#channels) this.#ask(name, channel)
+        this.#commands.sendAll()
         // Last: what a listener asks for is sent when it does.
-        enter('open')
+        this.#enter('open')
         break
-      case 'message':
-        onMessage(frame)
+      case 'message': {
+        const channel = this.#channels.get(frame.channel)
+        if (!channel?.isLive) break
+        const event = channel.deliver(frame, this.#idempotencyTtl, notify)
+        if (event) this.#emit('message', event)
         break
+      }
       case 'subscribed': {
-        const channel = channels.get(frame.channel)
+        const channel = this.#channels.get(frame.channel)
         if (channel?.asked === frame.id) channel?.begin(frame)
         break
       }
       case 'gap': {
-        const channel = channels.get(frame.channel)
-        if (!channel?.live) break
-        channel.position = { epoch: frame.epoch, offset: frame.offset }
-        emit('gap', { channel: frame.channel, reason: frame.reason })
+        const channel = this.#channels.get(frame.channel)
+        if (!channel?.isLive) break
+        channel.skip(frame.reason, frame)
+        this.#emit('gap', { channel: frame.channel, reason: frame.reason })
         break
       }
       case 'join':
       case 'leave':
-        emit('presence', { channel: frame.channel, type: frame.type, member: frame.member })
-        break
-      case 'reconnect':
-        advised = frame.delay
-        break
-      case 'ping':
-        // The connection lasts; before that it may end as the one before did, by its subscribes or by what they bring.
-        attempts = 0
-        send({ type: 'pong' })
+        this.#emit('presence', { channel: frame.channel, type: frame.type, member: frame.member })
         break
       case 'error':
-        onError(frame)
+        this.#onError(frame)
         break
       default:
-        calls.resolve(frame.id, frame)
+        this.#commands.resolve((frame as { id?: unknown }).id, frame)
     }
   }
 
-  const onMessage = (frame: Extract<ServerFrame, { type: 'message' }>): void => {
-    const channel = channels.get(frame.channel)
-    if (!channel?.live) return
-    const event = channel.accept(frame, idempotencyTtl)
-    if (!event) return
-    if (channel.handler) tell(channel.handler, event as MessageEvent<never>)
-    emit('message', event)
-  }
-
-  const onError = (frame: Extract<ServerFrame, { type: 'error' }>): void => {
+  #onError(frame: Extract<ServerFrame, { type: 'error' }>): void {
     const error = new BroadcastError(frame.code, frame.message, frame.channel, frame.retryAfter)
     if (frame.id !== undefined) {
-      if (calls.reject(frame.id, error)) return
-      const asked = [...channels].find(([, channel]) => channel.asked === frame.id)
-      // Nobody waits for it any more.
+      if (this.#commands.reject(frame.id, error)) return
+      const asked = [...this.#channels].find(([, channel]) => channel.asked === frame.id)
+      // The subscription has ended meanwhile.
       if (!asked) return
       const [name, channel] = asked
       if (frame.code === 'unavailable') {
-        // The server could not reach Redis just now.
-        channel.retry = setTimeout(
-          () => channels.get(name) === channel && channel.asked === frame.id && ask(name, channel),
-          (frame.retryAfter ?? 0) + (0.5 + Math.random() / 2) * backOff(channel.failures++)
-        )
+        this.#askLater(name, channel, frame.retryAfter)
         return
       }
-      channels.delete(name)
-      channel.end(error)
+      if (channel.refuse(error)) this.#ask(name, channel)
+      else this.#channels.delete(name)
     }
-    emit('error', error)
+    this.#emit('error', error)
   }
 
-  const call = async (frame: object): Promise<ServerFrame> => {
-    if (state === 'closed') throw closedError()
-    return calls.make(frame)
+  /** The server could not reach Redis just now. */
+  #askLater(name: string, channel: Channel, retryAfter = 0): void {
+    const { asked } = channel
+    channel.retry = setTimeout(
+      () => {
+        if (this.#channels.get(name) === channel && channel.asked === asked) this.#ask(name, channel)
+      },
+      retryAfter + (0.5 + Math.random() / 2) * this.#link.backOff(channel.failures++)
+    )
   }
 
-  open()
-  return {
-    get state() {
-      return state
-    },
-    get connection() {
-      return connection
-    },
-    subscribe<Data>(
-      name: string,
-      onMessageOf?: (message: MessageEvent<Data>) => void,
-      { since }: SubscribeOptions = {}
-    ): Subscription {
-      let channel = channels.get(name)
-      // Elsewhere in the log: a subscription of its own, in the place of the one before.
-      if (!channel || since) {
-        channel?.end(
-          new BroadcastError('unsubscribed', 'Another subscription has taken the place of this one')
-        )
-        channel = new Channel(since)
-        if (state === 'closed') {
-          channel.end(closedError())
-        } else {
-          channels.set(name, channel)
-          ask(name, channel)
-        }
-      }
-      const mine = channel
-      mine.handler = onMessageOf
-      const subscription: Subscription = {
-        channel: name,
-        get position() {
-          return mine.position
-        },
-        ready: mine.ready,
-        unsubscribe() {
-          if (channels.get(name) !== mine || mine.holder !== subscription) return
-          channels.delete(name)
-          mine.end(new BroadcastError('unsubscribed', 'Unsubscribed before the server confirmed it'))
-          send({ type: 'unsubscribe', channel: name })
-        }
-      }
-      mine.holder = subscription
-      return subscription
-    },
-    async publish(channel, data, { idempotencyKey: key = randomKey() } = {}): Promise<PublishAck> {
-      const { offset, epoch } = (await call({ type: 'publish', channel, data, key })) as PublishAck
-      return { ...(offset !== undefined && { offset }), ...(epoch !== undefined && { epoch }) }
-    },
-    async presence(channel): Promise<Member[]> {
-      const frame = await call({ type: 'presence', channel })
-      return frame.type === 'presence' ? frame.members : []
-    },
-    on(event, listener) {
-      const set = listeners.get(event) ?? new Set()
-      listeners.set(event, set)
-      // Given twice it counts twice.
-      const own = (value: never): void => listener(value)
-      set.add(own)
-      return () => set.delete(own)
-    },
-    close() {
-      const current = socket
-      socket = undefined
-      finish(1000)
-      current?.close(1000)
+  #onLost(code: number): void {
+    this.#connection = undefined
+    // What was too large would be too large again.
+    if (code === 1009) {
+      this.#commands.rejectAll(
+        new BroadcastError('too_large', 'The server does not take messages of this size')
+      )
     }
+    this.#commands.interrupt()
+    for (const channel of this.#channels.values()) channel.isLive = false
+  }
+
+  #onClosed(code: number, reason?: string): void {
+    this.#connection = undefined
+    const error = closedError(code, reason)
+    this.#commands.rejectAll(error)
+    for (const channel of this.#channels.values()) channel.end(error)
+    this.#channels.clear()
+  }
+
+  #enter(state: ClientState, code?: number, reason?: string): void {
+    this.#state = state
+    this.#emit('state', { state, ...(code !== undefined && { code }), ...(reason && { reason }) })
+  }
+
+  #send(frame: { type: string; channel: string; id?: number; since?: Position }): void {
+    this.#link.send(JSON.stringify(frame))
+  }
+
+  #emit<Event extends keyof ClientEvents>(event: Event, value: ClientEvents[Event]): void {
+    for (const listener of this.#listeners.get(event) ?? []) notify(listener, value as never)
   }
 }
 
 /** What a listener throws is reported as any uncaught error, and keeps nothing from the others. */
-function tell<Value>(listener: (value: Value) => void, value: Value): void {
+function notify<Value>(listener: (value: Value) => void, value: Value): void {
   try {
     listener(value)
   } catch (error) {
@@ -279,8 +256,9 @@ function tell<Value>(listener: (value: Value) => void, value: Value): void {
   }
 }
 
-function closedError(code?: number): BroadcastError {
-  return new BroadcastError('closed', `The connection is closed${code === undefined ? '' : ` (${code})`}`)
+function closedError(code?: number, reason?: string): BroadcastError {
+  const detail = [code, reason].filter(Boolean).join(': ')
+  return new BroadcastError('closed', `The connection is closed${detail && ` (${detail})`}`)
 }
 
 function randomKey(): string {

@@ -29,13 +29,13 @@ export interface GapEvent {
   readonly reason: GapReason
 }
 
-/** Somebody came or went. */
+/** A member came or went. */
 export interface PresenceEvent {
   /** The channel. */
   readonly channel: string
   /** Which of the two. */
   readonly type: 'join' | 'leave'
-  /** Who. */
+  /** The member. */
   readonly member: Member
 }
 
@@ -45,11 +45,11 @@ export interface ClientEvents {
   message: MessageEvent
   /** Messages may be missing on a channel. */
   gap: GapEvent
-  /** Somebody came to or left a channel that keeps presence. */
+  /** A member came to or left a channel that keeps presence. */
   presence: PresenceEvent
-  /** `code` is the close code, where a connection ended. */
-  state: { readonly state: ClientState; readonly code?: number }
-  /** A subscribe that the server refused, or an error without an addressee. */
+  /** `code` and `reason` are those of the connection that ended. `closed` with 4401: log in, then `connect` again. */
+  state: { readonly state: ClientState; readonly code?: number; readonly reason?: string }
+  /** A subscribe that the server refused, an error that answers no command, or `connect`: the URL could not be found out. */
   error: BroadcastError
 }
 
@@ -62,13 +62,16 @@ export interface WebSocketLike {
   /** A frame has come. */
   addEventListener(type: 'message', listener: (event: { data: unknown }) => void): void
   /** The connection has ended. */
-  addEventListener(type: 'close', listener: (event: { code: number }) => void): void
+  addEventListener(type: 'close', listener: (event: { code: number; reason?: string }) => void): void
   /** The connection has failed; `close` follows. */
   addEventListener(type: 'error', listener: () => void): void
 }
 
 /** A WebSocket class. */
 export type WebSocketConstructor = new (url: string, protocols?: string | string[]) => WebSocketLike
+
+/** Subprotocols, as the WebSocket class takes them. */
+export type Protocols = string | string[] | undefined
 
 /** Options of {@link connect}. */
 export interface ClientOptions {
@@ -79,8 +82,12 @@ export interface ClientOptions {
    * again at `min` once a connection has lasted until the server's first ping. Default 500 and 20,000.
    */
   reconnect?: { min?: number; max?: number }
-  /** How long a call may wait for its answer, in milliseconds, connected or not. Default 10,000. */
+  /** How long a command may wait for its answer, in milliseconds, connected or not. Default 10,000. */
   timeout?: number
+  /** How long an attempt may take until the server's welcome, in milliseconds. Default 10,000. */
+  connectTimeout?: number
+  /** Subprotocols, or a function that is asked for them at each attempt. Default: none. */
+  protocols?: Protocols | (() => Protocols | Promise<Protocols>)
 }
 
 /** Where a subscription begins. */
@@ -97,7 +104,7 @@ export interface Subscription {
   readonly position: Position | undefined
   /** Resolves once the server has confirmed the subscription; rejects with a `BroadcastError` where that cannot come. */
   readonly ready: Promise<void>
-  /** Ends it, unless a later `subscribe` to the channel has taken its place; nothing more is delivered. */
+  /** Ends this subscription: its handler gets nothing more. The channel is left when no other subscription to it remains. */
   unsubscribe(): void
 }
 
@@ -111,6 +118,19 @@ export interface PublishOptions {
   idempotencyKey?: string
 }
 
+/** How one call is made. */
+export interface CallOptions {
+  /** How long the answer may take, in milliseconds, connected or not. Default: the client's `timeout`. */
+  timeout?: number
+  /** Gives up; `call` then rejects with the signal's reason. The server's handler sees it too. */
+  signal?: AbortSignal
+  /**
+   * The server may answer this call twice without harm: it is repeated over the next connection. Default `false`: once it was
+   * sent, the end of the connection rejects it with `interrupted`.
+   */
+  idempotent?: boolean
+}
+
 /** Where the message stands, on channels with history. */
 export type PublishAck = Partial<Position>
 
@@ -121,8 +141,9 @@ export interface BroadcastClient {
   /** This connection's id, as presence shows it. */
   readonly connection: string | undefined
   /**
-   * One subscription a channel: a later call takes the place of the one before, whose handler gets nothing more and whose
-   * `unsubscribe` does nothing any more; with `since` it begins there. Survives reconnects. Of a closed client `ready` rejects.
+   * Each subscription has a handler and a position of its own; those of one channel share what comes over the wire. It
+   * survives reconnects. With `since` it begins there, and disturbs no other. While the channel catches up for another
+   * subscription, one made meanwhile may get messages from before it. Of a closed client `ready` rejects.
    */
   subscribe<Data = unknown>(
     channel: string,
@@ -136,6 +157,13 @@ export interface BroadcastClient {
    * @throws BroadcastError with the server's code, or `closed`, `timeout`, `unserialisable`
    */
   publish(channel: string, data: unknown, options?: PublishOptions): Promise<PublishAck>
+  /**
+   * Asks the server's `onCall` handler of this name.
+   *
+   * @throws BroadcastError with the server's code (`unknown_call`, `invalid_data`, `internal` or one of the app's own), or `closed`,
+   * `timeout`, `interrupted`, `unserialisable`; the reason of the signal
+   */
+  call<Result = unknown>(name: string, data?: unknown, options?: CallOptions): Promise<Result>
   /** Who is in the channel now. Fails as `publish` does. */
   presence(channel: string): Promise<Member[]>
   /** Listens to one kind of event on all channels. Returns the function that ends it. */

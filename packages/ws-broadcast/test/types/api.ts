@@ -7,6 +7,7 @@ import {
   type CLOSE,
   type Member,
   type PublishResult,
+  type Schema,
   type ServerFrame
 } from '../../src/index.js'
 import { createPublisher } from '../../src/publisher.js'
@@ -39,6 +40,15 @@ export async function server(app: FastifyInstance, redis: RedisClient): Promise<
     const id: string = app.broadcast.attach(socket, request, { channels: ['news'] })
     return void id
   })
+  const schema = {} as Schema<{ name: string }>
+  app.broadcast.onCall('rename', { schema }, ({ data, signal }) => {
+    yes<Same<typeof data, { name: string }>>()
+    yes<Same<typeof signal, AbortSignal>>()
+    return data.name
+  })
+  app.broadcast.onCall('any', ({ data }) => yes<Same<typeof data, unknown>>())
+  // @ts-expect-error a call has a handler
+  app.broadcast.onCall('none', { schema })
   const publisher = createPublisher({ redis, channels: { news: {} } })
   await publisher.publish('news', 1)
   yes<Same<typeof CLOSE.UNAUTHORIZED, 4401>>()
@@ -52,6 +62,8 @@ export function client(connection: BroadcastClient, frame: ServerFrame): void {
   void connection.publish('news', 1, { idempotencyKey: 'k' })
   // @ts-expect-error a key is a string
   void connection.publish('news', 1, { idempotencyKey: 7 })
+  void connection.call<number>('count').then((count) => yes<Same<typeof count, number>>())
+  void connection.call('count', undefined, { signal: AbortSignal.timeout(1), idempotent: true })
   connection.on('message', (message: MessageEvent) => message.channel)
   connection.on('state', ({ state }) => yes<Same<typeof state, 'connecting' | 'open' | 'closed'>>())
   connection.on('error', (error) => yes<Same<typeof error, BroadcastError>>())
