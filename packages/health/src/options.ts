@@ -1,3 +1,4 @@
+import cluster from 'node:cluster'
 import { hostname } from 'node:os'
 import { isIP } from 'node:net'
 import { optionReader, type Duration, type OptionReader, type Secret, type Size } from '@flotilla/core'
@@ -104,7 +105,10 @@ export interface HealthOptions {
   path?: string
   /** Default the environment's `APP_VERSION`, else `'unknown'`. */
   version?: string | undefined
-  /** The name shown for this instance. Default the environment's `HOSTNAME`, else the host's name. */
+  /**
+   * The name shown for this instance. Default the environment's `HOSTNAME`, else the host's name, followed in a cluster by
+   * the number of the worker (PM2's `NODE_APP_INSTANCE`, else that of `node:cluster`).
+   */
   instance?: string | undefined
   /** Adds the instance's name to each response; true names the header `x-instance`. Default false. */
   header?: boolean | string
@@ -118,7 +122,10 @@ export interface HealthOptions {
   admin?: PortOptions
   /** Limits past which requests are refused with 503. Default none. */
   overload?: OverloadOptions
-  /** The drain sequence; false installs no signal handler and leaves `app.health.drain()` to the app. */
+  /**
+   * How signals, `app.close()` and `app.health.drain()` take the instance out of service. False installs no signal handler,
+   * and `app.close()` then waits for no balancer: for tests.
+   */
   drain?: DrainOptions | false
   /**
    * Redis for the fleet registry: a client, or the name of a `@fastify/redis` namespace; default
@@ -152,14 +159,17 @@ export function readOptions(input: HealthOptions | undefined) {
   const settings = {
     path: readPath(from, 'path', '/health'),
     version: from.string('version', undefined) ?? process.env['APP_VERSION'] ?? 'unknown',
-    instance: from.string('instance', undefined) ?? (process.env['HOSTNAME'] || hostname()),
+    instance: from.string('instance', undefined) ?? defaultInstance(),
     header: readHeader(from),
     logBinding: from.boolean('logBinding', true),
     checks: from.group('checks', readChecks) ?? readChecks(reader({})),
     details: from.group('details', readDetails) ?? { token: undefined, allow: [] },
     admin: from.group('admin', readPort),
     overload: from.group('overload', readOverload),
-    drain: switchable(from, 'drain', readDrain) || readDrain(reader({ signals: false })),
+    drain: switchable(from, 'drain', readDrain) || {
+      ...readDrain(reader({ signals: false })),
+      onClose: false
+    },
     redis: readRedis(from),
     fleet: switchable(from, 'fleet', readFleet),
     agent: from.group('agent', readPort),
@@ -168,6 +178,13 @@ export function readOptions(input: HealthOptions | undefined) {
   }
   from.done()
   return settings
+}
+
+/** The workers of one host are instances of their own: figures of the same name would replace each other. */
+function defaultInstance(): string {
+  const host = process.env['HOSTNAME'] || hostname()
+  const worker = process.env['NODE_APP_INSTANCE'] || cluster.worker?.id
+  return worker === undefined ? host : `${host}-${worker}`
 }
 
 function reader(input: object): OptionReader {
@@ -253,6 +270,8 @@ function readDrain(from: OptionReader) {
     delay,
     timeout,
     quiet: from.duration('quiet', { default: 2000 }),
+    /** Whether `app.close()` waits for balancers to notice. */
+    onClose: true,
     signals: (signals ?? ['SIGTERM', 'SIGINT']) as (typeof SIGNALS)[number][] | false
   }
 }

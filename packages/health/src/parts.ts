@@ -62,7 +62,7 @@ export function createParts(fastify: FastifyInstance, settings: Settings): Parts
     retryAfter: settings.overload?.retryAfter ?? 0,
     onArrival: metrics && ((request, reply) => metrics.http.begin(request, reply))
   })
-  const drain = new Drain(fastify, settings.drain, board, gate, connections)
+  const drain = new Drain(fastify, settings.drain, board, { gate, connections })
 
   const ports = new ExtraPorts((): AgentStatus => ({
     state: board.state,

@@ -6,6 +6,7 @@ import { HealthRegisteredError } from './errors.js'
 import { joinFleet } from './fleet.js'
 import { createHealth } from './health.js'
 import { bindLog } from './identity.js'
+import { beforeFastifyCloses } from './internals.js'
 import { readOptions, type HealthOptions } from './options.js'
 import { createParts } from './parts.js'
 import { addRoutes } from './routes.js'
@@ -34,6 +35,7 @@ async function plugin(fastify: FastifyInstance, options: HealthOptions): Promise
 
   fastify.addHook('onReady', async () => {
     parts.fleet = joinFleet(fastify, parts)
+    beforeFastifyCloses(fastify, () => drain.beforeClose())
     connections.watchUpgrades()
     monitor.start()
     checks.start()
@@ -43,7 +45,7 @@ async function plugin(fastify: FastifyInstance, options: HealthOptions): Promise
 
   // Before anything is closed: Redis still takes the farewell.
   fastify.addHook('preClose', async () => {
-    drain.enterClose()
+    drain.closing()
     await parts.fleet?.leave()
   })
 
@@ -51,7 +53,7 @@ async function plugin(fastify: FastifyInstance, options: HealthOptions): Promise
     ignoreSignals?.()
     checks.stop()
     monitor.stop()
-    connections.stop()
+    drain.closed()
     metrics?.close()
     await ports.close()
   })

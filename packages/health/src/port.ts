@@ -15,7 +15,8 @@ export async function openPort(
   { port, host }: { port: number; host: string }
 ): Promise<number> {
   try {
-    server.listen(port, host)
+    // Exclusive: in a cluster the workers would share the port, and each answer would be another worker's.
+    server.listen({ port, host, exclusive: true })
     await once(server, 'listening')
   } catch (error) {
     const { code = String(error) } = error as NodeJS.ErrnoException

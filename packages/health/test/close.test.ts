@@ -19,9 +19,9 @@ async function ask(url: string, agent?: Agent): Promise<{ status: number; body: 
   return { status: response.statusCode!, body }
 }
 
-test('app.close() by itself does not wait for keep-alive connections after a request in flight', async (t) => {
+test('app.close() does not wait for keep-alive connections after a request in flight', async (t) => {
   const app = Fastify()
-  await app.register(health, { drain: noSignals })
+  await app.register(health, { drain: false })
   let arrived = false
   app.get('/slow', async () => {
     arrived = true

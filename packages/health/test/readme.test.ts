@@ -6,7 +6,7 @@ const readme = await readFile(new URL('../README.md', import.meta.url), 'utf8')
 const examples = Array.from(readme.matchAll(/```ts\n(.*?)```/gs), ([, code]) => code!)
 
 test('every example of the README starts and answers its probes', async (t) => {
-  t.equal(examples.length, 5)
+  t.equal(examples.length, 6)
   const redis = await startRedis()
   t.teardown(() => redis.stop())
   const run = async (code: string, index: number): Promise<void> => {

@@ -1,6 +1,7 @@
 /* One instance of an app with everything that a test may want to ask for. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Readable } from 'node:stream'
+import closeWithGrace from 'close-with-grace'
 import Fastify from 'fastify'
 import redis from '@flotilla/redis'
 import broadcast from '@flotilla/ws-broadcast'
@@ -77,6 +78,7 @@ const commands: Record<string, (argument: never) => unknown> = {
   ports: () => app.health.ports,
   drain: () => void app.health.drain(),
   close: () => void app.close(),
+  closeAndExit: () => void app.close().then(() => process.exit(0)),
   breakCheck: (name: string) => void (broken[name] = true),
   hangCheck: (name: string) => void (broken[name] = 'hangs'),
   hung: () => hung,
@@ -92,5 +94,6 @@ process.on('message', ({ id, message }: { id: number; message: { do: string; wit
     .catch(() => undefined)
 })
 
+if (env['CLOSE_WITH_GRACE']) closeWithGrace({ delay: Number(env['CLOSE_WITH_GRACE']) }, () => app.close())
 const url = await app.listen({ port: Number(env['PORT']), host: env['HOST'] ?? '127.0.0.1' })
 process.send?.({ ready: true, url })
