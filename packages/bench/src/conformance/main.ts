@@ -1,11 +1,11 @@
 /**
  * Runs the public conformance suite for HTTP caches (http-tests/cache-tests) through our cache as a proxy:
  * `npx pnpm --filter ./packages/bench conformance --suite DIR [--grace 1h] [--id TEST]`, where DIR is a checkout of the
- * suite. Prints how many tests pass and names each required one that fails.
+ * suite after `npm install`. Prints how many tests pass and names each required one that fails.
  */
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { request as send, type IncomingMessage } from 'node:http'
+import { request as send, type IncomingMessage, type ServerResponse } from 'node:http'
 import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
@@ -74,7 +74,7 @@ async function startProxy(originPort: number): Promise<{ app: FastifyInstance; u
     url: '/*',
     config: { cache },
     handler: async (request, reply) => {
-      const response = await forward(originPort, request.raw)
+      const response = await forward(originPort, request.raw, reply.raw)
       return pass(response, reply)
     }
   })
@@ -87,7 +87,11 @@ async function startProxy(originPort: number): Promise<{ app: FastifyInstance; u
   return { app, url }
 }
 
-async function forward(port: number, request: IncomingMessage): Promise<IncomingMessage> {
+async function forward(
+  port: number,
+  request: IncomingMessage,
+  client?: ServerResponse
+): Promise<IncomingMessage> {
   const headers = Object.fromEntries(
     Object.entries(request.headers).filter(([name]) => !HOP_BY_HOP.has(name))
   )
@@ -101,6 +105,10 @@ async function forward(port: number, request: IncomingMessage): Promise<Incoming
   })
   // The suite cuts bodies off on purpose; a failure after the response has begun shows in the response.
   sent.on('error', () => undefined)
+  sent.on('information', ({ statusCode, headers: early }) => {
+    if (statusCode === 102) client?.writeProcessing()
+    if (statusCode === 103) client?.writeEarlyHints(early as Record<string, string>)
+  })
   request.pipe(sent)
   const [response] = (await once(sent, 'response')) as [IncomingMessage]
   return response

@@ -10,7 +10,7 @@ import { judge, replacesStored, type Judgement, type Lifetimes } from './freshne
 import { bodyOf, intercept, isStream, tagsOf } from './payload.js'
 import { forwardedReads, pauseWatch, resumeWatch, watchHandler } from './personal-reads.js'
 import { RecordedStream } from './recorded-stream.js'
-import { ownControl } from './route.js'
+import { freshnessHeaders, ownControl } from './route.js'
 import { addVary, answerUnstored, applyStored, controlBrowsers, part } from './serve.js'
 import {
   ageOf,
@@ -18,18 +18,13 @@ import {
   etagOf,
   freshened,
   headerOf,
+  lifeInStore,
   storedHeaders,
   type Said,
   type StoredResponse,
   type VaryPointer
 } from './stored-response.js'
-import type { ExchangeParts } from './visit.js'
-
-/** How long a response with validators of its own is kept past its freshness, to ask the handler about. */
-const KEPT_FOR_VALIDATION = 3_600_000
-
-/** Milliseconds: kept although stale from the start; 0 would not be kept. */
-const NOT_FRESH = 0.001
+import type { ExchangeParts, Varied } from './visit.js'
 
 /** One request whose handler runs to fill the cache: what comes out is kept, where it may be, and sent. */
 export class Exchange {
@@ -41,6 +36,10 @@ export class Exchange {
   readonly #hookHeaders: HookHeaders
   readonly #began = Date.now()
   #said: Said = { control: undefined, ttl: undefined }
+  /** By what the responses turn out to vary. */
+  #varied: Varied | undefined
+  /** The freshness that headers named when the handler threw an error: it was not meant for that. */
+  #beforeError: string | undefined
   #settled = false
   #recording = false
   #resolve!: (stored: StoredResponse | VaryPointer | undefined) => void
@@ -49,7 +48,7 @@ export class Exchange {
   constructor(request: FastifyRequest, reply: FastifyReply, parts: ExchangeParts) {
     this.#parts = parts
     const stale = parts.context.stale as StoredResponse | VaryPointer | undefined
-    this.#stale = stale && 'body' in stale ? stale : undefined
+    this.#stale = stale && 'body' in stale ? stale : parts.first
     this.#authorized = request.raw.headers.authorization !== undefined
     this.outcome = new Promise((resolve, reject) => {
       this.#resolve = resolve
@@ -110,8 +109,9 @@ export class Exchange {
       return this.#pass(reply, payload, judgement.reason)
     }
     const more = judgement.vary.filter((name) => !this.#parts.vary.includes(name))
-    if (more.length > 0) {
-      this.#settle(this.#parts.varied(more), undefined)
+    if (more.length > 0) this.#varied = this.#parts.varied(more)
+    if (more.length > 0 && !this.#varied) {
+      this.#skip()
       this.#say(reply, { fwd: this.#parts.fwd, detail: 'varies' })
       return payload
     }
@@ -149,7 +149,10 @@ export class Exchange {
     if (!route.shared) watchHandler(request, route.http.identity)
     intercept(
       reply,
-      () => this.sending(request, reply),
+      (payload) => {
+        if (payload instanceof Error) this.#beforeError = freshnessHeaders(reply, route)
+        this.sending(request, reply)
+      },
       () => {
         this.#parts.unshareable(reply.statusCode)
         this.#skip()
@@ -177,6 +180,7 @@ export class Exchange {
       personal: isPersonal(request),
       forwarded: forwardedReads(request),
       route,
+      explicit: this.#beforeError === undefined || this.#beforeError !== freshnessHeaders(reply, route),
       said: context,
       began: this.#began,
       now
@@ -238,21 +242,19 @@ export class Exchange {
     now: number
   ): StoredResponse {
     const kept = storedHeaders(headers, except)
+    const etag = headerOf(kept, 'etag')
+    const modified = headerOf(kept, 'last-modified')
+    const said = this.#said
     const stored: StoredResponse = {
       status,
       headers: kept,
       body,
       at: now,
-      age: life.age,
-      fresh: life.fresh,
-      swr: life.swr,
-      sie: life.sie,
-      shared: life.shared,
-      strict: life.strict,
-      etag: headerOf(kept, 'etag'),
-      modified: headerOf(kept, 'last-modified'),
+      ...life,
+      etag,
+      modified,
       validators,
-      said: this.#said
+      said
     }
     this.#settle(stored, life)
     return stored
@@ -314,19 +316,15 @@ export class Exchange {
       : answerUnstored(reply, payload, this.#parts.conditions)
   }
 
-  #settle(stored: StoredResponse | VaryPointer | undefined, life: Lifetimes | undefined): void {
+  #settle(stored: StoredResponse, life: Lifetimes): void {
     const { context } = this.#parts
-    if (!stored) return this.#skip()
-    if (life) {
-      const kept = (stored as StoredResponse).validators ? KEPT_FOR_VALIDATION : 0
-      context.ttlMs = Math.max(NOT_FRESH, life.fresh - life.age)
-      context.swrMs = life.swr
-      // Within stale-while-revalidate, too, a handler that fails is left alone for a while.
-      context.graceMs = Math.max(life.sie, life.swr, kept)
-      this.#parts.unshareable(undefined)
-    }
+    Object.assign(context, lifeInStore(stored, life, this.#varied !== undefined))
+    const usable = life.fresh > life.age || life.swr > 0 || life.sie > 0
+    this.#parts.unshareable(usable ? undefined : stored.status)
     this.#settled = true
-    this.#resolve(stored)
+    if (!this.#varied) return this.#resolve(stored)
+    const { vary, variant } = this.#varied
+    this.#resolve({ vary, first: { variant, response: stored } })
   }
 
   #skip(): void {

@@ -25,6 +25,8 @@ export interface ResponseFacts {
   /** Request headers that any client can send and the handler has read: they must select the response. */
   readonly forwarded: ReadonlySet<string>
   readonly route: RouteSettings
+  /** The freshness that the headers name is about this response: not set before the handler threw what is sent now. */
+  readonly explicit: boolean
   /** In place of the route's `ttl`, by the handler; `skipped`: it is not to be stored. */
   readonly said: { readonly ttlMs: number | undefined; readonly skipped: boolean }
   /** When the handler was asked, and when it answered. */
@@ -34,8 +36,10 @@ export interface ResponseFacts {
 
 /** RFC 9110 §15.1: may be given a lifetime where the response names none. */
 const HEURISTIC = new Set([200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501])
-/** Further statuses that we know well enough to store where their freshness is explicit. */
+/** Statuses whose own rules are kept here: `must-understand` lets others not be stored (§5.2.2.3). */
 const UNDERSTOOD = new Set([...HEURISTIC, 302, 303, 307])
+/** Parts and answers to conditions: they stand for no whole (§3.3, §4.3.4). */
+const NO_WHOLE = new Set([206, 304])
 const HEURISTIC_FRACTION = 0.1
 const HEURISTIC_MAX = 86_400_000
 
@@ -49,8 +53,7 @@ export function judge(facts: ResponseFacts): Judgement {
   const no = (reason: string): Judgement => ({ storable: false, reason })
   if (facts.personal) return no('personal')
   if (facts.said.skipped) return no('skipped')
-  if (!UNDERSTOOD.has(status) && !route.statuses.has(status)) return no('status')
-  if (header('content-range') !== undefined) return no('partial')
+  if (NO_WHOLE.has(status) || status < 200) return no('status')
   if (header('set-cookie') !== undefined && !route.setCookie) return no('set-cookie')
 
   const targeted =
@@ -58,10 +61,13 @@ export function judge(facts: ResponseFacts): Judgement {
   const control = targeted ?? parseCacheControl(header('cache-control'))
   if (!control) return no('cache-control')
   const understood = control.has('must-understand')
+  if (understood && !UNDERSTOOD.has(status)) return no('status')
   if (control.has('no-store') && !understood) return no('no-store')
   if (control.get('private') === true || control.get('private') === '') return no('private')
-  // To ask the handler at every use is what happens without storing it.
-  if (control.get('no-cache') === true || control.get('no-cache') === '') return no('no-cache')
+  // To ask the handler at every use is what happens without storing it, but with a validator it may answer 304.
+  const validated = control.get('no-cache') === true || control.get('no-cache') === ''
+  if (validated && header('etag') === undefined && header('last-modified') === undefined)
+    return no('no-cache')
   const shared = control.has('public') || control.has('s-maxage') || control.has('must-revalidate')
   if (facts.authorized && !shared) return no('authorization')
 
@@ -70,24 +76,13 @@ export function judge(facts: ResponseFacts): Judgement {
   for (const name of facts.forwarded) {
     if (!vary.includes(name) && !route.vary.includes(name)) return no('forwarded')
   }
-  const explicit = explicitFreshness(control, targeted ? undefined : header('expires'), header('date'), now)
-  const fresh = explicit ?? assumed(facts, header('last-modified'))
-  if (fresh === undefined) return no('no freshness')
+  const named = explicitFreshness(control, targeted ? undefined : header('expires'), header('date'), now)
+  const explicit = facts.explicit ? named : undefined
+  const fresh = validated ? 0 : (explicit ?? assumed(facts, control, header('last-modified')))
+  if (fresh === undefined) return no(UNDERSTOOD.has(status) ? 'no freshness' : 'status')
 
-  const age = initialAge(facts, header('date'))
-  const forbidden = control.has('must-revalidate') || control.has('proxy-revalidate')
-  const strict = forbidden || control.has('s-maxage')
-  const swr = seconds(control, 'stale-while-revalidate') ?? (strict ? 0 : route.swr)
-  const sie = seconds(control, 'stale-if-error') ?? (strict ? 0 : route.grace)
-  const life: Lifetimes = {
-    age,
-    fresh,
-    swr: forbidden ? 0 : swr,
-    sie: forbidden ? 0 : sie,
-    shared,
-    strict
-  }
-  if (life.fresh <= life.age && life.swr === 0 && life.sie === 0) return no('stale')
+  const life = lifetimes(facts, control, { fresh, age: initialAge(facts, header('date')), shared, validated })
+  if (!validated && life.fresh <= life.age && life.swr === 0 && life.sie === 0) return no('stale')
   return {
     storable: true,
     life,
@@ -98,6 +93,19 @@ export function judge(facts: ResponseFacts): Judgement {
       ...(route.setCookie ? [] : ['set-cookie'])
     ]
   }
+}
+
+function lifetimes(
+  { route }: ResponseFacts,
+  control: Directives,
+  known: { fresh: number; age: number; shared: boolean; validated: boolean }
+): Lifetimes {
+  const { fresh, age, shared, validated } = known
+  const forbidden = validated || control.has('must-revalidate') || control.has('proxy-revalidate')
+  const strict = forbidden || control.has('s-maxage')
+  const swr = seconds(control, 'stale-while-revalidate') ?? (strict ? 0 : route.swr)
+  const sie = seconds(control, 'stale-if-error') ?? (strict ? 0 : route.grace)
+  return { age, fresh, swr: forbidden ? 0 : swr, sie: forbidden ? 0 : sie, shared, strict }
 }
 
 function explicitFreshness(
@@ -132,12 +140,13 @@ function initialAge({ headers, began, now }: ResponseFacts, date: string | undef
 /** The `ttl` of the handler or the route, or a fraction of the time since the last change (RFC 9111 §4.2.2). */
 function assumed(
   { status, route, said, now }: ResponseFacts,
+  control: Directives,
   lastModified: string | undefined
 ): number | undefined {
   const ttl = said.ttlMs ?? route.ttl
   if (ttl !== undefined) return route.statuses.has(status) ? ttl : undefined
   const modified = parseHttpDate(lastModified)
-  if (modified === undefined || !HEURISTIC.has(status)) return undefined
+  if (modified === undefined || !(HEURISTIC.has(status) || control.has('public'))) return undefined
   const since = now - modified
   return since > 0 ? Math.min(since * HEURISTIC_FRACTION, HEURISTIC_MAX) : undefined
 }

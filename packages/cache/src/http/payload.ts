@@ -51,12 +51,16 @@ export function isStream(payload: unknown): payload is Readable {
 }
 
 /** Has the reply report that it is being sent, with a payload of Node.js, or that the handler writes to the socket by itself. */
-export function intercept(reply: FastifyReply, onSend: () => void, onHijack: () => void): void {
+export function intercept(
+  reply: FastifyReply,
+  onSend: (payload: unknown) => void,
+  onHijack: () => void
+): void {
   const send = reply.send.bind(reply)
   const hijack = reply.hijack.bind(reply)
   reply.send = (payload?: unknown) => {
     const body = fromWeb(reply, payload)
-    onSend()
+    onSend(body)
     return send(body)
   }
   reply.hijack = () => {

@@ -102,6 +102,7 @@ export function responseCache(
     if (methods.some(isUnsafe)) {
       if (!input) route.handler = writes.wrap(route.handler)
       route.onSend = [...[route.onSend ?? []].flat(), purge]
+      route.onError = [...[route.onError ?? []].flat(), failed]
     }
     if (early) for (const method of methods) heard.add(`${method} ${route.url}`)
   })
@@ -112,6 +113,7 @@ export function responseCache(
         writes.begin(request, reply)
       }
     })
+    fastify.addHook('onError', failed)
     fastify.addHook('onSend', async (request, reply, payload) => {
       const { url = '', config } = request.routeOptions
       if (heard.has(`${request.method} ${url}`)) return payload
@@ -124,6 +126,10 @@ export function responseCache(
       }
       return purge(request, reply, payload)
     })
+  }
+
+  async function failed(request: FastifyRequest): Promise<void> {
+    writes.failed(request)
   }
 
   async function purge(request: FastifyRequest, reply: FastifyReply, payload: unknown): Promise<unknown> {

@@ -1,6 +1,6 @@
 import { isPersonal, markPersonal } from '@flotilla/core'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { RESPONSES, type Cache } from '../cache.js'
+import type { Cache } from '../cache.js'
 import type { GetOrSetOptions } from '../engine.js'
 import type { Context, Factory, FactoryContext } from '../factory.js'
 import { checkTags } from '../options.js'
@@ -13,21 +13,18 @@ import { HitForMiss } from './hit-for-miss.js'
 import { isIdentified } from './personal-reads.js'
 import { refresh, refreshOf, snapshot } from './refresh.js'
 import { bypassReason, uriKey, variantKey } from './request-key.js'
+import { ResponseStore, type Stored } from './response-store.js'
 import type { RouteSettings } from './route.js'
 import { applyStored } from './serve.js'
-import { ageOf, isPointer, type StoredResponse, type VaryPointer } from './stored-response.js'
+import { ageOf, isPointer, type StoredResponse } from './stored-response.js'
 import type { UrlIdentity } from './url-identity.js'
 import { usable } from './usable.js'
 import { NONE, requestDirectives, run, runAsync, sent, type Place, type Visit } from './visit.js'
 
-type Stored = StoredResponse | VaryPointer
-
-const POINTER_TTL = 86_400_000
-
 /** A shared cache in front of handlers (RFC 9111), kept in a namespace of the cache: tags purge both. */
 export class ResponseCache {
   readonly #fastify: FastifyInstance
-  readonly #store: Cache<Stored>
+  readonly #store: ResponseStore
   readonly #identity: UrlIdentity
   readonly #exchanges = new WeakMap<FastifyRequest, Exchange>()
   readonly #hitForMiss = new HitForMiss()
@@ -40,8 +37,7 @@ export class ResponseCache {
   constructor(fastify: FastifyInstance, cache: Cache, identity: UrlIdentity) {
     this.#fastify = fastify
     this.#identity = identity
-    // XFetch would run handlers early for no one; routes have stale-while-revalidate for that.
-    this.#store = cache.part<Stored>(RESPONSES, { codec: 'msgpack', early: 0, swr: 0, grace: 0, jitter: 0 })
+    this.#store = new ResponseStore(cache)
   }
 
   /** What the handler of a request that fills the cache may say and ask. */
@@ -100,10 +96,11 @@ export class ResponseCache {
 
   #lookUp(visit: Visit, place: Place): unknown {
     const held = this.#store.held(place.key)
-    const stored = held?.value as Stored | undefined
+    const stored = (held?.value as Stored | undefined) ?? place.first
     if (stored && isPointer(stored)) {
-      if (place.key === place.base) return this.#lookUp(visit, this.#variant(visit, place, stored))
-    } else if (stored && held) {
+      if (place.key === place.base)
+        return this.#lookUp(visit, this.#store.variant(visit.request, place, stored))
+    } else if (stored) {
       const now = Date.now()
       const use = usable(stored, visit.wishes, visit.authorized, now)
       // A stale one that the client did not ask for starts a refresh, which is the store's to do.
@@ -164,16 +161,22 @@ export class ResponseCache {
       impatient
     }
     const ask = (): Promise<Stored | undefined> =>
-      this.#store.getOrSet<Stored>(place.key, factory as Factory<Stored>, options).catch(() => undefined)
+      this.#store.fill(place.key, factory, options).catch(() => undefined)
     const shared = options.refresh === true && !impatient
     const stored = shared ? await this.#refreshes.run(place.key, ask) : await ask()
     if (leads) return undefined
     if (shared && stored && !isPointer(stored) && usable(stored, NONE, false, Date.now()) === 'fresh') {
       return this.#send(visit, stored, Date.now(), true)
     }
-    if (!stored) return this.#pass(visit, { fwd: 'uri-miss' })
+    if (!stored) {
+      const { first } = place
+      if (first && usable(first, wishes, visit.authorized, Date.now()))
+        return this.#send(visit, first, Date.now(), true)
+      return this.#pass(visit, { fwd: 'uri-miss' })
+    }
     if (isPointer(stored)) {
-      if (place.key === place.base) return this.#lookUp(visit, this.#variant(visit, place, stored))
+      if (place.key === place.base)
+        return this.#lookUp(visit, this.#store.variant(visit.request, place, stored))
       return this.#pass(visit, { fwd: 'vary-miss' })
     }
     if (usable(stored, wishes, visit.authorized, Date.now())) {
@@ -185,9 +188,9 @@ export class ResponseCache {
   /** While another request asks the handler: from the store, else from this one's own handler, which stores nothing. */
   async #beside(visit: Visit, place: Place): Promise<unknown> {
     if (!visit.wishes.has('no-cache')) {
-      const stored = await this.#store.get<Stored>(place.key)
+      const stored = await this.#store.read(place)
       if (stored && isPointer(stored) && place.key === place.base) {
-        return this.#lookUp(visit, this.#variant(visit, place, stored))
+        return this.#lookUp(visit, this.#store.variant(visit.request, place, stored))
       }
       if (stored && !isPointer(stored) && usable(stored, visit.wishes, visit.authorized, Date.now())) {
         return this.#send(visit, stored, Date.now(), false)
@@ -209,21 +212,28 @@ export class ResponseCache {
       conditions,
       vary: place.vary,
       fwd,
-      varied: (more) => this.#varied(place, more),
+      first: place.first,
+      varied: (more) => this.#store.varied(request, place, more),
       unshareable: (status) => this.#hitForMiss.note(place.key, status),
       untouched: request.raw.headers.authorization !== undefined || this.#hitForMiss.isUntouched(place.key),
-      drop: () => this.#drop(place.key)
+      drop: () => this.#store.drop(place.key)
     })
     this.#exchanges.set(request, exchange)
+    // From then on it has a key of its own.
+    if (place.first)
+      void exchange.outcome.then(
+        (stored) => stored && this.#store.point(place.base, place.vary),
+        () => undefined
+      )
     reply.raw.once('close', () => exchange.abandon())
     return exchange
   }
 
   /** RFC 9111 §5.2.1.7: what is stored, or 504. */
   async #onlyIfCached(visit: Visit, place: Place): Promise<unknown> {
-    const stored = await this.#store.get<Stored>(place.key)
+    const stored = await this.#store.read(place)
     if (stored && isPointer(stored) && place.key === place.base) {
-      return this.#onlyIfCached(visit, this.#variant(visit, place, stored))
+      return this.#onlyIfCached(visit, this.#store.variant(visit.request, place, stored))
     }
     if (stored && !isPointer(stored) && usable(stored, visit.wishes, visit.authorized, Date.now())) {
       return this.#send(visit, stored, Date.now(), false)
@@ -242,7 +252,7 @@ export class ResponseCache {
    * handler may answer HEAD without a body.
    */
   async #head(visit: Visit, place: Place): Promise<unknown> {
-    let stored = await this.#store.get<Stored>(place.key)
+    let stored = await this.#store.read(place)
     if (
       !stored &&
       visit.wishes.size === 0 &&
@@ -253,7 +263,7 @@ export class ResponseCache {
     }
     if (visit.wishes.has('only-if-cached')) return this.#onlyIfCached(visit, place)
     if (stored && isPointer(stored) && place.key === place.base) {
-      return this.#head(visit, this.#variant(visit, place, stored))
+      return this.#head(visit, this.#store.variant(visit.request, place, stored))
     }
     if (stored && !isPointer(stored)) {
       if (usable(stored, visit.wishes, visit.authorized, Date.now())) {
@@ -269,9 +279,7 @@ export class ResponseCache {
     const factory = (context: FactoryContext): Promise<Stored | undefined> =>
       refresh(this.#fastify, place.key, again, context as unknown as Context)
     try {
-      return await this.#store.getOrSet<Stored>(place.key, factory as Factory<Stored>, {
-        tags: this.#tags(request, route)
-      })
+      return await this.#store.fill(place.key, factory, { tags: this.#tags(request, route) })
     } catch {
       this.#hitForMiss.note(place.key, 500)
       return undefined
@@ -291,7 +299,7 @@ export class ResponseCache {
     const { etag, modified } = head.stored
     const changed = (name: string, known: string | undefined): boolean =>
       reply.hasHeader(name) && reply.getHeader(name) !== known
-    if (changed('etag', etag) || changed('last-modified', modified)) this.#drop(head.place.key)
+    if (changed('etag', etag) || changed('last-modified', modified)) this.#store.drop(head.place.key)
   }
 
   #send(visit: Visit, stored: StoredResponse, now: number, collapsed: boolean): unknown {
@@ -315,23 +323,5 @@ export class ResponseCache {
     reply.header('cache-status', value)
     tell(request, value, false)
     return run(visit)
-  }
-
-  #variant({ request }: Visit, place: Place, pointer: VaryPointer): Place {
-    const vary = pointer.vary.filter((name) => !place.vary.includes(name))
-    return { base: place.base, key: place.base + variantKey(request, vary), vary: [...place.vary, ...vary] }
-  }
-
-  /** The response varies by more: at the first look that is all there is to store; later it widens what was known. */
-  #varied(place: Place, more: readonly string[]): VaryPointer | undefined {
-    const pointer: VaryPointer = { vary: [...new Set([...place.vary, ...more])].sort() }
-    if (place.key === place.base) return pointer
-    this.#store.set(place.base, pointer, { ttl: POINTER_TTL }).catch(() => undefined)
-    return undefined
-  }
-
-  #drop(key: string): void {
-    // Where Redis is away the cache itself sends it again.
-    this.#store.delete(key).catch(() => undefined)
   }
 }

@@ -1,5 +1,5 @@
 import { optionReader, type Duration, type Size } from '@flotilla/core'
-import type { FastifyRequest, RouteOptions } from 'fastify'
+import type { FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { OptionsError } from '../errors.js'
 import type { HttpSettings } from './options.js'
 import { constraintsKey } from './request-key.js'
@@ -89,4 +89,10 @@ export function readRoute({ url, constraints, config }: RouteOptions, http: Http
 /** The targeted field (RFC 9213) that is for this cache alone. */
 export function ownControl({ http }: RouteSettings): string {
   return `${http.name}-cache-control`
+}
+
+/** All that the reply says of freshness, to be compared. */
+export function freshnessHeaders(reply: FastifyReply, route: RouteSettings): string {
+  const names = ['cache-control', 'expires', 'cdn-cache-control', ownControl(route)]
+  return JSON.stringify(names.map((name) => reply.getHeader(name)))
 }

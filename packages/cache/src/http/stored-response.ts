@@ -35,6 +35,8 @@ export interface StoredResponse {
 /** Stands for a URL whose responses vary by more than the route's options say. */
 export interface VaryPointer {
   readonly vary: readonly string[]
+  /** The response by which that became known, and the variant that it is. It is stored by the fill of the URL: no write gets between. */
+  readonly first?: { readonly variant: string; readonly response: StoredResponse }
 }
 
 export function isPointer(stored: StoredResponse | VaryPointer): stored is VaryPointer {
@@ -125,4 +127,27 @@ export function freshened(
     strict: life.strict,
     said
   }
+}
+
+/** How long a response with validators of its own is kept past its freshness, to ask the handler about. */
+const KEPT_FOR_VALIDATION = 3_600_000
+
+/** Milliseconds: kept although stale from the start; 0 would not be kept. */
+const NOT_FRESH = 0.001
+
+/** How long it is known at least by what the responses of a URL vary. */
+const MIN_POINTER_TTL = 60_000
+
+/** How long the store keeps a response, and when it computes another. */
+export function lifeInStore(
+  stored: StoredResponse,
+  life: Lifetimes,
+  inPointer: boolean
+): { ttlMs: number; swrMs: number; graceMs: number } {
+  const ttlMs = Math.max(NOT_FRESH, life.fresh - life.age)
+  // Within stale-while-revalidate, too, a handler that fails is left alone for a while.
+  const graceMs = Math.max(life.sie, life.swr, stored.validators ? KEPT_FOR_VALIDATION : 0)
+  if (!inPointer) return { ttlMs, swrMs: life.swr, graceMs }
+  // By what it varies is known for longer than the response is fresh; a look at the response itself shows whether it is.
+  return { ttlMs: Math.max(MIN_POINTER_TTL, ttlMs + graceMs), swrMs: 0, graceMs: 0 }
 }

@@ -28,5 +28,6 @@ export function usable(
     return undefined
   if (maxStale !== undefined && !stored.strict) return 'stale'
   if (wishes.has('max-age') || wishes.has('min-fresh')) return undefined
-  return -left <= Math.max(stored.swr, stored.sie) ? 'stale' : undefined
+  const window = Math.max(stored.swr, stored.sie)
+  return window > 0 && -left <= window ? 'stale' : undefined
 }

@@ -5,13 +5,15 @@ import { parseCacheControl, type Directives } from './cache-control.js'
 import type { CacheStatus } from './cache-status.js'
 import type { Conditions } from './conditional.js'
 import type { RouteSettings } from './route.js'
-import type { VaryPointer } from './stored-response.js'
+import type { StoredResponse } from './stored-response.js'
 
 /** Where a response is looked for: under the headers of the route's options, or those a response named. */
 export interface Place {
   readonly base: string
   readonly key: string
   readonly vary: readonly string[]
+  /** What is stored with the name of what it varies by, until there is something under the key. */
+  readonly first?: StoredResponse | undefined
 }
 
 /** One request on its way through the cache. */
@@ -34,14 +36,22 @@ export interface ExchangeParts {
   /** Request headers by which stored responses of this URL are told apart so far. */
   readonly vary: readonly string[]
   readonly fwd: NonNullable<CacheStatus['fwd']>
-  /** Says that the responses of this URL vary by these as well. */
-  readonly varied: (vary: readonly string[]) => VaryPointer | undefined
+  /** Notes that the responses of this URL vary by these as well; what to store with this one, if it can be. */
+  readonly varied: (vary: readonly string[]) => Varied | undefined
+  /** Stored for this request before: the handler is asked whether it still holds. */
+  readonly first: StoredResponse | undefined
   /** The response can be shared, or cannot: then others do not wait for the next one. Its status, if it cannot. */
   readonly unshareable: (status: number | undefined) => void
   /** The handler gets the conditions of the request: its answer is most likely not stored. */
   readonly untouched: boolean
   /** What is stored is not to be used again. */
   readonly drop: () => void
+}
+
+/** By what the responses of a URL vary, and which of them this request selects. */
+export interface Varied {
+  readonly vary: readonly string[]
+  readonly variant: string
 }
 
 /** The request directives of a client that asks nothing. */

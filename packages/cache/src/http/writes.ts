@@ -12,9 +12,9 @@ export function isUnsafe(method: string): boolean {
  * Invalidates what unsafe requests change (RFC 9111 §4.4): every query of their target, and of what `Location` and
  * `Content-Location` name on the same host.
  *
- * Below 400 that happens before the client hears of the success. If the handler has run and the answer is 5xx, it may have
- * written before it failed: the target is invalidated, and once more if the handler ends later. A hijacked reply is invalidated
- * at once, and again when it has ended. If the handler refuses with 4xx, or a hook answers instead, nothing has changed.
+ * Below 400 that happens before the client hears of the success. A handler that throws, so that the answer is 5xx, may have
+ * written before: the target is invalidated, and once more if the handler ends later. A hijacked reply is invalidated at once,
+ * and again when it has ended. If the handler itself sends an error, or a hook answers instead, nothing has changed.
  */
 export class Writes {
   readonly #cache: Cache
@@ -24,6 +24,8 @@ export class Writes {
   readonly #cached = new Set<string>()
   /** Requests whose handler has begun. */
   readonly #handled = new WeakSet<FastifyRequest>()
+  /** Requests that an error was thrown for. */
+  readonly #failed = new WeakSet<FastifyRequest>()
   /** Some URL was rewritten before it was routed: the paths that clients name are not those of routes. */
   #rewritten = false
 
@@ -65,21 +67,30 @@ export class Writes {
     }
   }
 
+  /** An error was thrown, by the handler or by a hook. */
+  failed(request: FastifyRequest): void {
+    this.#failed.add(request)
+  }
+
   /** On the way out of any response. */
   async sending(request: FastifyRequest, reply: FastifyReply): Promise<void> {
     if (!isUnsafe(request.method)) return
     const { statusCode } = reply
     if (statusCode < 400) {
       await this.#invalidate(request, [reply.getHeader('location'), reply.getHeader('content-location')])
-    } else if (statusCode >= 500 && this.#handled.has(request)) await this.#try(request, [])
+    } else if (this.#mayHaveWritten(request, reply)) await this.#try(request, [])
   }
 
   /** A handler that had taken too long, so that 503 was sent for it, may write after that. */
   #watchEnd(request: FastifyRequest, reply: FastifyReply, end: Promise<unknown>): void {
     const ended = (): void => {
-      if (reply.sent && reply.statusCode >= 500) void this.#try(request, [])
+      if (reply.sent && this.#mayHaveWritten(request, reply)) void this.#try(request, [])
     }
     end.then(ended, ended)
+  }
+
+  #mayHaveWritten(request: FastifyRequest, { statusCode }: FastifyReply): boolean {
+    return statusCode >= 500 && this.#handled.has(request) && this.#failed.has(request)
   }
 
   async #try(request: FastifyRequest, named: readonly unknown[]): Promise<void> {
