@@ -9,6 +9,8 @@ export type {
   SessionOptions
 } from './options.js'
 export { Session } from './request/session.js'
+export type { SessionCookieInfo } from './request/cookie.js'
+export type { SessionCallback } from './request/session-access.js'
 export type { RenewalOptions } from './request/session.js'
 export type { LoginOptions } from './request/login-options.js'
 export type { SessionData, SessionKey, SessionValue, SessionValues } from './request/session-data.js'

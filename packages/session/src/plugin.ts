@@ -13,6 +13,7 @@ import { readOptions, type SessionOptions, type Settings } from './options.js'
 import { SessionCookie } from './request/cookie.js'
 import { addSessionHooks } from './request/hooks.js'
 import { Notices } from './request/notices.js'
+import type { SessionData } from './request/session-data.js'
 import type { Session } from './request/session.js'
 import { Cipher } from './store/cipher.js'
 import { RedisClock } from './store/clock.js'
@@ -28,8 +29,10 @@ import { UserSessions } from './users/user-sessions.js'
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** The session of this request; `undefined` at run time on routes with `config: { session: false }`. */
-    readonly session: Session
+    /**
+     * The session of this request, with its data as properties; `undefined` at run time on routes with `config: { session: false }`.
+     */
+    readonly session: Session & Partial<SessionData>
   }
   interface FastifyInstance {
     readonly sessions: Sessions
@@ -94,10 +97,11 @@ async function session(fastify: FastifyInstance, options: SessionOptions): Promi
     tokens,
     errors,
     settings,
+    cookie,
     ...notices.callbacks
   }
   fastify.decorate('sessions', createSessions(parts, users))
-  addSessionHooks(fastify, { ...parts, cookie, clock, later })
+  addSessionHooks(fastify, { ...parts, clock, later })
   if (settings.local)
     fastify.addHook('onReady', async () => {
       await bus.ready()

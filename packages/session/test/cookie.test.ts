@@ -6,6 +6,7 @@ import { startRedis } from '@flotilla/testbed'
 import { after, before, test } from 'tap'
 import { SessionTokens } from '../src/store/token.js'
 import { SECRET } from './support/app.js'
+import { buildApp } from './support/app.js'
 import { serve } from './support/serve.js'
 
 let redis: Awaited<ReturnType<typeof startRedis>>
@@ -210,4 +211,52 @@ test('a value signed for another cookie, or by another secret, is not taken', (t
   t.equal(new SessionTokens(SECRET, 'other').verify(value), undefined)
   t.equal(new SessionTokens(`${SECRET}.`, 'sid').verify(value), undefined)
   t.end()
+})
+
+test('session.cookie shows what the response sets, under the names of @fastify/session', async (t) => {
+  for (const [session, headers, expected] of [
+    [{}, {}, { path: '/', domain: null, httpOnly: true, secure: false, sameSite: 'lax', partitioned: false }],
+    [
+      {
+        cookie: { secure: 'auto', sameSite: 'none', partitioned: true, path: '/app', domain: 'example.org' }
+      },
+      { 'x-forwarded-proto': 'https' },
+      { path: '/app', domain: 'example.org', secure: true, sameSite: 'none', partitioned: true }
+    ],
+    [
+      { cookie: { secure: 'auto', sameSite: 'none', partitioned: true } },
+      {},
+      { secure: false, sameSite: 'lax', partitioned: false }
+    ]
+  ] as const) {
+    const app = await buildApp({ url: redis.url, session, fastify: { trustProxy: true } })
+    app.get('/app/cookie', async (request) => request.session.cookie)
+    const { browser } = await serve(t, app)
+    const { body } = await browser(headers).get('/app/cookie')
+    t.match(body, { ...expected, maxAge: null, originalMaxAge: null, expires: null })
+  }
+})
+
+test('session.cookie knows how long the cookie lives', async (t) => {
+  const session = { absoluteTimeout: '2h', cookie: { persistent: true, secure: 'auto' } } as const
+  const app = await buildApp({ url: redis.url, session })
+  app.post('/cookie', async ({ session }) => session.cookie)
+  app.post('/brief', async ({ session }) => {
+    session.options({ maxAge: '10m' })
+    return session.cookie
+  })
+  app.post('/assign', async ({ session }) => {
+    ;(session.cookie as { maxAge: number }).maxAge = 1
+    return {}
+  })
+  const { browser } = await serve(t, app)
+  const visitor = browser()
+  t.match((await visitor.post('/cookie')).body, { originalMaxAge: 7_200_000, maxAge: 7_200_000 })
+  await visitor.post('/set', { count: 1 })
+  const { body } = await visitor.post('/cookie')
+  t.equal(body['originalMaxAge'], 7_200_000)
+  t.ok((body['maxAge'] as number) < 7_200_000)
+  t.ok(Math.abs(Date.parse(String(body['expires'])) - Date.now() - Number(body['maxAge'])) < 60_000)
+  t.match((await visitor.post('/brief')).body, { originalMaxAge: 600_000, maxAge: 600_000 })
+  t.equal((await visitor.post('/assign')).status, 500, 'it is for reading')
 })

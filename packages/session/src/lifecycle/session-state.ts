@@ -22,6 +22,8 @@ export interface Visitor {
 /** A request, or what stands for one outside of a request; looked at only at login. */
 export interface VisitorSource {
   readonly ip: string | undefined
+  /** As `request.protocol`. */
+  readonly protocol?: string
   readonly headers: { readonly 'user-agent'?: string | undefined }
 }
 
@@ -93,6 +95,11 @@ export class SessionState {
 
   get visitor(): Visitor {
     return { ip: this.#source?.ip, userAgent: this.#source?.headers['user-agent'] }
+  }
+
+  /** Of the request; `undefined` outside of one. */
+  get protocol(): string | undefined {
+    return this.#source?.protocol
   }
 
   get fields(): SessionFields {

@@ -5,7 +5,31 @@ import type { CookieSettings } from '../options.js'
 import type { RedisClock } from '../store/clock.js'
 import type { SessionTokens } from '../store/token.js'
 
+/** What the session's cookie is like, under the names that @fastify/session has. It cannot be changed here: see `session.options`. */
+export interface SessionCookieInfo {
+  /** Below which URLs browsers send it. */
+  readonly path: string
+  /** `null`: only to the host that set it. */
+  readonly domain: string | null
+  /** Scripts in the browser cannot read it. */
+  readonly httpOnly: true
+  /** Only over https. */
+  readonly secure: boolean
+  /** As in RFC 6265bis. */
+  readonly sameSite: 'lax' | 'strict' | 'none' | boolean
+  /** One cookie jar for each top-level site (CHIPS). */
+  readonly partitioned: boolean
+  /** How long the cookie lives from the beginning of the session, in milliseconds; `null` if it ends with the browser. */
+  readonly originalMaxAge: number | null
+  /** How long it still lives, in milliseconds; `null` if it ends with the browser. */
+  readonly maxAge: number | null
+  /** When it ends; `null` if it ends with the browser. */
+  readonly expires: Date | null
+}
+
 export interface SessionCookieParts {
+  /** Milliseconds, of sessions that have none of their own. */
+  readonly absoluteTimeout: number
   readonly settings: CookieSettings
   readonly clearSiteData: string | undefined
   readonly tokens: SessionTokens
@@ -44,7 +68,7 @@ export class SessionCookie {
 
   /** The value as the browser sent it, whatever it is. */
   read(request: FastifyRequest): string | undefined {
-    const name = this.#isSecure(request) ? this.#secureName : this.#parts.settings.name
+    const name = this.#isSecure(request.protocol) ? this.#secureName : this.#parts.settings.name
     const { cookies } = request
     if (cookies) return cookies[name]
     // @fastify/cookie registered with another hook has not looked yet.
@@ -52,16 +76,37 @@ export class SessionCookie {
     return header === undefined ? undefined : request.server.parseCookie(header)[name]
   }
 
+  /** What a response would set now. */
+  describe(state: SessionState): SessionCookieInfo {
+    const { path, domain, sameSite, partitioned } = this.#attributesFor(state, this.#isSecure(state.protocol))
+    const { absoluteTimeout, clock } = this.#parts
+    const { createdAt, absoluteAt } = state.record?.meta ?? { createdAt: 0, absoluteAt: absoluteTimeout }
+    const now = clock.now()
+    const left = this.#lifetimeOf(state, state.record ? absoluteAt - now : absoluteTimeout)
+    return Object.freeze({
+      path: path!,
+      domain: domain ?? null,
+      httpOnly: true,
+      secure: this.#isSecure(state.protocol),
+      sameSite: sameSite!,
+      partitioned: partitioned === true,
+      originalMaxAge: this.#lifetimeOf(state, absoluteAt - createdAt) ?? null,
+      maxAge: left ?? null,
+      expires: left === undefined ? null : new Date(now + left)
+    })
+  }
+
   /** Does to the response what the state asks for. */
   write(state: SessionState, request: FastifyRequest, reply: FastifyReply): void {
-    const { settings, clearSiteData, tokens } = this.#parts
-    const secure = this.#isSecure(request)
+    const { settings, clearSiteData, tokens, clock } = this.#parts
+    const secure = this.#isSecure(request.protocol)
     const name = secure ? this.#secureName : settings.name
     const options = this.#attributesFor(state, secure)
+    if (state.cookie !== 'keep') this.#warnIfWeakened(state, secure)
     if (state.cookie === 'set' && state.token && state.record) {
       const { value } = state.token.outdated ? tokens.resign(state.token) : state.token
-      const maxAge = this.#maxAgeOf(state)
-      if (maxAge !== undefined) options.maxAge = maxAge
+      const left = this.#lifetimeOf(state, state.record.meta.absoluteAt - clock.now())
+      if (left !== undefined) options.maxAge = Math.max(1, Math.ceil(left / 1_000))
       this.#warnIfLost(request)
       reply.setCookie(name, value, options)
       // OWASP Session Management: a response that carries an id must not be stored.
@@ -73,29 +118,34 @@ export class SessionCookie {
     if (state.loggedOut && clearSiteData) reply.header('clear-site-data', clearSiteData)
   }
 
-  #isSecure(request: FastifyRequest): boolean {
+  /** Outside of a request as over https. */
+  #isSecure(protocol = 'https'): boolean {
     const { secure } = this.#parts.settings
-    return secure === 'auto' ? request.protocol === 'https' : secure
+    return secure === 'auto' ? protocol === 'https' : secure
   }
 
   #attributesFor(state: SessionState, secure: boolean): CookieSerializeOptions {
     const options = { ...(secure ? this.#secure : this.#plain), ...state.cookieOptions }
-    if (secure || (options.sameSite !== 'none' && !options.partitioned)) return options
-    this.#warnOnce(
-      'the session cookie goes out over http without SameSite=None and Partitioned, which browsers accept only with Secure'
-    )
+    if (secure) return options
+    // Browsers accept both only with Secure.
     delete options.partitioned
     if (options.sameSite === 'none') options.sameSite = 'lax'
     return options
   }
 
-  /** Seconds, or `undefined` for a cookie that ends with the browser. */
-  #maxAgeOf({ record, cookieMaxAge, cookiePersistent }: SessionState): number | undefined {
-    const { meta } = record!
-    const persistent = cookiePersistent ?? meta.persistent ?? this.#parts.settings.persistent
+  #warnIfWeakened({ cookieOptions }: SessionState, secure: boolean): void {
+    const { sameSite, partitioned } = { ...this.#plain, ...cookieOptions }
+    if (secure || (sameSite !== 'none' && !partitioned)) return
+    this.#warnOnce(
+      'the session cookie goes out over http without SameSite=None and Partitioned, which browsers accept only with Secure'
+    )
+  }
+
+  /** @returns milliseconds, at most `longest`; `undefined` for a cookie that ends with the browser */
+  #lifetimeOf({ record, cookieMaxAge, cookiePersistent }: SessionState, longest: number): number | undefined {
+    const persistent = cookiePersistent ?? record?.meta.persistent ?? this.#parts.settings.persistent
     if (!persistent && cookieMaxAge === undefined) return undefined
-    const left = Math.min(meta.absoluteAt - this.#parts.clock.now(), cookieMaxAge ?? Infinity)
-    return Math.max(1, Math.ceil(left / 1_000))
+    return Math.min(longest, cookieMaxAge ?? Infinity)
   }
 
   #warnIfLost(request: FastifyRequest): void {

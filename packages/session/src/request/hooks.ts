@@ -21,15 +21,17 @@ import { Session } from './session.js'
 const kState = Symbol('flotilla.session.request-state')
 const kSession = Symbol('flotilla.session.request-session')
 
+/** Data is there as properties, too: see {@link withProperties}. */
+type RequestSession = FastifyRequest['session']
+
 type Mode = FastifyContextConfig['session']
 
 interface WithSession extends FastifyRequest {
   [kState]: SessionState | null
-  [kSession]: Session | null
+  [kSession]: RequestSession | null
 }
 
 export interface HookParts extends SessionParts {
-  readonly cookie: SessionCookie
   readonly clock: RedisClock
   /** A cookie names a secret that is not listed here. */
   readonly foreignSecret: (keyId: string) => void
@@ -46,17 +48,17 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
   fastify.decorateRequest(kState, null)
   fastify.decorateRequest(kSession, null)
   fastify.decorateRequest('session', {
-    getter(this: FastifyRequest): Session {
+    getter(this: FastifyRequest): RequestSession {
       const request = this as WithSession
       if (request[kSession]) return request[kSession]
       let state = request[kState]
       if (!state) {
         // Probing for a session, as siblings do, must not throw if there is none.
-        if (modeOf(request) === false) return undefined as unknown as Session
+        if (modeOf(request) === false) return undefined as unknown as RequestSession
         state = begin(request, 'none')
       }
       markPersonal(request)
-      const session = withProperties(new Session(state, parts))
+      const session = withProperties(new Session(state, parts)) as RequestSession
       request[kSession] = session
       return session
     }

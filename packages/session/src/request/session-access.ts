@@ -6,6 +6,7 @@ import type { SessionWriter } from '../lifecycle/session-writer.js'
 import type { StoreErrors } from '../lifecycle/store-errors.js'
 import type { Settings } from '../options.js'
 import type { SessionTokens } from '../store/token.js'
+import type { SessionCookie } from './cookie.js'
 import { type Forgotten, Operations } from './operations.js'
 
 /** What a session needs of the plugin. */
@@ -16,6 +17,7 @@ export interface SessionParts {
   readonly tokens: SessionTokens
   readonly errors: StoreErrors
   readonly settings: Settings
+  readonly cookie: SessionCookie
   /** Something was changed after the response had been sent. */
   readonly late: () => void
   readonly forgotten: Forgotten
@@ -42,15 +44,31 @@ export function writable(session: Inner): SessionState {
   return state
 }
 
+/** Called when an operation has ended, for code written for other session plugins. */
+export type SessionCallback = (error?: unknown) => void
+
 /** What the response waits for, even if the caller does not; `run` throws nothing but by its promise. */
 export function operation<T>(
   { [kState]: state, [kParts]: parts }: Inner,
   name: string,
-  run: () => Promise<T>
+  run: () => Promise<T>,
+  callback?: SessionCallback
 ): Promise<T> {
-  if (state.response !== 'ahead') return run()
-  state.operations ??= new Operations(parts.forgotten)
-  return state.operations.begin(name, run)
+  let promise: Promise<T>
+  if (state.response === 'ahead') {
+    state.operations ??= new Operations(parts.forgotten)
+    promise = state.operations.begin(name, run)
+  } else {
+    promise = run()
+  }
+  if (typeof callback === 'function') {
+    // What a callback throws is the application's, as with any callback.
+    promise.then(
+      () => process.nextTick(callback),
+      (error: unknown) => process.nextTick(callback, error)
+    )
+  }
+  return promise
 }
 
 export async function load(session: Inner): Promise<void> {

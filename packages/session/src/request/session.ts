@@ -2,6 +2,7 @@ import { inspect } from 'node:util'
 import { detail, ERR_CONFLICT, ERR_GONE, ERR_NO_USER } from '../errors.js'
 import { readCookieAttributes, type SessionCookieAttributes } from '../options.js'
 import type { SessionState } from '../lifecycle/session-state.js'
+import type { SessionCookieInfo } from './cookie.js'
 import { type LoginOptions, readLogin } from './login-options.js'
 import {
   asking,
@@ -13,6 +14,7 @@ import {
   readable,
   recover,
   save,
+  type SessionCallback,
   type SessionParts,
   writable
 } from './session-access.js'
@@ -84,6 +86,11 @@ export class Session<Data extends object = SessionData> {
   get expiresAt(): Date | undefined {
     const { record } = readable(this)
     return record && new Date(record.meta.absoluteAt)
+  }
+
+  /** What the cookie is like, for reading. {@link options} decides it. */
+  get cookie(): SessionCookieInfo {
+    return this[kParts].cookie.describe(this[kState])
   }
 
   /**
@@ -179,8 +186,8 @@ export class Session<Data extends object = SessionData> {
   }
 
   /** Ends the session on all instances and clears the cookie. */
-  destroy(): Promise<void> {
-    return operation(this, 'destroy', () => end(this))
+  destroy(callback?: SessionCallback): Promise<void> {
+    return operation(this, 'destroy', () => end(this), callback)
   }
 
   /**
@@ -191,12 +198,14 @@ export class Session<Data extends object = SessionData> {
    *
    * @throws FLOTILLA_SESSION_ERR_TOO_LARGE, FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_NOT_DURABLE
    */
-  regenerate(keep: readonly string[] = []): Promise<void> {
-    return operation(this, 'regenerate', async () => {
+  regenerate(keep?: readonly string[] | SessionCallback, callback?: SessionCallback): Promise<void> {
+    const [keys, done] = typeof keep === 'function' ? [[], keep] : [keep ?? [], callback]
+    const regenerate = async (): Promise<void> => {
       await load(this)
       const state = writable(this)
-      await asking(this, () => this[kParts].lifecycle.regenerate(state, keep))
-    })
+      await asking(this, () => this[kParts].lifecycle.regenerate(state, keys))
+    }
+    return operation(this, 'regenerate', regenerate, done)
   }
 
   /**
@@ -248,14 +257,15 @@ export class Session<Data extends object = SessionData> {
   }
 
   /** Reads it again, giving up what was not saved; a session that is new is empty again. */
-  reload(): Promise<this> {
-    return operation(this, 'reload', async () => {
+  reload(callback?: SessionCallback): Promise<this> {
+    const reload = async (): Promise<this> => {
       const state = this[kState]
       const token = state.token ?? state.record?.token ?? state.presented
       if (token && state.phase !== 'ended') await asking(this, () => this[kParts].loader.open(state, token))
       else if (state.phase === 'none') state.none()
       return this
-    })
+    }
+    return operation(this, 'reload', reload, callback)
   }
 
   /**
@@ -266,8 +276,8 @@ export class Session<Data extends object = SessionData> {
    * @throws FLOTILLA_SESSION_ERR_UNSERIALISABLE, FLOTILLA_SESSION_ERR_TOO_LARGE, FLOTILLA_SESSION_ERR_INVALID_DATA,
    *   FLOTILLA_SESSION_ERR_UNAVAILABLE, FLOTILLA_SESSION_ERR_READ_ONLY
    */
-  save(): Promise<void> {
-    return operation(this, 'save', () => save(this))
+  save(callback?: SessionCallback): Promise<void> {
+    return operation(this, 'save', () => save(this), callback)
   }
 
   /**

@@ -29,6 +29,18 @@ export async function sessions(request: FastifyRequest, app: FastifyInstance): P
   // @ts-expect-error -- set by login only
   request.session.userId = 'ada'
 
+  // As properties, which is what handlers written for @fastify/session use.
+  const cart = request.session.cart
+  same<typeof cart, { items: string[] } | undefined>(true)
+  request.session.count = 7
+  // @ts-expect-error -- a count is a number
+  request.session.count = 'many'
+  const { expires, originalMaxAge } = request.session.cookie
+  same<typeof expires, Date | null>(true)
+  same<typeof originalMaxAge, number | null>(true)
+  void request.session.destroy((error) => request.log.info({ error }))
+  void request.session.regenerate(['count'], () => {})
+
   // Fastify's own way to type a decorator without augmentation.
   const typed = request.getDecorator<Session<Cart>>('session')
   typed.data.cart?.items.push('book')
