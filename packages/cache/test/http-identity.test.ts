@@ -1,5 +1,6 @@
 /* Plugins of others know who sent a request: what they know is never in what another visitor gets. */
 import fastifyCookie from '@fastify/cookie'
+import fastifyHelmet from '@fastify/helmet'
 import fastifyJwt from '@fastify/jwt'
 import fastifySecureSession from '@fastify/secure-session'
 import fastifySession from '@fastify/session'
@@ -317,4 +318,45 @@ t.test('what belongs to one exchange: late cookies, trailers, early hints, error
     const { body, headers, trailers } = await app.inject({ url, headers: { 'x-name': 'Bob' } })
     t.notMatch(JSON.stringify([body, headers, trailers]), 'Ada', url)
   }
+})
+
+t.test('what an onSend hook reads about the visitor', async (t) => {
+  const hooks: Record<string, (request: FastifyRequest) => string | undefined> = {
+    'request.cookies': (request) => request.cookies['name'],
+    'request.headers.cookie': (request) => /name=(\w+)/.exec(request.headers.cookie ?? '')?.[1],
+    'request.session': (request) => (sessionOf(request).name ?? '') + String(request.cookies['name'])
+  }
+  for (const [name, nameOf] of Object.entries(hooks)) {
+    const app = await start(t, systems['@fastify/session']!, 'after')
+    app.get('/other', { config: { cache: { ttl: '1m' } } }, () => 'for all')
+    await app.register(async (scope) => {
+      scope.addHook('onSend', async (request, _reply, payload) => `${String(payload)} ${nameOf(request)}`)
+      scope.get('/x', { config: { cache: { ttl: '1m' } } }, () => 'for')
+    })
+    for (const visitor of ['Ada', 'Bob', 'Ada']) {
+      const headers = { cookie: `name=${visitor}` }
+      t.match((await app.inject({ url: '/x', headers })).body, new RegExp(`^for ${visitor}$`), name)
+    }
+    await app.inject('/other')
+    t.match((await app.inject('/other')).headers['cache-status'], /hit/, 'the plugin itself may read')
+  }
+})
+
+t.test('a page with the nonce of a content security policy is not stored, other content is', async (t) => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(fastifyHelmet, { enableCSPNonces: true })
+  await app.register(flotillaCache, { redis: false })
+  const config = { cache: { ttl: '1m' } }
+  app.get('/page', { config }, (_request, reply) =>
+    reply.type('text/html').send(`<script nonce="${reply.cspNonce.script}">`)
+  )
+  app.get('/data', { config }, () => ({ a: 1 }))
+  for (let i = 0; i < 3; i++) {
+    const { body, headers } = await app.inject('/page')
+    t.match(headers['content-security-policy'], /nonce="([^"]+)"/.exec(body)![1]!)
+  }
+  t.match((await app.inject('/page')).headers['cache-status'], /detail="nonce"/)
+  await app.inject('/data')
+  t.match((await app.inject('/data')).headers['cache-status'], /hit/)
 })

@@ -8,7 +8,7 @@ import { hasValidators, namesSame, notModified, strip } from './conditional.js'
 import { HookHeaders } from './hook-headers.js'
 import { judge, replacesStored, type Judgement, type Lifetimes } from './freshness.js'
 import { bodyOf, intercept, isStream, tagsOf } from './payload.js'
-import { forwardedReads, pauseWatch, resumeWatch, watchHandler } from './personal-reads.js'
+import { forwardedReads, noteReader, watchHandler } from './personal-reads.js'
 import { RecordedStream } from './recorded-stream.js'
 import { freshnessHeaders, ownControl } from './route.js'
 import { addVary, answerUnstored, applyStored, controlBrowsers, part } from './serve.js'
@@ -77,14 +77,15 @@ export class Exchange {
 
   /** The handler has answered and `preSerialization` hooks have run. */
   sending(request: FastifyRequest, reply: FastifyReply): void {
-    pauseWatch(request)
+    noteReader(request, 'hooks')
     this.#hookHeaders.sending(reply)
   }
 
   /** Takes in the response on its way out; returns what is sent. */
   capture(request: FastifyRequest, reply: FastifyReply, payload: unknown): unknown {
+    noteReader(request, 'cache')
     const sent = this.#capture(request, reply, payload)
-    resumeWatch(request)
+    noteReader(request, 'app')
     return sent
   }
 
@@ -102,6 +103,7 @@ export class Exchange {
       return applyStored(reply, stale, conditions, route, now, true)
     }
     const judgement = this.#judge(request, reply, statusCode, now)
+    this.#hookHeaders.tellRepresentationsApart(reply)
     if (!judgement.storable) {
       if (this.#parts.context.background) this.#refreshFailed(statusCode, judgement.reason)
       // A request with Authorization does not wait anyway, and says nothing of what others get.
@@ -242,6 +244,7 @@ export class Exchange {
     now: number
   ): StoredResponse {
     const kept = storedHeaders(headers, except)
+    if (status === 200 && headerOf(kept, 'etag') === undefined) kept.push(['etag', etagOf(body)])
     const etag = headerOf(kept, 'etag')
     const modified = headerOf(kept, 'last-modified')
     const said = this.#said

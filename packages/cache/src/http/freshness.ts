@@ -71,6 +71,7 @@ export function judge(facts: ResponseFacts): Judgement {
   const shared = control.has('public') || control.has('s-maxage') || control.has('must-revalidate')
   if (facts.authorized && !shared) return no('authorization')
 
+  if (hasNonce(header)) return no('nonce')
   const vary = varyOf(header)
   if (!vary) return no('vary')
   for (const name of facts.forwarded) {
@@ -170,6 +171,17 @@ function varyOf(header: (name: string) => string | undefined): string[] | undefi
   return [...names]
 }
 
+/** Content that can run scripts: a nonce in it and one in the policy belong together. */
+const DOCUMENT = /html|xml|svg/i
+
+/** Whether the response's content security policy allows scripts by a nonce: it is good for one response (CSP §7.1). */
+function hasNonce(header: (name: string) => string | undefined): boolean {
+  if (!DOCUMENT.test(header('content-type') ?? 'text/html')) return false
+  return ['content-security-policy', 'content-security-policy-report-only'].some((name) =>
+    header(name)?.includes("'nonce-")
+  )
+}
+
 /** The header fields that `private="…"` or `no-cache="…"` keeps out of the cache. */
 function fieldsOf(control: Directives, name: string): string[] {
   const value = control.get(name)
@@ -178,6 +190,7 @@ function fieldsOf(control: Directives, name: string): string[] {
 
 /** Why a response is not stored that another visitor's request may not have. */
 const DEPENDS_ON_VISITOR: ReadonlySet<string> = new Set([
+  'nonce',
   'personal',
   'authorization',
   'set-cookie',

@@ -28,6 +28,18 @@ export class HookHeaders {
     this.#sent = reply.getHeaders()
   }
 
+  /**
+   * A hook that encodes the body, as `@fastify/compress` does, leaves it the `ETag` of another representation. That of the
+   * handler is made weak; that of a hook is taken off, so that one of the encoded bytes can be set (RFC 9110 §8.8.3.3).
+   */
+  tellRepresentationsApart(reply: FastifyReply): void {
+    const etag = reply.getHeader('etag')
+    if (etag === undefined || this.#sent['content-encoding'] !== undefined) return
+    if (!reply.hasHeader('content-encoding')) return
+    if (same(etag, this.#sent['etag'])) reply.header('etag', weak(String(etag)))
+    else reply.removeHeader('etag')
+  }
+
   /** What of these is not of a hook. */
   without(headers: Headers): Headers {
     const own: Headers = {}
@@ -41,4 +53,8 @@ export class HookHeaders {
 
 function same(a: Headers[string], b: Headers[string]): boolean {
   return a === b || (a !== undefined && b !== undefined && String(a) === String(b))
+}
+
+export function weak(etag: string): string {
+  return etag.startsWith('W/') ? etag : `W/${etag}`
 }

@@ -32,8 +32,8 @@ export const IDENTITY_PLUGINS = [
 const PROXIED: ReadonlySet<unknown> = new Set(['x-forwarded-host', 'x-forwarded-proto'])
 
 interface Reads {
-  /** Closed while `onSend` hooks run: session plugins read there what they store and send as a cookie. */
-  open: boolean
+  /** The present reader: the app; `onSend` hooks, those of session plugins among them; or the cache itself. */
+  by: 'app' | 'hooks' | 'cache'
   readonly headers: Set<string>
 }
 
@@ -52,10 +52,9 @@ export function watchIdentity(request: FastifyRequest, names: readonly string[])
 /** What a hook found out about the user stands in `request.user`: the handler need not read a cookie to know. */
 export function isIdentified(request: FastifyRequest): boolean {
   if (!Object.hasOwn(request, 'user')) return false
-  const noted = reads.get(request)
-  if (noted) noted.open = false
+  noteReader(request, 'cache')
   const { user } = request as { user?: unknown }
-  if (noted) noted.open = true
+  noteReader(request, 'app')
   return Boolean(user)
 }
 
@@ -72,20 +71,19 @@ export function watchHandler(request: FastifyRequest, names: readonly string[]):
   watch(request, middleware, 'rawHeaders')
   const noted = readsOf(request)
   const proxied = isProxied(request)
-  const headers = new Proxy(raw.headers, {
-    get: (target, name) => {
-      if (CREDENTIALS.has(name)) {
-        if (noted.open) markPersonal(request)
-      } else if (FORWARDED.has(name) && target[name as string] !== undefined) {
-        if (!proxied || !PROXIED.has(name)) noted.headers.add(name as string)
-      }
-      return target[name as string]
-    },
-    ownKeys: (target) => {
-      if (noted.open) markPersonal(request)
-      return Reflect.ownKeys(target)
+  const get = (target: typeof raw.headers, name: string | symbol): unknown => {
+    if (CREDENTIALS.has(name)) {
+      noteRead(request, noted, get)
+    } else if (FORWARDED.has(name) && target[name as string] !== undefined) {
+      if (!proxied || !PROXIED.has(name)) noted.headers.add(name as string)
     }
-  })
+    return target[name as string]
+  }
+  const ownKeys = (target: typeof raw.headers): (string | symbol)[] => {
+    noteRead(request, noted, ownKeys)
+    return Reflect.ownKeys(target)
+  }
+  const headers = new Proxy(raw.headers, { get, ownKeys })
   Object.defineProperty(raw, 'headers', {
     configurable: true,
     enumerable: true,
@@ -94,16 +92,10 @@ export function watchHandler(request: FastifyRequest, names: readonly string[]):
   })
 }
 
-/** The `onSend` hooks are about to run. */
-export function pauseWatch(request: FastifyRequest): void {
+/** From now on reads are by these. */
+export function noteReader(request: FastifyRequest, by: Reads['by']): void {
   const noted = reads.get(request)
-  if (noted) noted.open = false
-}
-
-/** The `onSend` hooks have run; a body that is a stream may be made from now on. */
-export function resumeWatch(request: FastifyRequest): void {
-  const noted = reads.get(request)
-  if (noted) noted.open = true
+  if (noted) noted.by = by
 }
 
 /** The forwarding headers that the handler has read. */
@@ -115,7 +107,7 @@ const NONE: ReadonlySet<string> = new Set()
 
 function readsOf(request: FastifyRequest): Reads {
   let noted = reads.get(request)
-  if (!noted) reads.set(request, (noted = { open: true, headers: new Set() }))
+  if (!noted) reads.set(request, (noted = { by: 'app', headers: new Set() }))
   return noted
 }
 
@@ -123,15 +115,34 @@ function readsOf(request: FastifyRequest): Reads {
 function watch(request: FastifyRequest, target: object, name: string): void {
   const noted = readsOf(request)
   let value = (target as Record<string, unknown>)[name]
+  const get = (): unknown => {
+    noteRead(request, noted, get)
+    return value
+  }
   Object.defineProperty(target, name, {
     configurable: true,
     enumerable: true,
-    get: () => {
-      if (noted.open) markPersonal(request)
-      return value
-    },
+    get,
     set: (next: unknown) => {
       value = next
     }
   })
+}
+
+function noteRead(request: FastifyRequest, { by }: Reads, getter: (...args: never[]) => unknown): void {
+  if (by === 'app' || (by === 'hooks' && !isReadByPlugin(getter))) markPersonal(request)
+}
+
+/** Where the plugins lie that read in their `onSend` hooks what they store and send as a cookie. */
+const PLUGIN_FILE =
+  /[\\/](?:@fastify[\\/](?:session|secure-session|cookie|jwt|passport)|@mgcrea[\\/]fastify-session)[\\/]/
+
+/** Whether the code that reads is a plugin's own. In a bundle that cannot be known: the read then counts as the app's. */
+function isReadByPlugin(getter: (...args: never[]) => unknown): boolean {
+  const { stackTraceLimit } = Error
+  const reader: { stack?: string } = {}
+  Error.stackTraceLimit = 1
+  Error.captureStackTrace(reader, getter)
+  Error.stackTraceLimit = stackTraceLimit
+  return PLUGIN_FILE.test(reader.stack ?? '')
 }

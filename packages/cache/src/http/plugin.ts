@@ -48,7 +48,11 @@ export function responseCache(
 
   /** Cached routes, and where they were declared, in whose responses nothing about the visitor may be. */
   const watched: [FastifyInstance, string][] = []
-  fastify.addHook('onReady', async () => warnOfIdentity(watched, log))
+  const captured: Captured[] = []
+  fastify.addHook('onReady', async () => {
+    refuseLateEncoding(captured)
+    warnOfIdentity(watched, log)
+  })
 
   fastify.addHook('onRoute', function (this: FastifyInstance, route: RouteOptions & { websocket?: boolean }) {
     const methods = [route.method].flat().map((method) => method.toUpperCase())
@@ -98,6 +102,7 @@ export function responseCache(
       route.handler = visit
       route.preSerialization = [...[route.preSerialization ?? []].flat(), sending]
       route.onSend = [...[route.onSend ?? []].flat(), capture]
+      captured.push({ scope: this, route, capture })
     }
     if (methods.some(isUnsafe)) {
       if (!input) route.handler = writes.wrap(route.handler)
@@ -135,6 +140,24 @@ export function responseCache(
   async function purge(request: FastifyRequest, reply: FastifyReply, payload: unknown): Promise<unknown> {
     await writes.sending(request, reply)
     return payload
+  }
+}
+
+/** A cached route and the hook that stores what it sends. */
+interface Captured {
+  readonly scope: FastifyInstance
+  readonly route: RouteOptions
+  readonly capture: object
+}
+
+/** What is encoded after it was stored would have the strong `ETag` of what is stored. */
+function refuseLateEncoding(routes: readonly Captured[]): void {
+  for (const { scope, route, capture } of routes) {
+    if (!scope.hasPlugin('@fastify/compress') || [route.onSend ?? []].flat().at(-1) === capture) continue
+    throw new OptionsError(
+      `@flotilla/cache: '${route.url}' is compressed after its response was stored; register @fastify/compress before ` +
+        `@flotilla/cache, or set 'compress: false' on the route`
+    )
   }
 }
 

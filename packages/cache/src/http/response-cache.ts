@@ -15,7 +15,7 @@ import { refresh, refreshOf, snapshot } from './refresh.js'
 import { bypassReason, uriKey, variantKey } from './request-key.js'
 import { ResponseStore, type Stored } from './response-store.js'
 import type { RouteSettings } from './route.js'
-import { applyStored } from './serve.js'
+import { applyStored, undoHooks } from './serve.js'
 import { ageOf, isPointer, type StoredResponse } from './stored-response.js'
 import type { UrlIdentity } from './url-identity.js'
 import { usable } from './usable.js'
@@ -29,8 +29,8 @@ export class ResponseCache {
   readonly #exchanges = new WeakMap<FastifyRequest, Exchange>()
   readonly #hitForMiss = new HitForMiss()
   readonly #refreshes = new Batches<Stored | undefined>()
-  /** Requests answered with a stored response that has no media type. */
-  readonly #untyped = new WeakSet<FastifyRequest>()
+  /** What requests are answered with, until their hooks have run. */
+  readonly #sent = new WeakMap<FastifyRequest, { stored: StoredResponse; typed: boolean }>()
   /** What is stored for GET, of HEAD requests that the handler answers. */
   readonly #heads = new WeakMap<FastifyRequest, { place: Place; stored: StoredResponse }>()
 
@@ -85,8 +85,8 @@ export class ResponseCache {
   capture(request: FastifyRequest, reply: FastifyReply, payload: unknown): unknown {
     const exchange = this.#exchanges.get(request)
     if (!exchange) {
-      // Fastify gives a body of bytes a media type if it has none.
-      if (this.#untyped.has(request)) reply.removeHeader('content-type')
+      const answered = this.#sent.get(request)
+      if (answered) undoHooks(reply, answered.stored, answered.typed)
       if (request.method === 'HEAD') this.#compare(request, reply)
       return payload
     }
@@ -312,7 +312,7 @@ export class ResponseCache {
     const payload = applyStored(reply, stored, conditions, route, now)
     reply.header('cache-status', status)
     tell(request, status, true)
-    if (payload !== null && !reply.hasHeader('content-type')) this.#untyped.add(request)
+    if (payload !== null) this.#sent.set(request, { stored, typed: reply.hasHeader('content-type') })
     reply.send(payload ?? undefined)
     return sent(visit)
   }

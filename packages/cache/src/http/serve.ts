@@ -2,7 +2,8 @@ import type { FastifyReply } from 'fastify'
 import { notModified, preconditionFails, rangeOf, type Conditional, type Conditions } from './conditional.js'
 import { bodyOf, isStream } from './payload.js'
 import type { RouteSettings } from './route.js'
-import { ageOf, type StoredResponse } from './stored-response.js'
+import { weak } from './hook-headers.js'
+import { ageOf, headerOf, type StoredResponse } from './stored-response.js'
 
 /** What a 304 carries (RFC 9110 §15.4.5) is all but what describes a body. */
 const BODY_HEADERS = new Set(['content-type', 'content-encoding', 'content-language', 'content-range'])
@@ -102,4 +103,13 @@ export function answerUnstored(reply: FastifyReply, payload: unknown, conditions
   if (!body) return payload
   reply.removeHeader('content-length')
   return part(reply, { ...facts, body }, conditions)
+}
+
+/** After the hooks of a stored response: what they and Fastify made of it that would not be true of it. */
+export function undoHooks(reply: FastifyReply, { headers }: StoredResponse, typed: boolean): void {
+  // Fastify gives a body of bytes a media type if it has none.
+  if (!typed) reply.removeHeader('content-type')
+  const etag = reply.getHeader('etag')
+  const encoded = reply.hasHeader('content-encoding') && headerOf(headers, 'content-encoding') === undefined
+  if (encoded && etag !== undefined) reply.header('etag', weak(String(etag)))
 }
