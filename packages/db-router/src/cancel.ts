@@ -60,7 +60,7 @@ export async function cancelAndQuarantine(
 
 async function ping(client: RouterClient): Promise<Error | undefined> {
   for (let tries = 0; tries < 3; tries++) {
-    const error = await new Promise<Error | undefined>((resolve) => client.send({ text: '' }, resolve))
+    const error = await new Promise<Error | undefined>((resolve) => client.ask({ text: '' }, resolve))
     // A cancel that came late hit the ping instead of the next caller's statement: what it is for.
     if (!error || !isCancelled(error)) return error
   }

@@ -133,7 +133,7 @@ export class ConnectionPool {
     if (status !== 'T' && status !== 'E') return this.#free(client)
     const timer = setTimeout(() => client.destroy(new Error('ROLLBACK was not answered')), 5_000)
     timer.unref()
-    client.send({ text: 'rollback' }, (failed) => {
+    client.ask({ text: 'rollback' }, (failed) => {
       clearTimeout(timer)
       if (failed) this.#giveBack(client, failed)
       else this.#free(client)

@@ -215,7 +215,7 @@ export class Monitor {
           client.destroy(new Error(`No answer within ${this.#settings.timeout} ms`))
         })
       }, this.#settings.timeout)
-      client.send(statement, (error, result) => {
+      client.ask(statement, (error, result) => {
         answered = true
         clearTimeout(timer)
         if (!error) return resolve(result)

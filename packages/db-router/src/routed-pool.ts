@@ -1,4 +1,5 @@
 import type { EventEmitter } from 'node:events'
+import { Readable } from 'node:stream'
 import { Pool, Query, type PoolClient, type QueryResult, type Submittable } from 'pg'
 import type { CausalSession } from './causal-session.js'
 import type { ConnectionEvent, ConnectionListener } from './connection-events.js'
@@ -117,9 +118,8 @@ export class RoutedPool extends Pool {
     if (this.ending) return Promise.reject(afterEnd())
     if (isNoQuery(config)) return noQuery()
     if (typeof (config as Submittable).submit === 'function' && !(config instanceof Query)) {
-      return Promise.reject(
-        new TypeError('A cursor or query stream needs a connection to itself: use pool.connect()')
-      )
+      if (config instanceof Readable) return this.#stream(config as Readable & Submittable, values)
+      return Promise.reject(new TypeError('A cursor needs a connection to itself: use pool.connect()'))
     }
     const statement = toStatement(config, values as unknown[] | undefined)
     this.#began()
@@ -128,6 +128,21 @@ export class RoutedPool extends Pool {
         ? this.#router.read(this.#session, statement, this.#limits)
         : this.#router.write(this.#session, statement, this.#limits)
     return result.finally(this.#over)
+  }
+
+  /** A query stream has a connection to itself until it is closed. */
+  async #stream(stream: Readable & Submittable, values: unknown): Promise<QueryResult> {
+    const client = await this.#lend()
+    return new Promise((resolve, reject) => {
+      stream.once('close', () => {
+        client.release()
+        // Left early, it has no result.
+        resolve(undefined as unknown as QueryResult)
+      })
+      const done = (error: Error | undefined, result: QueryResult): void =>
+        error ? reject(error) : resolve(result)
+      ;(client.query as (...args: unknown[]) => unknown)(stream, values, done)
+    })
   }
 
   /** Passes on events from the first listener on: most pools never have one. */

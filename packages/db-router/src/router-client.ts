@@ -92,8 +92,18 @@ export class RouterClient extends Client {
     return !_queryable || _ending || this.connection.stream.destroyed
   }
 
-  /** Sends a statement without a promise of its own; calls back once. */
+  /** Sends a caller's statement without a promise of its own; calls back once. */
   send(input: Statement, callback: StatementCallback, oneStatement = false): void {
+    // As it is by now: tracing replaces it.
+    this.#send(driver.query, input, callback, oneStatement)
+  }
+
+  /** {@link send} for what the router itself asks: it is no span of the caller's trace. */
+  ask(statement: Statement, callback: StatementCallback): void {
+    this.#send(untracedQuery(), statement, callback, false)
+  }
+
+  #send(sender: DriverQuery, input: Statement, callback: StatementCallback, oneStatement: boolean): void {
     // The extended protocol takes one statement, and refuses a text of several.
     const statement: Statement = oneStatement && !isPlain(input) ? { ...input, queryMode: 'extended' } : input
     if (!this.asynchronous && ASYNCHRONOUS.test(statement.text)) this.asynchronous = true
@@ -119,9 +129,9 @@ export class RouterClient extends Client {
         }
         if (statement.name !== undefined) query.name = statement.name
         if (oneStatement) query.queryMode = 'extended'
-        super.query(query)
+        sender.call(this, query)
       } else {
-        super.query(statement, done as (error: Error, result: QueryResult) => void)
+        sender.call(this, statement, done)
       }
     } catch (error) {
       process.nextTick(callback, error, undefined)
@@ -131,7 +141,7 @@ export class RouterClient extends Client {
 
   /** Sends a query object of our own, whatever a borrower has in place of `query`. */
   submit(query: Query): void {
-    super.query(query)
+    untracedQuery().call(this, query)
   }
 
   /** Whether nothing is under way: an error comes before the state of its transaction does. */
@@ -167,7 +177,7 @@ export class RouterClient extends Client {
     // A pooled session is not ours to set; there the router's own timer has to do.
     if (this.pooled || wanted === this.statementTimeout) return
     this.statementTimeout = wanted
-    this.send({ text: `set statement_timeout = ${wanted}` }, () => {})
+    this.ask({ text: `set statement_timeout = ${wanted}` }, () => {})
   }
 
   /** Has the server refuse writes, or no longer; sent along with what comes next. */
@@ -177,7 +187,7 @@ export class RouterClient extends Client {
     this.readOnly = readOnly
     // Back to what the role or the server is set to, which may be to refuse.
     const text = readOnly ? 'set default_transaction_read_only = on' : 'reset default_transaction_read_only'
-    this.send({ text }, (error) => {
+    this.ask({ text }, (error) => {
       // As when a cancel meant for the statement behind it hit this one.
       if (error) this.readOnly = undefined
     })
@@ -187,6 +197,17 @@ export class RouterClient extends Client {
   destroy(error: Error): void {
     this.connection.stream.destroy(error)
   }
+}
+
+type DriverQuery = ((this: Client, ...args: unknown[]) => unknown) & { readonly __original?: DriverQuery }
+
+const driver = Client.prototype as unknown as { readonly query: DriverQuery }
+
+/** The driver's `query` beneath what tracing put in its place: each wrapper keeps what it wraps as `__original`. */
+function untracedQuery(): DriverQuery {
+  let { query } = driver
+  while (query.__original) query = query.__original
+  return query
 }
 
 /** Whether it was DISCARD ALL or RESET ALL. */
@@ -234,7 +255,7 @@ function ask(client: RouterClient, settings: SessionSettings, about: readonly st
     `set_config('statement_timeout', '${statementTimeout}', false) || ` +
     `set_config('idle_in_transaction_session_timeout', '${Math.ceil(settings.idleInTransaction)}', false) end`
   return new Promise((resolve, reject) => {
-    client.send({ text, rowMode: 'array' }, (error, result) => {
+    client.ask({ text, rowMode: 'array' }, (error, result) => {
       if (error) return reject(error)
       const [direct, identity, replayed] = result.rows[0] as unknown as [boolean, string, string | null]
       client.identity = identity

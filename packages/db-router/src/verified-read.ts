@@ -63,7 +63,7 @@ export function sendReadOnly(
   let failure: Error | undefined
   let answer: Parameters<StatementCallback> | undefined
   client.together(() => {
-    client.send(begin, (error, results) => {
+    client.ask(begin, (error, results) => {
       failure = error ?? check(results)
     })
     // One statement: a text of several could end the transaction that keeps the second one from writing.
@@ -74,7 +74,7 @@ export function sendReadOnly(
       },
       true
     )
-    client.send(COMMIT, (error) => {
+    client.ask(COMMIT, (error) => {
       const [failed, result] = answer!
       // The statement's own error counts only if the server was entitled to answer it.
       callback(failure ?? failed ?? error, result)

@@ -1,7 +1,15 @@
+import { PgInstrumentation } from '@opentelemetry/instrumentation-pg'
+import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base'
 import { startPostgres, until } from '@flotilla/testbed'
 import Cursor from 'pg-cursor'
+import QueryStream from 'pg-query-stream'
+import pg from 'pg'
 import t from 'tap'
 import { codeOf, createApp } from './fixtures/app-in-process.js'
+
+interface Definitions {
+  init(): { patch: (driver: unknown) => void; unpatch: (driver: unknown) => void }[]
+}
 
 const postgres = await startPostgres({ replicas: 1 })
 t.teardown(() => postgres.stop())
@@ -121,6 +129,14 @@ t.test('arguments as pg.Pool takes them', async (sub) => {
   sub.match(await called({ text: 'select $1::int as one' }, [1]), [undefined, { rows: [{ one: 1 }] }])
   sub.throws(() => query('select 1', [], 'no function'), TypeError)
   await sub.rejects(query(new Cursor('select 1')) as Promise<unknown>, /pool\.connect\(\)/)
+  for (const rows of [20, 3]) {
+    const stream = new QueryStream('select n from generate_series(1, 20) as n', [], { batchSize: 2 })
+    const done = query(stream) as Promise<unknown>
+    let seen = 0
+    for await (const _row of stream) if (++seen === rows) break
+    await done
+    await until(() => pool.idleCount === pool.totalCount, { message: 'its connection is given back' })
+  }
 })
 
 t.test('the option onConnect runs once on each connection, before its first use', async (sub) => {
@@ -186,4 +202,31 @@ t.test('the stack of every error leads back to its caller', async (sub) => {
     }
     sub.match(await namedCaller().catch((error: Error) => error.stack), /namedCaller/, name)
   }
+})
+
+t.test('a trace has one span for each statement of the caller, and none without a name', async (sub) => {
+  const exporter = new InMemorySpanExporter()
+  const instrumentation = new PgInstrumentation()
+  instrumentation.setTracerProvider(
+    new BasicTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] })
+  )
+  // What its hook does when a process loads the driver; here the driver is loaded already.
+  const [driver] = (instrumentation as unknown as Definitions).init()
+  driver!.patch(pg)
+  sub.teardown(() => driver!.unpatch(pg))
+  const app = await createApp(sub, { ...servers, pool: { max: 1 } })
+  const names = (): string[] => exporter.getFinishedSpans().map(({ name }) => name.split(' ')[0]!)
+  await until(() => app.db.status().servers.every(({ state }) => state === 'up'))
+  for (let n = 0; n < 3; n++) {
+    await app.db.write.query('create table if not exists traced (n int)')
+    await app.db.read.query('select n from traced')
+  }
+  const client = await app.db.write.pool.connect()
+  await client.query('insert into traced values (1)')
+  client.release()
+  const queries = names().filter((name) => name !== 'pg.connect')
+  sub.strictSame(queries, [
+    ...Array.from({ length: 3 }, () => ['pg.query:CREATE', 'pg.query:SELECT']).flat(),
+    'pg.query:INSERT'
+  ])
 })
