@@ -2,6 +2,7 @@ import { Packr } from 'msgpackr'
 import { promisify } from 'node:util'
 import { constants, gunzip, gunzipSync, gzip } from 'node:zlib'
 import { CorruptEntryError } from './errors.js'
+import { refuseLoss } from './json-loss.js'
 
 /** Turns values into bytes for Redis and back. */
 export interface Codec {
@@ -13,12 +14,16 @@ export interface Codec {
   decode(bytes: Buffer): unknown
 }
 
-/** Plain data as JSON. A Date comes back as text; a BigInt or a circle cannot be stored. */
+/**
+ * Plain data as JSON. A Date comes back as text. What would come back as something useless, such as a Map, which JSON turns
+ * into `{}`, is refused.
+ */
 export const jsonCodec: Codec = {
   name: 'json',
   encode(value) {
-    const text: unknown = JSON.stringify(value)
+    const text: unknown = stringify(value)
     if (typeof text !== 'string') throw new TypeError(`JSON has no form for a ${typeof value}`)
+    refuseLoss(value)
     return text
   },
   decode: (bytes) => JSON.parse(bytes.toString('utf8')) as unknown
@@ -33,6 +38,16 @@ export function msgpackCodec(): Codec {
     encode: (value) => packr.pack(value),
 
     decode: (bytes) => packr.unpack(bytes) as unknown
+  }
+}
+
+function stringify(value: unknown): unknown {
+  try {
+    return JSON.stringify(value)
+  } catch (error) {
+    // It names no place: refuseLoss does, unless a circle is the reason.
+    if (error instanceof TypeError && error.message.includes('BigInt')) refuseLoss(value)
+    throw error
   }
 }
 

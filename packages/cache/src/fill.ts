@@ -9,7 +9,7 @@ import type { KeyNames } from './keys.js'
 import type { Mark, Marks } from './marks.js'
 import type { Memory } from './memory.js'
 import type { EntryPolicy } from './options.js'
-import { isDead, newEntry, type EntryReader, type Space } from './reader.js'
+import { isDead, newEntry, type Coded, type EntryReader, type Space } from './reader.js'
 import type { Address, Remote } from './remote.js'
 import { channels, type FillOutcome } from './telemetry.js'
 import type { Ticket } from './tickets.js'
@@ -80,7 +80,7 @@ export class Fill {
       const made = await this.#make(task, claims)
       outcome = await this.#store(task, made, claims)
       return {
-        value: claims.stored === undefined ? made.value : claims.stored.value,
+        value: claims.result === undefined ? made.value : claims.result.value,
         shared: outcome !== 'refused' && !task.ticket.spoilt && !made.context.abandoned && claims.stand()
       }
     } catch (error) {
@@ -124,7 +124,13 @@ export class Fill {
     const { memory, remote, reader } = this.#parts
     const { address, lease, space, ticket } = task
     const life = lifetime(task.policy, value, context, computeMs, this.#parts.settings.maxTtl)
-    if (value === undefined || context.skipped || !life) {
+    if (value === undefined || context.skipped) {
+      await this.#release(task)
+      return 'skipped'
+    }
+    const coded = reader.code(space, address.key, value)
+    claims.result = coded
+    if (!life) {
       await this.#release(task)
       return 'skipped'
     }
@@ -132,34 +138,25 @@ export class Fill {
       await this.#release(task)
       return 'refused'
     }
-    const keep = (kept: unknown, version: string, size?: number): void => {
+    const keep = (version: string): void => {
       if (!memory || ticket.spoilt || !claims.stand()) return
-      const entry = newEntry(
-        space,
-        address,
-        kept,
-        version,
-        life,
-        claims.take(),
-        claims.stamps,
-        claims.tags,
-        size
-      )
+      const own = claims.take()
+      const entry = newEntry(space, address, coded.value, version, life, own, claims.stamps, claims.tags)
       entry.epoch = ticket.epoch
       memory.put(address, entry)
     }
     if (!remote || !lease) {
-      keep(value, newVersion())
+      keep(newVersion())
       return ticket.spoilt || !claims.stand() ? 'refused' : 'memory'
     }
-    const coded = await reader.encode(space, address.key, value, life, claims.tags, claims.stamps)
-    claims.stored = { value: coded.value }
+    const { tags, stamps } = claims
+    const { bytes, version } = await reader.pack(space, coded, { life, tags, stamps })
     const kept = Math.max(life.freshUntil, life.staleUntil, life.graceUntil) - localNow()
     try {
       const end = await remote.fill(
         address,
         lease.token,
-        coded.bytes,
+        bytes,
         Math.max(1, kept),
         claims.marks,
         claims.stamps
@@ -167,10 +164,10 @@ export class Fill {
       if (end !== 'stored') return 'refused'
     } catch {
       // Whether it landed is unknown; nothing that came after it can be undone by it.
-      keep(coded.value, coded.version, coded.size)
+      keep(version)
       return 'memory'
     }
-    keep(coded.value, coded.version, coded.size)
+    keep(version)
     return 'stored'
   }
 
@@ -213,8 +210,8 @@ export class Fill {
 
 /** The tags and generations that one fill depends on, and up to where its value contains their changes. */
 class Claims {
-  /** As other processes will read the value. */
-  stored: { value: unknown } | undefined
+  /** The value as all processes read it; none if the factory skipped storing it. */
+  result: Coded | undefined
   readonly tags: string[]
   readonly marks: Mark[]
   readonly stamps: number[]

@@ -122,35 +122,3 @@ export class Memory {
     for (const mark of entry.marks) this.#marks.release(mark)
   }
 }
-
-const NODE_LIMIT = 1000
-
-/**
- * Roughly how many bytes a value takes on the heap. It looks at the first thousand parts and scales up: a
- * limit on memory must not cost more than what it guards.
- */
-export function estimateSize(value: unknown): number {
-  let bytes = 0
-  let seen = 0
-  const queue: unknown[] = [value]
-  while (queue.length > 0 && seen < NODE_LIMIT) {
-    const one = queue.pop()
-    seen++
-    if (typeof one === 'string') bytes += 16 + one.length * 2
-    else if (typeof one !== 'object' || one === null) bytes += 8
-    else if (ArrayBuffer.isView(one)) bytes += 64 + one.byteLength
-    else if (one instanceof ArrayBuffer) bytes += 64 + one.byteLength
-    else {
-      bytes += 32
-      const parts =
-        one instanceof Map
-          ? [...one.keys(), ...one.values()]
-          : one instanceof Set
-            ? [...one]
-            : Object.values(one)
-      bytes += parts.length * 8
-      for (const part of parts) queue.push(part)
-    }
-  }
-  return queue.length === 0 ? bytes : Math.ceil((bytes * (seen + queue.length)) / seen)
-}

@@ -6,7 +6,7 @@ import { Entry, type Lifetime } from './entry.js'
 import { CorruptEntryError, ValueError } from './errors.js'
 import type { KeyNames } from './keys.js'
 import type { Mark, Marks } from './marks.js'
-import { estimateSize } from './memory.js'
+import { entrySize } from './size.js'
 import { channels } from './telemetry.js'
 import { decodeEntry, encodeEntry, newVersion, type WireEntry } from './wire.js'
 
@@ -23,8 +23,11 @@ export interface Space {
   stamps: readonly number[]
 }
 
-/** What an entry in memory takes besides its value: object, key, index. */
-const ENTRY_OVERHEAD = 320
+/** A value as its codec writes it, and as all processes read it. */
+export interface Coded {
+  readonly plain: Buffer
+  readonly value: unknown
+}
 
 export interface ReaderParts {
   marks: Marks
@@ -99,17 +102,7 @@ export class EntryReader {
       }
       const value = decodeWith(space.codec, plain)
       for (const mark of space.generations) marks.hold(mark.name)
-      return newEntry(
-        space,
-        address,
-        value,
-        version,
-        life,
-        held,
-        header.stamps,
-        header.tags,
-        plain.length * 2
-      )
+      return newEntry(space, address, value, version, life, held, header.stamps, header.tags)
     } catch (error) {
       for (const mark of own) marks.release(mark)
       throw error
@@ -117,29 +110,28 @@ export class EntryReader {
   }
 
   /**
-   * The bytes to store and the value as any other process will read it.
+   * What callers are given, whether or not there is Redis: a value is never of one type here and of another there.
    * @throws FLOTILLA_CACHE_ERR_VALUE
    */
-  async encode(
-    space: Space,
-    key: string,
-    value: unknown,
-    life: Lifetime,
-    tags: readonly string[],
-    stamps: readonly number[]
-  ): Promise<{ bytes: Buffer; version: string; value: unknown; size: number }> {
-    const { time, compressAbove } = this.#parts
-    let plain: Buffer
-    let read: unknown
+  code(space: Space, key: string, value: unknown): Coded {
     try {
       const encoded = space.codec.encode(value)
-      plain = typeof encoded === 'string' ? Buffer.from(encoded) : encoded
-      read = space.codec.decode(plain)
+      const plain = typeof encoded === 'string' ? Buffer.from(encoded) : encoded
+      return { plain, value: space.codec.decode(plain) }
     } catch (error) {
       throw Object.assign(new ValueError(key, error instanceof Error ? error.message : String(error)), {
         cause: error
       })
     }
+  }
+
+  /** The bytes to store. */
+  async pack(
+    space: Space,
+    { plain }: Coded,
+    { life, tags, stamps }: { life: Lifetime; tags: readonly string[]; stamps: readonly number[] }
+  ): Promise<{ bytes: Buffer; version: string }> {
+    const { time, compressAbove } = this.#parts
     const packed = plain.length > compressAbove ? await compress(plain) : undefined
     const version = newVersion()
     const kept = Math.max(life.freshUntil, life.staleUntil, life.graceUntil)
@@ -159,7 +151,7 @@ export class EntryReader {
       },
       packed ?? plain
     )
-    return { bytes, version, value: read, size: plain.length * 2 }
+    return { bytes, version }
   }
 }
 
@@ -194,8 +186,7 @@ export function newEntry(
   life: Lifetime,
   marks: readonly Mark[],
   stamps: readonly number[],
-  tags: readonly string[],
-  size?: number
+  tags: readonly string[]
 ): Entry {
   const untagged = tags.length === 0
   return new Entry({
@@ -207,7 +198,7 @@ export function newEntry(
     marks: untagged ? space.generations : marks,
     stamps: untagged ? sharedStamps(space, stamps) : stamps,
     tags: untagged ? NO_TAGS : tags,
-    size: ENTRY_OVERHEAD + address.key.length + marks.length * 16 + (size ?? estimateSize(value))
+    size: entrySize(address.key, value, marks)
   })
 }
 

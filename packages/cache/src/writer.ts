@@ -5,7 +5,7 @@ import { ValueError } from './errors.js'
 import { lifetime } from './fill.js'
 import type { Mark } from './marks.js'
 import { checkNames, checkTags, entryPolicy, type EntryOptions, type EntryPolicy } from './options.js'
-import { newEntry, type Space } from './reader.js'
+import { newEntry, type Coded, type Space } from './reader.js'
 import type { Address } from './remote.js'
 import type { Ticket } from './tickets.js'
 import { newVersion } from './wire.js'
@@ -31,7 +31,7 @@ const MAX_SETS = 3
 /** One value to be stored. */
 interface Write {
   readonly address: Address
-  readonly value: unknown
+  readonly coded: Coded
   readonly life: Lifetime
   readonly tags: readonly string[]
   readonly ticket: Ticket
@@ -46,10 +46,7 @@ interface Write {
 /** What became of it. */
 interface Stored {
   readonly end: 'taken' | 'kept' | 'invalidated'
-  /** The value as any other process reads it. */
-  readonly kept: unknown
   readonly version: string
-  readonly size: number | undefined
   readonly stamps: readonly number[]
 }
 
@@ -85,7 +82,7 @@ export class Writer {
 
   /** The checks come first and everything up to the turn happens within the call: later calls come after it. */
   async #write(address: Address, { value, tags: given, ...options }: SetEntry): Promise<WriteEnd> {
-    const { marks, names, settings, tickets } = this.#core.parts
+    const { marks, names, reader, settings, tickets } = this.#core.parts
     if (value === undefined) throw new ValueError(address.key, 'undefined means "none"; use delete')
     checkNames('set', options, SET_NAMES)
     const policy = entryPolicy(this.#policy, options)
@@ -95,6 +92,7 @@ export class Writer {
       await this.#core.delete([address])
       return 'deleted'
     }
+    const coded = reader.code(this.#space, address.key, value)
     tickets.spoil(address.id)
     const ticket = tickets.begin(address.id, true)
     const depends = [
@@ -102,7 +100,7 @@ export class Writer {
       ...tags.map((tag) => names.tag(tag))
     ].map((name) => marks.hold(name))
     const stamps = depends.map((mark) => mark.value)
-    const write = { address, value, life, tags, ticket, depends, stamps, heard: marks.heard }
+    const write = { address, coded, life, tags, ticket, depends, stamps, heard: marks.heard }
     return await this.#core.inTurn(address, () => this.#run(write))
   }
 
@@ -110,10 +108,10 @@ export class Writer {
     const { marks, memory, tickets } = this.#core.parts
     const { address, life, tags, ticket, depends } = write
     try {
-      const { end, kept, version, size, stamps } = await this.#store(write)
+      const { end, version, stamps } = await this.#store(write)
       tickets.spoilReads(address.id)
       if (end === 'invalidated') ticket.spoilt = true
-      const entry = newEntry(this.#space, address, kept, version, life, depends, stamps, tags, size)
+      const entry = newEntry(this.#space, address, write.coded.value, version, life, depends, stamps, tags)
       this.#core.admit(address, entry, ticket)
       return end === 'kept' ? 'kept' : 'taken'
     } catch (error) {
@@ -128,22 +126,21 @@ export class Writer {
   /** Writes to Redis, if there is one. */
   async #store(write: Write): Promise<Stored> {
     const { outbox, reader, remote } = this.#core.parts
-    const { address, value, life, tags, depends } = write
-    if (!remote)
-      return { end: 'kept', kept: value, version: newVersion(), size: undefined, stamps: write.stamps }
+    const { address, coded, life, tags, depends } = write
+    if (!remote) return { end: 'kept', version: newVersion(), stamps: write.stamps }
     await this.#core.raised(depends)
     const unknown = depends.filter((mark) => !mark.known)
     if (unknown.length > 0) await remote.learn(unknown).catch(() => undefined)
     for (let attempt = 1; ; attempt++) {
       const stamps = depends.map((mark) => mark.value)
-      const coded = await reader.encode(this.#space, address.key, value, life, tags, stamps)
+      const { bytes, version } = await reader.pack(this.#space, coded, { life, tags, stamps })
       const ms = Math.max(life.freshUntil, life.staleUntil, life.graceUntil) - localNow()
-      const stored = { kept: coded.value, version: coded.version, size: coded.size, stamps }
+      const stored = { version, stamps }
       try {
         // Redis refuses a mark above its stamp: the tag was invalidated, or the mark was lost and there is a new one.
         const taken =
           !isInvalidated(write) &&
-          (await remote.set(address, coded.bytes, Math.max(1, ms), { marks: depends, stamps }))
+          (await remote.set(address, bytes, Math.max(1, ms), { marks: depends, stamps }))
         if (taken) return { ...stored, end: 'taken' }
         if (isInvalidated(write) || attempt === MAX_SETS) {
           // The value that it was to replace is old as well.

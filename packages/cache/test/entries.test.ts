@@ -1,10 +1,15 @@
 import { startRedis, until } from '@flotilla/testbed'
+import type { FastifyInstance } from 'fastify'
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import t from 'tap'
 import { startApp } from './support/app.js'
-import type { Codec } from '../src/index.js'
-import { Memory, estimateSize } from '../src/memory.js'
+import type { CacheOptions, Codec } from '../src/index.js'
+import { Memory } from '../src/memory.js'
 import { Marks } from '../src/marks.js'
 import { Entry } from '../src/entry.js'
+import { sizeOf } from '../src/size.js'
 
 t.test('stored entries that cannot be read are misses and are replaced', async (t) => {
   const redis = await startRedis()
@@ -138,9 +143,9 @@ t.test('memory: limits, SIEVE, estimates', async (t) => {
   t.equal(memory.entries, 100)
   memory.clear()
   t.equal(memory.entries + memory.bytes, 0)
-  t.ok(estimateSize(Array.from({ length: 1e5 }, (_, i) => i)) > 5e5)
-  t.ok(estimateSize('x'.repeat(1000)) >= 1000)
-  t.ok(estimateSize(new Map([[1, Buffer.alloc(5000)]])) > 5000)
+  t.ok(sizeOf(Array.from({ length: 1e5 }, (_, i) => i)) > 5e5)
+  t.ok(sizeOf('x'.repeat(1000)) >= 1000)
+  t.ok(sizeOf(new Map([[1, Buffer.alloc(5000)]])) > 5000)
 })
 
 t.test('keyPrefix, early refresh, jitter', async (t) => {
@@ -179,6 +184,87 @@ t.test('getOrSet with 10,000 tags: more than a script can take at once', async (
   await other.cache.invalidateTags(['tag 9999'])
   await until(() => app.cache.peek('k') === undefined, { message: 'memory hears of it' })
   t.equal(await app.cache.getOrSet('k', () => 3, { tags }), 3)
+})
+
+t.test('the JSON codec refuses what it would lose, and names the place', async (t) => {
+  const { cache } = await startApp(t, undefined)
+  const cases: [string, unknown, RegExp][] = [
+    ['Map', new Map(), /'k' cannot be stored: JSON cannot carry a Map, and codec 'msgpack' can/],
+    ['a Map inside', { user: [{ roles: new Map() }] }, /a Map at 'user\.0\.roles'/],
+    ['Set', { ids: new Set([1]) }, /a Set at 'ids'/],
+    ['BigInt', { n: [1, 2n] }, /a BigInt at 'n\.1'/],
+    ['Error', { reason: new RangeError('x') }, /an Error at 'reason'/],
+    ['bytes', { body: Buffer.from('x') }, /a Buffer at 'body'/],
+    ['typed array', new Float64Array(2), /a Float64Array/],
+    ['RegExp', [/x/], /a RegExp at '0'/],
+    ['Promise', { user: Promise.resolve(1) }, /a Promise \(await it first\) at 'user'/]
+  ]
+  const msgpack = cache.namespace('msgpack', { codec: 'msgpack' })
+  for (const [name, value, message] of cases) {
+    const refused = { code: 'FLOTILLA_CACHE_ERR_VALUE', message }
+    await t.rejects(cache.set('k', value), refused, name)
+    await t.rejects(
+      cache.getOrSet('k', () => value),
+      refused,
+      name
+    )
+    if (name === 'Promise') continue
+    await msgpack.set('k', value)
+    t.equal(typeof (await msgpack.get('k')), 'object', `${name}: msgpack can`)
+  }
+  class Point {
+    x = 1
+  }
+  const fine = {
+    date: new Date(0),
+    own: { toJSON: () => 'own form' },
+    point: new Point(),
+    bare: Object.create(null) as object
+  }
+  await cache.set('k', fine)
+  t.same(await cache.get('k'), {
+    date: '1970-01-01T00:00:00.000Z',
+    own: 'own form',
+    point: { x: 1 },
+    bare: {}
+  })
+})
+
+t.test('values have one type, with Redis, while it is away, and without it', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const fast: CacheOptions = {
+    redisTimeout: { soft: '50ms', hard: '300ms' },
+    breaker: { failures: 1, cooldown: '100ms' }
+  }
+  const without = await startApp(t, undefined)
+  const app = await startApp(t, redis.url, fast)
+  const text = '1970-01-01T00:00:00.000Z'
+  const look = async (cache: FastifyInstance['cache'], when: string): Promise<void> => {
+    const make = (): Date => new Date(0)
+    t.same(await cache.getOrSet(`computed ${when}`, make), text, `${when}: computed`)
+    t.same(await cache.getOrSet(`computed ${when}`, make), text, `${when}: from memory`)
+    t.same(await cache.getOrSet(`not kept ${when}`, make, { ttl: 0 }), text, `${when}: with ttl 0`)
+    await cache.set(`set ${when}`, new Date(0))
+    t.same(await cache.get(`set ${when}`), text, `${when}: set`)
+  }
+  await look(without.cache, 'without')
+  await look(app.cache, 'with')
+  redis.pause()
+  t.teardown(() => redis.resume())
+  await look(app.cache, 'away')
+  redis.resume()
+})
+
+t.test('memory keeps to maxSize, whatever the shape of its values', async (t) => {
+  const script = fileURLToPath(new URL('support/heap-shapes.ts', import.meta.url))
+  const args = ['--expose-gc', '--import=tsx', script]
+  const { stdout } = await promisify(execFile)(process.execPath, args, { env: { PATH: process.env['PATH'] } })
+  const ratios = JSON.parse(stdout) as Record<string, number>
+  t.ok(Object.keys(ratios).length > 25)
+  for (const [shape, ratio] of Object.entries(ratios)) {
+    t.ok(ratio < 1.5, `${shape}: the heap grew by ${ratio.toFixed(2)} times maxSize`)
+  }
 })
 
 t.test('memory expires by a clock that only runs forward', async (t) => {
