@@ -1,3 +1,4 @@
+import { requirePermissions } from '@flotilla/redis'
 import fp from 'fastify-plugin'
 import type { FastifyInstance } from 'fastify'
 import { Cache } from './cache.js'
@@ -5,7 +6,8 @@ import { RegisteredTwiceError } from './errors.js'
 import type { FactoryContext } from './factory.js'
 import { responseCache } from './http/plugin.js'
 import { readOptions, type CacheOptions } from './options.js'
-import { buildCore } from './wiring.js'
+import { permissionsFor } from './permissions.js'
+import { buildCore, clientOf } from './wiring.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -25,11 +27,13 @@ declare module 'fastify' {
 /**
  * Decorates `fastify.cache` and serves routes with `config.cache` from it.
  *
- * @throws FLOTILLA_CACHE_ERR_OPTIONS, FLOTILLA_CACHE_ERR_REGISTERED_TWICE, FLOTILLA_REDIS_ERR_NO_CLIENT
+ * @throws FLOTILLA_CACHE_ERR_OPTIONS, FLOTILLA_CACHE_ERR_REGISTERED_TWICE, FLOTILLA_REDIS_ERR_NO_CLIENT, FLOTILLA_REDIS_ERR_PERMISSION
  */
 async function cachePlugin(fastify: FastifyInstance, input: CacheOptions): Promise<void> {
   const settings = readOptions(input)
   if (fastify.hasDecorator('cache')) throw new RegisteredTwiceError()
+  const client = clientOf(fastify, settings)
+  if (client) await requirePermissions(client, permissionsFor(settings.keyPrefix))
   const core = buildCore(fastify, settings)
   const cache = new Cache(core, '', settings.entry, settings.codec)
   fastify.decorate('cache', cache)

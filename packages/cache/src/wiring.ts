@@ -22,11 +22,15 @@ const CLOSE_MS = 2000
 const MARK_MARGIN_MS = 3_600_000
 const IN_MEMORY = 'without Redis, in the memory of this process alone, it works with redis: false'
 
+/** The client that the cache uses, unless it works without Redis. */
+export function clientOf(fastify: FastifyInstance, { redis }: CacheSettings): RedisClient | undefined {
+  return redis === false ? undefined : resolveRedis(fastify, redis, '@flotilla/cache', IN_MEMORY)
+}
+
 /** Makes the parts of one cache and ties them to the life of its app. */
 export function buildCore(fastify: FastifyInstance, settings: CacheSettings): Core {
   const log = fastify.log.child({ plugin: '@flotilla/cache' })
-  const client =
-    settings.redis === false ? undefined : resolveRedis(fastify, settings.redis, '@flotilla/cache', IN_MEMORY)
+  const client = clientOf(fastify, settings)
   const names = createKeyNames(settings.keyPrefix)
   const marks = new Marks(client === undefined)
   const memory = settings.memory && new Memory(settings.memory, marks)

@@ -46,5 +46,11 @@ export const RedisKeysError = createError<Message>('FLOTILLA_REDIS_ERR_KEYS', '%
 /** A lease ended before the work under it: its result is not to be relied on. */
 export const RedisLeaseLostError = createError<Message>('FLOTILLA_REDIS_ERR_LEASE_LOST', '%s', 503)
 
+/** The Redis user lacks a permission that a plugin needs. */
+export const RedisPermissionError = createError<[plugin: string, refused: string]>(
+  'FLOTILLA_REDIS_ERR_PERMISSION',
+  '%s: the Redis user may not run %s. "Permissions" in the README of the package names all that it needs'
+)
+
 /** Used after `app.close()`. */
 export const RedisClosedError = createError<Message>('FLOTILLA_REDIS_ERR_CLOSED', '%s', 503)

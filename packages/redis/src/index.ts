@@ -15,6 +15,7 @@ export { resolveLeases, type Leases } from './lease/resolve-leases.js'
 export { default, flotillaRedis } from './plugin.js'
 export { channelPrefixOf, commandTimeoutOf, isCluster, type RedisClient } from './redis-client.js'
 export { withoutArguments } from './reply-error.js'
+export { KEY, requirePermissions, type RequiredPermissions } from './permissions.js'
 export { resolveBus, resolveRedis } from './resolve.js'
 export { defineScript, type RedisScript, type ScriptArgument, type ScriptDefinition } from './script.js'
 export { isMasterReplaced } from './sentinel-view.js'
@@ -37,6 +38,7 @@ export {
   RedisNoClientError,
   RedisNotDurableError,
   RedisOptionsError,
+  RedisPermissionError,
   RedisPublishError,
   RedisSubscribeError,
   RedisUnavailableError

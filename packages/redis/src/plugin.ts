@@ -10,7 +10,8 @@ import { RedisAlreadyRegisteredError } from './errors.js'
 import { addChecks } from './health.js'
 import { resolveLeases, type Leases } from './lease/resolve-leases.js'
 import { readOptions, type RedisPluginOptions, type Settings } from './options.js'
-import { isCluster, usesTls, type RedisClient } from './redis-client.js'
+import { requirePermissions, type RequiredPermissions } from './permissions.js'
+import { channelPrefixOf, isCluster, usesTls, type RedisClient } from './redis-client.js'
 import { withoutArguments } from './reply-error.js'
 import { registerBus } from './resolve.js'
 import { formatTarget } from './topology.js'
@@ -36,11 +37,29 @@ async function register(fastify: FastifyInstance, input: RedisPluginOptions): Pr
     })
   }
 
+  await requirePermissions(client, permissionsOf(client, settings))
   await fastify.register(fastifyRedis, { client, closeClient: false })
   fastify.decorate('bus', registerBus(fastify, client, createBus(fastify, client, settings.bus)))
   const leases = resolveLeases(fastify, client)
   fastify.decorate('withLease', (name, work, options) => leases.withLease(name, work, options))
   addChecks(fastify, client, fastify.bus, settings.bus)
+}
+
+/** What every app needs; leases and replicas are asked for when they are used. */
+function permissionsOf(client: RedisClient, { bus }: Settings): RequiredPermissions {
+  const channel = channelPrefixOf(client) + bus.channel
+  return {
+    plugin: '@flotilla/redis',
+    keys: [],
+    commands: [
+      ['PING'],
+      ['INFO', 'server'],
+      ['EVAL', 'return 1', '0'],
+      ['EVALSHA', '', '0'],
+      ['PUBLISH', channel, '']
+    ],
+    channels: [channel]
+  }
 }
 
 /** The client that this plugin opens, and so closes. */

@@ -1,6 +1,6 @@
 import fastifyCookie from '@fastify/cookie'
 import { joinHealth } from '@flotilla/core'
-import { checkRedis, resolveBus, resolveRedis } from '@flotilla/redis'
+import { checkRedis, requirePermissions, resolveBus, resolveRedis } from '@flotilla/redis'
 import type { FastifyBaseLogger, FastifyInstance, FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import { ERR_REGISTERED } from './errors.js'
@@ -20,6 +20,7 @@ import { RedisClock } from './store/clock.js'
 import { SessionEncryption } from './store/field-codec.js'
 import { Keys } from './store/keys.js'
 import { LocalSessions } from './store/local-sessions.js'
+import { permissionsFor } from './store/permissions.js'
 import { RedisStore } from './store/redis-store.js'
 import { SessionRecords } from './store/session-records.js'
 import { SessionTokens } from './store/token.js'
@@ -49,6 +50,7 @@ async function session(fastify: FastifyInstance, options: SessionOptions): Promi
   const settings = readOptions(options)
   if (fastify.hasRequestDecorator('session') || fastify.hasDecorator('sessions')) throw new ERR_REGISTERED()
   const client = resolveRedis(fastify, settings.redis, NAME)
+  await requirePermissions(client, permissionsFor(settings.prefix))
   const bus = resolveBus(fastify, client)
   if (!fastify.hasDecorator('parseCookie')) await fastify.register(fastifyCookie)
 

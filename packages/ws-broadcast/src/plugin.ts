@@ -2,7 +2,14 @@ import { randomBytes } from 'node:crypto'
 import type { Socket } from 'node:net'
 import websocket from '@fastify/websocket'
 import { joinHealth } from '@flotilla/core'
-import { channelPrefixOf, resolveBus, resolveRedis, resolveSubscriber } from '@flotilla/redis'
+import {
+  channelPrefixOf,
+  isCluster,
+  requirePermissions,
+  resolveBus,
+  resolveRedis,
+  resolveSubscriber
+} from '@flotilla/redis'
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { Broadcast } from './broadcast.js'
@@ -17,6 +24,7 @@ import { HistoryReader } from './history.js'
 import { Hubs } from './hubs.js'
 import { NO_INFO, readOptions, type BroadcastOptions } from './options.js'
 import { Outbox } from './outbox.js'
+import { permissionsFor } from './permissions.js'
 import { Presence } from './presence.js'
 import { Publishing } from './publishing.js'
 import { revalidate } from './revalidation.js'
@@ -43,6 +51,8 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
   const subscriber = resolveSubscriber(fastify, client)
   const bus = resolveBus(fastify, client)
   const keys = new ChannelKeys(config.keyPrefix, channelPrefixOf(client))
+  const publish = isCluster(client) ? 'SPUBLISH' : 'PUBLISH'
+  await requirePermissions(client, permissionsFor(config.keyPrefix, keys.wire('permissions'), publish))
   // A name of this start: what an earlier process under the same instance id left behind is not ours.
   const instance = `${bus.instance}#${randomBytes(4).toString('hex')}`
 

@@ -2,7 +2,7 @@ import cache from '@flotilla/cache'
 import health from '@flotilla/health'
 import redis, { waitForReplicas } from '@flotilla/redis'
 import session from '@flotilla/session'
-import { onEachTopology, until, type RedisServer, type Topology } from '@flotilla/testbed'
+import { onEachTopology, startRedis, until, type RedisServer, type Topology } from '@flotilla/testbed'
 import broadcast from '@flotilla/ws-broadcast'
 import { connect } from '@flotilla/ws-broadcast/client'
 import Fastify, { type FastifyInstance } from 'fastify'
@@ -26,6 +26,8 @@ async function rulesOf(name: string): Promise<string[]> {
   if (rules === undefined) throw new Error(`the README of ${name} has no ACL`)
   return rules.split(' ')
 }
+
+type Plugin = (app: FastifyInstance) => PromiseLike<unknown>
 
 /** Every server that keeps data. */
 function nodesOf(topology: Topology): RedisServer[] {
@@ -117,4 +119,54 @@ void test('the permissions in the READMEs are enough for what each package does'
       })
     }
   })
+})
+
+/** Commands that are needed only for what not every app does, or that Redis grants with another. */
+const LATER: Record<string, RegExp> = {
+  redis:
+    /^\+(@connection|multi|discard|cluster.*|time|get|set|del|pttl|pexpire|exists|wait|spublish|unsubscribe|s(un)?subscribe)$/
+}
+
+void test('register fails by the name of what the Redis user may not do', async (t) => {
+  const server = await startRedis()
+  t.teardown(() => server.stop())
+  const plugins: Record<string, Plugin | undefined> = {
+    redis: undefined,
+    session: (app) => app.register(session, { secret }),
+    cache: (app) => app.register(cache, { ttl: '5m' }),
+    'ws-broadcast': (app) => app.register(broadcast, { channels: { news: {} } })
+  }
+  /** What `register` says to a user with these rules. */
+  const refusal = async (rules: string[], plugin: Plugin | undefined): Promise<unknown> => {
+    await server.command('ACL', 'SETUSER', 'app', 'reset', ...rules)
+    const app = Fastify()
+    try {
+      await app.register(redis, { url: server.url.replace(/:\/\/[^@]*@/, '://app:password@') })
+      await plugin?.(app)
+      return undefined
+    } catch (error) {
+      return error
+    } finally {
+      await app.close()
+    }
+  }
+  for (const [name, plugin] of Object.entries(plugins)) {
+    const shared = await rulesOf('redis')
+    const own = name === 'redis' ? shared : await rulesOf(name)
+    const all = name === 'redis' ? own : [...shared, ...own]
+    t.equal(await refusal(all, plugin), undefined, `${name}: all that it needs`)
+    const code = 'FLOTILLA_REDIS_ERR_PERMISSION'
+    for (const rule of own.filter((one) => one.startsWith('+') && !LATER[name]?.test(one))) {
+      const without = all.filter((one) => one !== rule)
+      const command = rule.slice(1).toUpperCase()
+      const message = new RegExp(`^@flotilla/${name}: the Redis user may not run .*\\b${command}\\b`)
+      t.match(await refusal(without, plugin), { code, message }, `${name} without ${command}`)
+    }
+    for (const rule of own.filter((one) => one.startsWith('~flotilla:') && !one.includes('durable'))) {
+      const without = all.filter((one) => one !== rule)
+      t.match(await refusal(without, plugin), { code, message: /on these keys/ }, `${name} without ${rule}`)
+    }
+  }
+  const silent = (await rulesOf('redis')).map((one) => (one === '&flotilla:*' ? '&other:*' : one))
+  t.match(await refusal(silent, undefined), { message: /may not run PUBLISH, SUBSCRIBE flotilla:bus\./ })
 })
