@@ -64,8 +64,11 @@ export interface DurableOptions {
 export interface SessionOptions<Data extends object = object> {
   /** Signs the cookie (and is the root of `encrypt`). At least 32 bytes; a list rotates: the first signs, all verify. */
   secret: Secret
-  /** The client: a namespace of `@fastify/redis`, an ioredis client, or by default `fastify.redis`. */
-  redis?: string | RedisClient
+  /**
+   * The client: a namespace of `@fastify/redis`, an ioredis client, or by default `fastify.redis`. `false`: sessions in this process's memory,
+   * for tests, development and apps on one box.
+   */
+  redis?: string | RedisClient | false
   /** Before every key. Default `session:`, and `session:<cookie name>:` where the cookie has another name. */
   prefix?: string
   /** A session not used for this long ends. Default `'30m'`. */
@@ -130,7 +133,7 @@ export type CookieSettings = Omit<SessionCookieOptions, 'name' | 'secure' | 'per
 /** {@link SessionOptions} after validation: milliseconds, bytes, no gaps. */
 export interface Settings {
   readonly secret: Secret
-  readonly redis: string | RedisClient | undefined
+  readonly redis: string | RedisClient | false | undefined
   readonly prefix: string
   readonly idleTimeout: number
   readonly absoluteTimeout: number
@@ -190,7 +193,7 @@ export function readOptions(input: unknown): Settings {
   }))
   const settings: Settings = {
     secret: read.secret('secret', 32),
-    redis: read.raw<string | RedisClient>('redis'),
+    redis: read.raw<string | RedisClient | false>('redis'),
     prefix: read.string('prefix', cookie.name === 'sid' ? 'session:' : `session:${cookie.name}:`),
     idleTimeout,
     absoluteTimeout,

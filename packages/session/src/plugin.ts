@@ -1,6 +1,6 @@
 import fastifyCookie from '@fastify/cookie'
 import { joinHealth } from '@flotilla/core'
-import { checkRedis, requirePermissions, resolveBus, resolveRedis } from '@flotilla/redis'
+import { checkRedis, type FleetBus, requirePermissions, resolveBus, resolveRedis } from '@flotilla/redis'
 import type { FastifyBaseLogger, FastifyInstance, FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import { ERR_REGISTERED } from './errors.js'
@@ -20,9 +20,11 @@ import { RedisClock } from './store/clock.js'
 import { SessionEncryption } from './store/field-codec.js'
 import { Keys } from './store/keys.js'
 import { LocalSessions } from './store/local-sessions.js'
+import { MemoryStore } from './store/memory-store.js'
 import { permissionsFor } from './store/permissions.js'
 import { RedisStore } from './store/redis-store.js'
 import { SessionRecords } from './store/session-records.js'
+import type { SessionStore } from './store/session-store.js'
 import { SessionTokens } from './store/token.js'
 import { Devices } from './users/devices.js'
 import { createSessions, type Sessions } from './users/sessions.js'
@@ -45,20 +47,18 @@ declare module 'fastify' {
 }
 
 const NAME = '@flotilla/session'
+const IN_MEMORY = 'without Redis, in the memory of this process alone, it works with redis: false'
 
 async function session(fastify: FastifyInstance, options: SessionOptions): Promise<void> {
   const settings = readOptions(options)
   if (fastify.hasRequestDecorator('session') || fastify.hasDecorator('sessions')) throw new ERR_REGISTERED()
-  const client = resolveRedis(fastify, settings.redis, NAME)
-  await requirePermissions(client, permissionsFor(settings.prefix))
-  const bus = resolveBus(fastify, client)
   if (!fastify.hasDecorator('parseCookie')) await fastify.register(fastifyCookie)
 
   const log = fastify.log.child({ plugin: NAME })
   const clock = new RedisClock()
   const keys = new Keys(settings.prefix, settings.secret)
   const tokens = new SessionTokens(settings.secret, settings.cookie.name)
-  const store = new RedisStore(client, keys, clock, settings)
+  const { store, bus } = await openStore(fastify, keys, clock, settings)
   const records = new SessionRecords(store, { keys, tokens }, createCiphers(settings, keys), {
     grace: settings.renew.grace,
     onReuse: settings.onReuse
@@ -73,6 +73,7 @@ async function session(fastify: FastifyInstance, options: SessionOptions): Promi
   })
   const local =
     settings.local &&
+    bus &&
     new LocalSessions(bus, clock, {
       ...settings.local,
       idleTimeout: settings.idleTimeout,
@@ -104,15 +105,37 @@ async function session(fastify: FastifyInstance, options: SessionOptions): Promi
   }
   fastify.decorate('sessions', createSessions(parts, users))
   addSessionHooks(fastify, { ...parts, clock, later })
+  fastify.addHook('onClose', () => background.finished())
+}
+
+/** Redis, or this process's memory, in which there is no fleet to notify. */
+async function openStore(
+  fastify: FastifyInstance,
+  keys: Keys,
+  clock: RedisClock,
+  settings: Settings
+): Promise<{ readonly store: SessionStore; readonly bus: FleetBus | undefined }> {
+  if (settings.redis === false) {
+    if (process.env['NODE_ENV'] === 'production')
+      fastify.log.warn(
+        { plugin: NAME },
+        'sessions are in the memory of this process (redis: false): they end with it, and no other instance knows them. With more than one instance register @flotilla/redis and leave the option out'
+      )
+    return { store: new MemoryStore(keys, clock, settings), bus: undefined }
+  }
+  const client = resolveRedis(fastify, settings.redis, NAME, IN_MEMORY)
+  await requirePermissions(client, permissionsFor(settings.prefix))
+  const bus = resolveBus(fastify, client)
+  const store = new RedisStore(client, keys, clock, settings)
   if (settings.local)
     fastify.addHook('onReady', async () => {
       await bus.ready()
       await store.readClock()
     })
-  fastify.addHook('onClose', () => background.finished())
   joinHealth(fastify, (health) =>
     health.addCheck('session', () => checkRedis(client), { level: 'critical', scope: 'shared' })
   )
+  return { store, bus }
 }
 
 function createCiphers({ secret, encrypt }: Settings, keys: Keys) {

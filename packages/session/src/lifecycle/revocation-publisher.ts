@@ -5,19 +5,26 @@ import { CHANGED, REVOKED } from '../store/topics.js'
 
 /** Notifies the fleet: sockets of a revoked session close, copies of a changed one are dropped. Never rejects. */
 export class RevocationPublisher {
-  readonly #bus: FleetBus
+  readonly #bus: FleetBus | undefined
   readonly #log: FastifyBaseLogger
   readonly #local: boolean
   readonly #scope: string
 
-  /** @param options.scope of the sessions: those of another app on the same Redis are none of ours */
-  constructor(bus: FleetBus, log: FastifyBaseLogger, { local, scope }: { local: boolean; scope: string }) {
+  /**
+   * @param bus `undefined` if there is no fleet
+   * @param options.scope of the sessions: those of another app on the same Redis are none of ours
+   */
+  constructor(
+    bus: FleetBus | undefined,
+    log: FastifyBaseLogger,
+    { local, scope }: { local: boolean; scope: string }
+  ) {
     this.#bus = bus
     this.#log = log
     this.#local = local
     this.#scope = scope
     // For the sockets of this app, too.
-    bus.useScope(REVOKED, scope)
+    bus?.useScope(REVOKED, scope)
   }
 
   /** @param again they had ended already: only the fleet is notified, once more */
@@ -34,7 +41,7 @@ export class RevocationPublisher {
 
   async #publish(topic: string, payload: object): Promise<void> {
     try {
-      await this.#bus.publish(topic, payload, { scope: this.#scope })
+      await this.#bus?.publish(topic, payload, { scope: this.#scope })
     } catch (err) {
       this.#log.error(
         { err, topic },

@@ -78,6 +78,24 @@ export function parseMeta(text: string): Meta | undefined {
   }
 }
 
+/** What {@link parseMeta} reads. */
+export function formatMeta(meta: Meta): string {
+  const { createdAt, absoluteAt, touchedAt, renewedAt, authenticatedAt, revision, version, idleTimeout } =
+    meta
+  const persistent = meta.persistent === undefined ? '-' : Number(meta.persistent)
+  const numbers = [
+    createdAt,
+    absoluteAt,
+    touchedAt,
+    renewedAt,
+    authenticatedAt,
+    revision,
+    version,
+    idleTimeout
+  ]
+  return `2 ${numbers.join(' ')} ${persistent} ${meta.userHash ?? '-'}`
+}
+
 /** `undefined` if the text is not a verifier field of ours. */
 export function parseVerifier(text: string | undefined): VerifierState | undefined {
   const match = text === undefined ? null : VERIFIER_LAYOUT.exec(text)
