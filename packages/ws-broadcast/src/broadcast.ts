@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import type { RawData, WebSocket } from 'ws'
 import type { CallHandler, CallOptions, Calls } from './call/calls.js'
-import { isSchema } from './call/schema.js'
+import { isSchema } from './schema.js'
 import type { Commands } from './commands.js'
 import { Connection, type ConnectionContext } from './connection.js'
 import type { ConnectionFilter, Connections } from './connections.js'

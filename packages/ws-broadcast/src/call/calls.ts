@@ -5,7 +5,7 @@ import { Frame } from '../frame.js'
 import type { Identity } from '../identity.js'
 import { Refusal } from '../refusal.js'
 import { CLIENT_GONE } from '../turns.js'
-import { validate, type Schema } from './schema.js'
+import { validate, type Schema } from '../schema.js'
 
 /** A question of a client. */
 export interface Call<Data = unknown> {

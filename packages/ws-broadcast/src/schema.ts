@@ -1,4 +1,4 @@
-import { Refusal } from '../refusal.js'
+import { Refusal } from './refusal.js'
 
 /**
  * A schema of any library that implements Standard Schema (https://standardschema.dev), such as Zod, Valibot or ArkType. `Output`
