@@ -4,22 +4,25 @@ import type { CallHandler, CallOptions, Calls } from './call/calls.js'
 import { isSchema } from './schema.js'
 import type { Commands } from './commands.js'
 import { Connection, type ConnectionContext } from './connection.js'
-import type { ConnectionFilter, Connections } from './connections.js'
+import { readFilter, type ConnectionFilter, type Connections } from './connections.js'
 import type { ChannelRules } from './channel-rules.js'
 import type { Drain } from './drain.js'
 import {
   FLOTILLA_WS_ERR_ATTACHED,
   FLOTILLA_WS_ERR_CALL_LATE,
   FLOTILLA_WS_ERR_CLOSE_CODE,
+  FLOTILLA_WS_ERR_NO_HISTORY,
   FLOTILLA_WS_ERR_NO_PRESENCE,
   FLOTILLA_WS_ERR_OPTION
 } from './errors.js'
 import type { Hubs } from './hubs.js'
 import { readIdentity, type Identity } from './identity.js'
+import type { Membership } from './membership.js'
 import type { Presence } from './presence.js'
 import { CLOSE, type ClientLimits, type Member, type Position } from './protocol.js'
 import type { Publishing, PublishOptions, PublishResult } from './publishing.js'
 import { isCloseCode, type Revocation } from './revocation.js'
+import type { HistoryOptions, StoredMessage, StoredMessages } from './stored-messages.js'
 import type { Transport } from './transport.js'
 import type { UpgradeGate } from './upgrade.js'
 import { limitPayload, releaseUpgrade, WsTransport } from './ws-transport.js'
@@ -68,6 +71,8 @@ export interface BroadcastParts {
   readonly calls: Calls
   readonly publishing: Publishing
   readonly presence: Presence
+  readonly stored: StoredMessages
+  readonly membership: Membership
   readonly revocation: Revocation
   readonly gate: UpgradeGate
   readonly drain: Drain
@@ -167,7 +172,7 @@ export class Broadcast {
       connection.ended(1006)
       return connection.id
     }
-    for (const channel of options.channels ?? []) void this.subscribe(connection, channel)
+    for (const channel of options.channels ?? []) void this.enter(connection, channel)
     return connection.id
   }
 
@@ -184,17 +189,49 @@ export class Broadcast {
   /**
    * Closes the connections that match, on all instances; here at once, elsewhere when the bus has told them.
    *
-   * @throws FLOTILLA_WS_ERR_CLOSE_CODE; TypeError for a filter that names nobody, or not by strings; the client's error when Redis is away
+   * @throws FLOTILLA_WS_ERR_CLOSE_CODE; TypeError for a filter that names no connection, or not by strings; the client's error when
+   * Redis is away
    */
   async disconnect(filter: ConnectionFilter, options: DisconnectOptions = {}): Promise<void> {
-    const { userId, ref, connection } = filter
-    const given = [userId, ref, connection].filter((one) => one !== undefined)
-    if (given.length === 0 || given.some((one) => typeof one !== 'string')) {
-      throw new TypeError('disconnect() takes { userId }, { ref } or { connection }, each a string')
-    }
+    assertFilter('disconnect', filter)
     const { code = CLOSE.DISCONNECTED, reason = 'disconnected' } = options
     if (!isCloseCode(code)) throw new FLOTILLA_WS_ERR_CLOSE_CODE(String(code))
     await this.#parts.revocation.disconnect(filter, code, reason)
+  }
+
+  /**
+   * Puts the connections that match into a channel, on all instances, for as long as each connection lasts. `authorize` is not
+   * asked. One that is in the channel already stays as it is. Resolves when it is done here and the other instances have been
+   * notified.
+   *
+   * @throws FLOTILLA_WS_ERR_UNKNOWN_CHANNEL, FLOTILLA_WS_ERR_CHANNEL_NAME; TypeError as `disconnect`; the client's error when
+   * Redis is away
+   */
+  async subscribe(filter: ConnectionFilter, channel: string): Promise<void> {
+    assertFilter('subscribe', filter)
+    this.#parts.rules.get(channel)
+    await this.#parts.membership.move('enter', filter, channel)
+  }
+
+  /**
+   * Takes the connections that match out of a channel, also if they subscribed themselves; their clients get an `unsubscribed` error. It does
+   * not keep them out: `authorize` does. Resolves and throws as `subscribe`.
+   */
+  async unsubscribe(filter: ConnectionFilter, channel: string): Promise<void> {
+    assertFilter('unsubscribe', filter)
+    this.#parts.rules.get(channel)
+    await this.#parts.membership.move('leave', filter, channel)
+  }
+
+  /**
+   * What a channel's history keeps, oldest first: the last `limit` messages, those before a position, or the first after one.
+   *
+   * @throws FLOTILLA_WS_ERR_NO_HISTORY, FLOTILLA_WS_ERR_UNKNOWN_CHANNEL, FLOTILLA_WS_ERR_OPTION; the client's error when Redis is
+   * away
+   */
+  async history(channel: string, options: HistoryOptions = {}): Promise<StoredMessage[]> {
+    if (!this.#parts.rules.get(channel).history) throw new FLOTILLA_WS_ERR_NO_HISTORY(channel)
+    return this.#parts.stored.read(channel, options)
   }
 
   /** Figures of this instance, from its own memory. */
@@ -225,7 +262,7 @@ export class Broadcast {
   }
 
   /** @internal Subscribes on the server's behalf; where that fails it tells the client and is false. */
-  async subscribe(connection: Connection, channel: string, since?: Position): Promise<boolean> {
+  async enter(connection: Connection, channel: string, since?: Position): Promise<boolean> {
     try {
       await this.#parts.commands.subscribe(connection, channel, since)
       return true
@@ -253,6 +290,12 @@ function onPong(this: Attached): void {
 
 function onClose(this: Attached, code: number): void {
   this[kConnection]!.ended(code)
+}
+
+/** A filter that names no connection must not mean all of them. */
+function assertFilter(method: string, filter: unknown): void {
+  if (readFilter(filter)) return
+  throw new TypeError(`${method}() takes { userId }, { ref } or { connection }, each a string`)
 }
 
 function badCall(problem: string): Error {

@@ -1,6 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import { FLOTILLA_WS_ERR_CHANNEL_NAME, FLOTILLA_WS_ERR_UNKNOWN_CHANNEL } from './errors.js'
 import type { Identity } from './identity.js'
+import type { Schema } from './schema.js'
 
 /** What happens to a socket that reads slower than its channel speaks. */
 export type BackpressurePolicy = 'resync' | 'drop' | 'conflate' | 'disconnect'
@@ -15,7 +16,7 @@ export interface ClientPublish {
   readonly connection: string
   /** The channel that the message is for. */
   readonly channel: string
-  /** Any JSON value: the client chose it. */
+  /** What the channel's `schema` made of it. Without one any JSON value: the client chose it. */
   readonly data: unknown
 }
 
@@ -28,6 +29,8 @@ export interface ChannelRule {
   readonly presence: ((request: FastifyRequest) => unknown) | undefined
   /** Whether clients may publish, if `authorize` agrees. */
   readonly clientPublish: boolean
+  /** Checks the data that clients publish; undefined: any JSON value is taken. */
+  readonly schema: Schema | undefined
   /** What the app makes of a message of a client; undefined: it is sent as it came. */
   readonly onPublish: ((publish: ClientPublish) => unknown) | undefined
   readonly backpressure: BackpressurePolicy

@@ -5,10 +5,12 @@ import type { Connection } from './connection.js'
 import type { Hubs } from './hubs.js'
 import { MAX_DEPTH, readJsonObject } from './json-input.js'
 import type { BroadcastConfig, ChannelAction } from './options.js'
+import { Authorization } from './authorization.js'
 import { isPosition, START } from './position.js'
 import type { Presence } from './presence.js'
 import { CLOSE, type ErrorCode, type Member, type Position } from './protocol.js'
 import type { InternalPublishOptions, Publishing, PublishResult } from './publishing.js'
+import type { Move } from './membership.js'
 import { Refusal, toRefusal } from './refusal.js'
 import { Subscriptions, type Introduction } from './subscriptions.js'
 import { CLIENT_GONE, Turns } from './turns.js'
@@ -19,8 +21,6 @@ const MAX_BAD_FRAMES = 10
 const RATE_LIMIT_PAUSE_MS = 1000
 /** Between two log lines about commands that failed. */
 const REPORT_PAUSE_MS = 60_000
-/** What an idempotency key of a client may be. */
-const MAX_KEY = 128
 
 /** Why a text was not taken for a command. */
 const NO_COMMAND = {
@@ -42,6 +42,7 @@ export interface CommandParts {
 export class Commands {
   readonly #parts: CommandParts
   readonly #subscriptions: Subscriptions
+  readonly #authorization: Authorization
   readonly #turns = new Turns()
   /** Commands that failed since the last log line. */
   #failures = 0
@@ -52,6 +53,7 @@ export class Commands {
   constructor(parts: CommandParts) {
     this.#parts = parts
     this.#subscriptions = new Subscriptions(parts)
+    this.#authorization = new Authorization(parts.config.authorize)
   }
 
   /** A frame of a client. */
@@ -90,11 +92,39 @@ export class Commands {
     await this.#subscriptions.add(connection, channel, rule, { since, introduction })
   }
 
+  /** The server moves a connection, in turn with what its client asks of the channel. Never rejects. */
+  async move(move: Move, connection: Connection, channel: string): Promise<void> {
+    try {
+      if (move === 'enter') await this.#enter(connection, channel)
+      else await this.#turns.take(connection, channel, undefined, () => this.#leave(connection, channel))
+    } catch (error) {
+      if (error !== CLIENT_GONE && connection.open) this.#report(error, channel)
+    }
+  }
+
   /** The connection is gone. */
   ended(connection: Connection): void {
     this.#turns.end(connection)
     this.#parts.calls.end(connection)
     this.#subscriptions.endAll(connection)
+  }
+
+  async #enter(connection: Connection, channel: string): Promise<void> {
+    const rule = this.#parts.rules.get(channel)
+    const introduce = this.#subscriptions.introduction(connection, channel, rule)
+    let introduction: Introduction | undefined
+    const ask = introduce && (async () => void (introduction = await introduce()))
+    await this.#turns.take(connection, channel, ask, async () => {
+      await this.#subscriptions.settled(connection, channel)
+      // What its client has subscribed to stays where it stands.
+      if (connection.subscriptions.has(channel)) return
+      await this.#subscriptions.add(connection, channel, rule, { since: undefined, introduction })
+    })
+  }
+
+  #leave(connection: Connection, channel: string): void {
+    if (!this.#subscriptions.end(connection, channel)) return
+    connection.send({ type: 'unsubscribed', channel, byServer: true })
   }
 
   async #run(connection: Connection, frame: Record<string, unknown>): Promise<void> {
@@ -205,7 +235,7 @@ export class Commands {
     channel: string,
     rule: ChannelRule
   ): { allow: (() => Promise<void>) | undefined; introduction: () => Introduction | undefined } {
-    const allow = this.#allow(connection, channel, 'subscribe')
+    const allow = this.#authorization.toDo(connection, channel, 'subscribe')
     const introduce = this.#subscriptions.introduction(connection, channel, rule)
     let introduction: Introduction | undefined
     const ask = async (): Promise<void> => {
@@ -221,7 +251,7 @@ export class Commands {
     answer: { id?: number | string }
   ): Promise<void> {
     const { channel, rule } = this.#find(frame)
-    const { ask, message } = this.#permissionToPublish(connection, channel, rule, frame)
+    const { ask, message } = this.#authorization.toPublish(connection, channel, rule, frame)
     const { offset, epoch } = await this.#turns.take(connection, channel, ask, () => {
       const { data, key } = message()
       const { userId } = connection.identity
@@ -238,34 +268,6 @@ export class Commands {
     // Without an id no answer is expected.
     if (answer.id === undefined) return
     connection.send({ type: 'published', ...answer, channel, ...(offset && epoch && { offset, epoch }) })
-  }
-
-  /** What the app is asked before a publish, and what it made of the message. */
-  #permissionToPublish(
-    connection: Connection,
-    channel: string,
-    { clientPublish, onPublish }: ChannelRule,
-    frame: Record<string, unknown>
-  ): { ask: (() => Promise<void>) | undefined; message: () => { data: unknown; key: string | undefined } } {
-    const allow = this.#allow(connection, channel, 'publish')
-    let { data } = frame
-    const check = (): string | undefined => {
-      if (!clientPublish) throw new Refusal('forbidden', 'Only the server publishes here')
-      if (data === undefined) throw new Refusal('bad_frame', 'A publish carries data')
-      const { key } = frame
-      if (key === undefined) return undefined
-      if (typeof key === 'string' && key !== '' && key.length <= MAX_KEY) return key
-      throw new Refusal('bad_frame', `A key is a string of 1 to ${MAX_KEY} characters`)
-    }
-    const ask = async (): Promise<void> => {
-      await allow?.()
-      if (!onPublish) return
-      check()
-      const { request, identity, id } = connection
-      data = await onPublish({ request: request!, identity, connection: id, channel, data })
-      if (data === undefined) throw new Refusal('forbidden', 'The server did not take this message')
-    }
-    return { ask: onPublish ? ask : allow, message: () => ({ key: check(), data }) }
   }
 
   #find(frame: Record<string, unknown>): { channel: string; rule: ChannelRule } {
@@ -303,18 +305,8 @@ export class Commands {
     action: ChannelAction | undefined,
     act: () => Result | Promise<Result>
   ): Result | Promise<Result> {
-    const allow = action && this.#allow(connection, channel, action)
+    const allow = action && this.#authorization.toDo(connection, channel, action)
     return this.#turns.take(connection, channel, allow, act)
-  }
-
-  /** Asks `authorize`, where there is one. */
-  #allow(connection: Connection, channel: string, action: ChannelAction): (() => Promise<void>) | undefined {
-    const { authorize } = this.#parts.config
-    if (!authorize) return undefined
-    return async () => {
-      if (await authorize(connection.request!, channel, action)) return
-      throw new Refusal('forbidden', `You may not ${action === 'presence' ? 'see who is' : action} here`)
-    }
   }
 
   #bad(

@@ -3,7 +3,7 @@ import { connectChannel, disconnectChannel } from './diagnostics.js'
 import { jsonFrame } from './frame.js'
 import { CLOSE } from './protocol.js'
 
-/** Whom `disconnect()` means: every property given must match. */
+/** Names connections: every property given must match. */
 export interface ConnectionFilter {
   /** Every connection of this user. */
   userId?: string
@@ -11,6 +11,14 @@ export interface ConnectionFilter {
   ref?: string
   /** One connection, by the id its `welcome` frame and presence carry. */
   connection?: string
+}
+
+/** The filter in what an app or another instance says; undefined if it names no connection, or one not by a string. */
+export function readFilter(input: unknown): ConnectionFilter | undefined {
+  const { userId, ref, connection } = Object(input) as Record<string, unknown>
+  const given = Object.entries({ userId, ref, connection }).filter(([, value]) => value !== undefined)
+  if (given.length === 0 || given.some(([, value]) => typeof value !== 'string')) return undefined
+  return Object.fromEntries(given)
 }
 
 const PING = jsonFrame({ type: 'ping' })
@@ -66,18 +74,19 @@ export class Connections {
     })
   }
 
-  /** @returns how many were closed */
-  disconnect(filter: ConnectionFilter, code: number, reason: string): number {
-    let closed = 0
+  /** Those of this instance that match. */
+  *matching(filter: ConnectionFilter): Generator<Connection> {
     for (const connection of this.#all) {
       const { identity } = connection
       if (filter.userId !== undefined && identity.userId !== filter.userId) continue
       if (filter.ref !== undefined && identity.ref !== filter.ref) continue
       if (filter.connection !== undefined && connection.id !== filter.connection) continue
-      connection.close(code, reason)
-      closed += 1
+      yield connection
     }
-    return closed
+  }
+
+  disconnect(filter: ConnectionFilter, code: number, reason: string): void {
+    for (const connection of this.matching(filter)) connection.close(code, reason)
   }
 
   close(): void {

@@ -79,7 +79,7 @@ export const FLOTILLA_WS_ERR_NOT_DURABLE = createError<[string, number, number]>
 
 export const FLOTILLA_WS_ERR_NO_HISTORY = createError<[string]>(
   'FLOTILLA_WS_ERR_NO_HISTORY',
-  "Channel '%s' keeps no history, so that no replica can hold its messages; give its rule a history or publish without durable",
+  "Channel '%s' keeps no history: its messages cannot be read again, nor be held by a replica; give its rule a history, or publish without durable",
   400
 )
 

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { defineScript, isCluster, type RedisClient } from '@flotilla/redis'
 import type { ChannelKeys } from './channel-keys.js'
+import { readAddress } from './envelope.js'
 import { historyLua } from './lua/history.js'
 import { MessageFrame } from './message-frame.js'
 import { compareOffsets, START } from './position.js'
@@ -164,15 +165,15 @@ function toMessage(id: Buffer, fields: Buffer[]): MessageFrame {
   let head: Buffer = Buffer.alloc(0)
   let previous = '0-0'
   let epoch = ''
-  let conflateKey = ''
+  let address = ''
   for (let index = 0; index + 1 < fields.length; index += 2) {
     const value = fields[index + 1]!
     const name = fields[index]!.toString()
     if (name === 'b') head = value
     else if (name === 'p') previous = value.toString()
     else if (name === 'e') epoch = value.toString()
-    else if (name === 'k') conflateKey = value.toString()
+    else if (name === 'k') address = value.toString()
   }
   const body = Buffer.concat([head, Buffer.from(`,"offset":"${offset}","epoch":"${epoch}"}`)])
-  return new MessageFrame({ kind: 'm', offset, previous, epoch, conflateKey, body })
+  return new MessageFrame({ kind: 'm', offset, previous, epoch, ...readAddress(address), body })
 }

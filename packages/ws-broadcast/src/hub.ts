@@ -7,7 +7,7 @@ import { MessageFrame } from './message-frame.js'
 import { compareOffsets, samePosition, START } from './position.js'
 import type { GapReason, Position } from './protocol.js'
 import { RecentMessages } from './recent-messages.js'
-import type { Subscription } from './subscription.js'
+import type { Addressed, Subscription } from './subscription.js'
 
 /** Live messages held while history is read; more are dropped and read again. */
 const MAX_PENDING = 2000
@@ -69,12 +69,13 @@ export class Hub {
   receive(message: Buffer): void {
     const envelope = readEnvelope(message)
     if (!envelope) return
-    const { kind, conflateKey, body } = envelope
+    const { kind, conflateKey, except, body } = envelope
     if (kind === 'm') this.#take(envelope)
     else if (kind === 'n') {
       this.#endInterruption()
-      this.#fan(Object.assign(new Frame(body), { conflateKey }), this.position)
-    } else this.#tellOfMember(new Frame(body))
+      this.#fan(Object.assign(new Frame(body), { conflateKey, except }), this.position)
+    } else if (kind === 'v') this.#fanVolatile(Object.assign(new Frame(body), { except }))
+    else this.#tellOfMember(new Frame(body))
   }
 
   /** Nothing comes from Redis any more, until `repair`. */
@@ -224,7 +225,14 @@ export class Hub {
     this.#gap('interrupted', START)
   }
 
-  #fan(frame: Frame & { readonly conflateKey?: string | undefined }, before: Position): void {
+  /** Of a message that only those get who take it now. */
+  #fanVolatile(frame: Frame & Addressed): void {
+    let sockets = 0
+    for (const subscription of this.subscriptions) if (subscription.offer(frame)) sockets += 1
+    this.#sayDelivered(frame, sockets)
+  }
+
+  #fan(frame: Frame & Addressed, before: Position): void {
     for (const subscription of this.subscriptions) subscription.deliver(frame, before)
     this.#sayDelivered(frame, this.subscriptions.size)
   }

@@ -20,6 +20,7 @@ export {
   type Sender,
   type ServerFrame
 } from './protocol.js'
+export type { HistoryOptions, StoredMessage } from './stored-messages.js'
 export type { PublishOptions, PublishResult } from './publishing.js'
 export {
   CallRefusedError,

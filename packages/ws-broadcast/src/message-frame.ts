@@ -9,6 +9,7 @@ export class MessageFrame extends Frame implements Position {
   /** The offset of the message before it. */
   readonly previous: string
   readonly conflateKey: string
+  readonly except: string | undefined
 
   constructor(envelope: Envelope) {
     super(envelope.body)
@@ -16,6 +17,7 @@ export class MessageFrame extends Frame implements Position {
     this.offset = envelope.offset
     this.previous = envelope.previous
     this.conflateKey = envelope.conflateKey
+    this.except = envelope.except
   }
 
   /** Where a reader stands to whom it is the next. */

@@ -9,6 +9,7 @@ import {
 } from './channel-rules.js'
 import { FLOTILLA_WS_ERR_OPTION } from './errors.js'
 import type { Identity } from './identity.js'
+import { isSchema, type Schema } from './schema.js'
 
 const PLUGIN = '@flotilla/ws-broadcast'
 
@@ -26,6 +27,11 @@ export interface ChannelOptions {
   presence?: boolean | ((request: FastifyRequest) => unknown)
   /** Who may publish: the server alone, or clients too (after `authorize`). Default `'server'`. */
   publish?: 'server' | 'client'
+  /**
+   * Checks what clients publish, after `authorize` and before `onPublish`: a schema of Zod, Valibot, ArkType or any library that
+   * implements Standard Schema. What does not fit is refused with `invalid_data`. What the server publishes is not checked.
+   */
+  schema?: Schema
   /**
    * Called with each message that a client publishes, after `authorize`: check it, change it, store it. What it returns is
    * published instead; `undefined` refuses the message with `forbidden`. Throw a {@link PublishRefusedError} to refuse it with
@@ -204,11 +210,17 @@ function readRule(pattern: string, read: OptionReader): ChannelRule {
   const clientPublish = read.oneOf('publish', ['server', 'client'], 'server') === 'client'
   const onPublish = read.func<NonNullable<ChannelRule['onPublish']>, undefined>('onPublish', undefined)
   if (onPublish && !clientPublish) read.fail('onPublish', "left out, or publish: 'client'")
+  const schema = read.raw<Schema>('schema')
+  if (schema !== undefined && !isSchema(schema)) {
+    read.fail('schema', 'a schema of Zod, Valibot or another library with Standard Schema')
+  }
+  if (schema && !clientPublish) read.fail('schema', "left out, or publish: 'client'")
   return {
     pattern,
     history,
     presence: presence === true ? NO_INFO : presence || undefined,
     clientPublish,
+    schema,
     onPublish,
     backpressure,
     durable

@@ -29,6 +29,7 @@ export function permissionsFor(keyPrefix: string, channel: string, publish: stri
       ['XADD', KEY, '*', '', ''],
       ['XDEL', KEY, '0-1'],
       ['XRANGE', KEY, '-', '+'],
+      ['XREVRANGE', KEY, '+', '-'],
       ['ZADD', KEY, '1', ''],
       ['ZREM', KEY, ''],
       ['ZSCORE', KEY, ''],

@@ -22,6 +22,7 @@ import { Drain } from './drain.js'
 import { FLOTILLA_WS_ERR_ALREADY_REGISTERED, FLOTILLA_WS_ERR_OPTION } from './errors.js'
 import { HistoryReader } from './history.js'
 import { Hubs } from './hubs.js'
+import { Membership } from './membership.js'
 import { NO_INFO, readOptions, type BroadcastOptions } from './options.js'
 import { Outbox } from './outbox.js'
 import { permissionsFor } from './permissions.js'
@@ -30,6 +31,7 @@ import { Publishing } from './publishing.js'
 import { revalidate } from './revalidation.js'
 import { Revocation } from './revocation.js'
 import { addSseRoute, addWebSocketRoute } from './routes.js'
+import { StoredMessages } from './stored-messages.js'
 import { UpgradeGate } from './upgrade.js'
 
 const NAME = '@flotilla/ws-broadcast'
@@ -63,6 +65,7 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
   const calls = new Calls(config.maxPayload, log)
   const commands = new Commands({ config, rules, hubs, presence, publishing, calls, log })
   const connections = new Connections(config.ping)
+  const membership = new Membership(bus, connections, commands, config.keyPrefix)
   const revocation = new Revocation(bus, connections, config.keyPrefix)
   const drain = new Drain(connections, config.drain)
   const gate = new UpgradeGate(config, connections, drain)
@@ -74,6 +77,8 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
     calls,
     publishing,
     presence,
+    stored: new StoredMessages(client, keys),
+    membership,
     revocation,
     gate,
     drain,
@@ -142,6 +147,7 @@ async function broadcastPlugin(fastify: FastifyInstance, options: BroadcastOptio
     stopGap()
     stopBusGap()
     connections.close()
+    membership.close()
     revocation.close()
     hubs.close()
     await presence.close()

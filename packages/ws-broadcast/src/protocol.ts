@@ -91,7 +91,13 @@ export interface ClientLimits {
 export type ServerFrame =
   | { type: 'welcome'; connection: string; ping: number; idempotencyTtl: number; limits: ClientLimits }
   | ({ type: 'subscribed'; id?: number | string; channel: string; recovered: boolean } & Position)
-  | { type: 'unsubscribed'; id?: number | string; channel: string }
+  | {
+      type: 'unsubscribed'
+      id?: number | string
+      channel: string
+      /** The server took the connection out of the channel. */
+      byServer?: true
+    }
   | { type: 'published'; id?: number | string; channel: string; offset?: string; epoch?: string }
   | { type: 'presence'; id?: number | string; channel: string; members: Member[] }
   | { type: 'result'; id: number | string; data: unknown }

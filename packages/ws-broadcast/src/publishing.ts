@@ -4,7 +4,7 @@ import type { ChannelKeys } from './channel-keys.js'
 import type { ChannelRule, ChannelRules } from './channel-rules.js'
 import { publishChannel } from './diagnostics.js'
 import { DurableLanes } from './durable-lanes.js'
-import { encodeConflateKey, plainEnvelope } from './envelope.js'
+import { encodeAddress, plainEnvelope } from './envelope.js'
 import {
   FLOTILLA_WS_ERR_CLOSED,
   FLOTILLA_WS_ERR_NO_HISTORY,
@@ -26,6 +26,13 @@ export interface PublishOptions {
   durable?: boolean
   /** With `backpressure: 'conflate'`: a slow client gets the last message of each key. */
   conflateKey?: string
+  /** A connection that does not get the message, by its id. If it has been made anew since, the client may get the message from history. */
+  exclude?: string
+  /**
+   * Only clients get the message that take it now: it is not stored, has no position, and is dropped for a slow socket without a
+   * `gap`. For what the next message replaces, such as a cursor or "is typing". Default `false`.
+   */
+  volatile?: boolean
 }
 
 /** How one message is published here: also what only this package says of it. */
@@ -46,6 +53,8 @@ export interface PublishSettings {
   readonly durableTimeout: number
 }
 
+/** The id of a connection. */
+const CONNECTION = /^[\w-]{1,64}$/
 /** How much longer than its messages a channel's epoch and last offset are remembered. */
 const META_GRACE = 86_400_000
 
@@ -72,9 +81,18 @@ export class Publishing {
   ): Promise<PublishResult> {
     if (this.#closed) throw new FLOTILLA_WS_ERR_CLOSED()
     const rule = this.rules.get(channel)
+    const { idempotencyKey: key, volatile, exclude } = options
+    const history = volatile ? undefined : rule.history
     if (options.durable && !rule.history) throw new FLOTILLA_WS_ERR_NO_HISTORY(channel)
-    const { idempotencyKey: key } = options
-    // Messages whose keys came out empty would all be one, and the others lost without a word.
+    if (options.durable && volatile) {
+      throw new FLOTILLA_WS_ERR_OPTION(`A publish to ${channel} is either volatile or durable`)
+    }
+    if (exclude !== undefined && (typeof exclude !== 'string' || !CONNECTION.test(exclude))) {
+      throw new FLOTILLA_WS_ERR_OPTION(
+        `'exclude' of a publish to ${channel} is the id of a connection, got ${JSON.stringify(exclude)?.slice(0, 40)}`
+      )
+    }
+    // Messages with an empty key would all be one, and the others silently lost.
     if (key !== undefined && (typeof key !== 'string' || key === '')) {
       throw new FLOTILLA_WS_ERR_OPTION(
         `The idempotencyKey of a publish to ${channel} must be a non-empty string`
@@ -82,8 +100,8 @@ export class Publishing {
     }
     const head = messageHead(channel, data, options, this.settings.maxPayload)
     const startedAt = publishChannel.active ? performance.now() : 0
-    const result = rule.history
-      ? await this.#append(channel, rule, rule.history, head, options)
+    const result = history
+      ? await this.#append(channel, rule, history, head, options)
       : await this.#announce(channel, head, options)
     if (startedAt > 0) {
       publishChannel.publish({
@@ -100,7 +118,7 @@ export class Publishing {
     rule: ChannelRule,
     history: { size: number; ttl: number },
     head: string,
-    { idempotencyKey, durable = rule.durable, conflateKey }: PublishOptions
+    { idempotencyKey, durable = rule.durable, conflateKey, exclude }: PublishOptions
   ): Promise<PublishResult> {
     const meta = this.keys.meta(channel)
     const keys = [
@@ -116,7 +134,7 @@ export class Publishing {
       history.ttl,
       history.ttl + META_GRACE,
       newEpoch(),
-      encodeConflateKey(conflateKey),
+      encodeAddress(conflateKey, exclude),
       idempotencyKey === undefined ? 0 : this.settings.idempotencyTtl
     ]
     if (durable) return this.#lanes.publish(channel, keys, args).then(toResult)
@@ -130,9 +148,10 @@ export class Publishing {
   async #announce(
     channel: string,
     head: string,
-    { idempotencyKey, conflateKey }: PublishOptions
+    { idempotencyKey, conflateKey, exclude, volatile }: PublishOptions
   ): Promise<PublishResult> {
-    const message = plainEnvelope('n', encodeConflateKey(conflateKey), `${head}}`)
+    const address = encodeAddress(conflateKey, exclude)
+    const message = plainEnvelope(volatile ? 'v' : 'n', address, `${head}}`)
     try {
       if (idempotencyKey !== undefined) {
         const used = await publishOnceScript.run(

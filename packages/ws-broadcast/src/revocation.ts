@@ -1,5 +1,5 @@
 import type { FleetBus } from '@flotilla/redis'
-import type { ConnectionFilter, Connections } from './connections.js'
+import { readFilter, type ConnectionFilter, type Connections } from './connections.js'
 import type { Identity } from './identity.js'
 import { CLOSE } from './protocol.js'
 
@@ -67,14 +67,9 @@ export class Revocation {
   }
 
   #onDisconnect(payload: unknown): void {
-    const { userId, ref, connection, code, reason } = (payload ?? {}) as Record<string, unknown>
-    const filter: ConnectionFilter = {
-      ...(typeof userId === 'string' && { userId }),
-      ...(typeof ref === 'string' && { ref }),
-      ...(typeof connection === 'string' && { connection })
-    }
-    // A message that names nobody means nobody, not everybody.
-    if (Object.keys(filter).length === 0) return
+    const { code, reason } = Object(payload) as Record<string, unknown>
+    const filter = readFilter(payload)
+    if (!filter) return
     this.connections.disconnect(
       filter,
       isCloseCode(code) ? code : CLOSE.DISCONNECTED,

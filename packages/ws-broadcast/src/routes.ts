@@ -81,7 +81,7 @@ export function addSseRoute(
       raw.once('close', () => connection.ended(connection.closeCode || 1006))
       for (const channel of channels) {
         if (!connection.open) break
-        if (await broadcast.subscribe(connection, channel, positions.get(channel))) continue
+        if (await broadcast.enter(connection, channel, positions.get(channel))) continue
         // It cannot ask again but by coming again, which it does by itself.
         connection.close(CLOSE.RESTART, 'could not subscribe')
         break

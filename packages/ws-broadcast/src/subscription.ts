@@ -6,6 +6,13 @@ import { MessageFrame } from './message-frame.js'
 import { samePosition, START } from './position.js'
 import { CLOSE, type GapReason, type Position } from './protocol.js'
 
+/** Who gets a message, and in whose place. */
+export interface Addressed {
+  readonly conflateKey?: string | undefined
+  /** The connection that does not get it. */
+  readonly except?: string | undefined
+}
+
 /**
  * One connection in one channel. `live`: gets what the hub gets. `behind`: stands at `position` and reads its
  * way up to the hub, from memory or history, as fast as its client takes it.
@@ -26,10 +33,19 @@ export class Subscription {
     readonly seesMembers: boolean
   ) {}
 
+  /** A volatile message: sent if nothing waits for the client. */
+  offer(message: Frame & Addressed): boolean {
+    const { connection } = this
+    if (this.state !== 'live' || connection.slow || message.except === connection.id) return false
+    connection.push(message)
+    return true
+  }
+
   /** A message of the hub, which stood at `before`. */
-  deliver(message: Frame & { readonly conflateKey?: string | undefined }, before: Position): void {
+  deliver(message: Frame & Addressed, before: Position): void {
     if (this.state !== 'live') return
     const { connection, hub } = this
+    if (message.except === connection.id) return
     if (!connection.slow) {
       connection.push(message)
       return
@@ -139,7 +155,7 @@ export class Subscription {
     for (const message of messages) {
       if (this.connection.slow) return
       if (this.hub.mayHaveLost(this.position, message)) this.gap('failover', this.position)
-      this.connection.push(message)
+      if (message.except !== this.connection.id) this.connection.push(message)
       this.position = message
     }
   }

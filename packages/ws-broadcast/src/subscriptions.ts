@@ -112,12 +112,14 @@ export class Subscriptions {
       ?.catch(() => undefined)
   }
 
-  end(connection: Connection, channel: string): void {
-    this.#joiningOf(connection).delete(channel)
+  /** False if it was not in the channel, nor about to be. */
+  end(connection: Connection, channel: string): boolean {
+    const wasJoining = this.#joiningOf(connection).delete(channel)
     const subscription = connection.subscriptions.get(channel)
-    if (!subscription) return
+    if (!subscription) return wasJoining
     connection.subscriptions.delete(channel)
     this.#leave(subscription)
+    return true
   }
 
   endAll(connection: Connection): void {

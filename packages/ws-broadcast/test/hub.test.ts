@@ -34,6 +34,7 @@ const RULE = {
   history: { size: 5000, ttl: 600_000 },
   presence: undefined,
   clientPublish: false,
+  schema: undefined,
   onPublish: undefined,
   backpressure: 'resync' as const,
   durable: false

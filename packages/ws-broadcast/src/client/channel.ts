@@ -85,7 +85,7 @@ export class Channel {
   add(subscription: ChannelSubscription): boolean {
     const { reader } = subscription
     const { position: since } = reader
-    const mustAsk = since !== undefined && this.subscriptions.size > 0
+    const mustAsk = since !== undefined && (this.isLive || this.subscriptions.size > 0)
     if (mustAsk) {
       this.position = since
       for (const other of this.#readers()) other.rewind()

@@ -159,8 +159,23 @@ class Client implements BroadcastClient {
         break
       }
       case 'subscribed': {
+        let channel = this.#channels.get(frame.channel)
+        if (!channel && frame.id === undefined) {
+          // The server subscribed this connection: for the `message` event.
+          channel = new Channel(undefined)
+          this.#channels.set(frame.channel, channel)
+          channel.begin(frame)
+        } else if (channel?.asked === frame.id) channel?.begin(frame)
+        break
+      }
+      case 'unsubscribed': {
         const channel = this.#channels.get(frame.channel)
-        if (channel?.asked === frame.id) channel?.begin(frame)
+        // One that has been asked for again gets an answer of its own.
+        if (!frame.byServer || !channel?.isLive) break
+        this.#channels.delete(frame.channel)
+        const error = new BroadcastError('unsubscribed', 'The server ended the subscription', frame.channel)
+        channel.end(error)
+        if (channel.subscriptions.size > 0) this.#emit('error', error)
         break
       }
       case 'gap': {
@@ -220,7 +235,11 @@ class Client implements BroadcastClient {
       )
     }
     this.#commands.interrupt()
-    for (const channel of this.#channels.values()) channel.isLive = false
+    for (const [name, channel] of this.#channels) {
+      channel.isLive = false
+      // The server put this connection there, and only this one.
+      if (channel.subscriptions.size === 0) this.#channels.delete(name)
+    }
   }
 
   #onClosed(code: number, reason?: string): void {
