@@ -7,7 +7,7 @@ import type { Codec } from './codec.js'
 import type { Engine } from './engine.js'
 import type { Entry } from './entry.js'
 import { RefusedError, ReplicasError } from './errors.js'
-import type { KeyNames } from './keys.js'
+import { PATH_TAG, type KeyNames } from './keys.js'
 import type { Mark, Marks } from './marks.js'
 import type { Memory } from './memory.js'
 import type { CacheSettings } from './options.js'
@@ -245,11 +245,10 @@ export class Core {
 
   async #raiseTags(tags: readonly string[], after: string | undefined, attempt: boolean): Promise<void> {
     const { marks, names, remote, backplane } = this.parts
-    const values = await remote!.raise(
-      tags.map((tag) => names.tag(tag)),
-      after,
-      attempt
-    )
+    // A response has these tags before its handler begins: if there is no mark, nothing of the path is stored or under way.
+    const optional = new Set(tags.filter((tag) => tag.startsWith(PATH_TAG)).map((tag) => names.tag(tag)))
+    const all = tags.map((tag) => names.tag(tag))
+    const values = await remote!.raise(all, after, attempt, optional)
     // One that is sent again may come after what began meanwhile.
     const note = attempt ? 'raise' : 'confirm'
     tags.forEach((tag, i) => marks[note](names.tag(tag), values[i]!, after))

@@ -3,6 +3,9 @@ import { createHash } from 'node:crypto'
 /** A longer key is stored under its SHA-256: Redis keys are compared and sent whole. */
 const MAX_KEY_BYTES = 200
 
+/** What tags of the paths of responses begin with. */
+export const PATH_TAG = 'uri:'
+
 /**
  * The names of our keys in Redis. What belongs to one entry shares a hash tag, so that it lies in one
  * Cluster slot; braces in users' keys are escaped, since they would move or empty that tag.

@@ -213,14 +213,27 @@ export class Remote {
     return reply === 1
   }
 
-  /** Raises marks by the clock of their server; the new values in the order of `names`. */
-  raise(names: readonly string[], after: string | undefined, attempt = false): Promise<number[]> {
+  /**
+   * Raises marks by the clock of their server; the new values in the order of `names`.
+   *
+   * @param attempt as a probe of a breaker that is open
+   * @param optional of `names`, those that stay missing if they are: what depends on a missing mark is dead
+   */
+  raise(
+    names: readonly string[],
+    after: string | undefined,
+    attempt = false,
+    optional: ReadonlySet<string> = new Set()
+  ): Promise<number[]> {
     return this.#breaker[attempt ? 'attempt' : 'run']('mark', async () => {
       const batch = this.cluster ? 1 : MARKS_PER_SCRIPT
       const runs: Promise<string[]>[] = []
       for (let i = 0; i < names.length; i += batch) {
         const keys = names.slice(i, i + batch)
-        runs.push(raiseMarks(keys.length).run(this.#client, keys, [this.#settings.markLife, after ?? '']))
+        const flags = keys.map((key) => (optional.has(key) ? '1' : ''))
+        runs.push(
+          raiseMarks(keys.length).run(this.#client, keys, [this.#settings.markLife, after ?? '', ...flags])
+        )
       }
       return (await Promise.all(runs)).flat().map(Number)
     })

@@ -308,3 +308,66 @@ t.test('a film that is too long to be stored is played part by part', async (t) 
   }
   t.equal(calls(), 4)
 })
+
+t.test('a write to a path of which nothing was stored leaves no key in Redis', async (t) => {
+  const redis = await startRedis()
+  t.teardown(() => redis.stop())
+  const go = gate()
+  let version = 0
+  let held = false
+  const apps = await Promise.all(
+    [1, 2].map(async () =>
+      startApp(t, redis.url, {}, (one) => {
+        one.get('/x/:id', { config: { cache: { ttl: '1m' } } }, async () => {
+          const read = version
+          if (held) await go.passed
+          return `version ${read}`
+        })
+        one.put('/x/:id', () => `version ${++version}`)
+      })
+    )
+  )
+  const [first, second] = apps as [(typeof apps)[0], (typeof apps)[0]]
+  const keys = async (): Promise<string[]> => first.redis.keys('*')
+  const before = (await keys()).length
+  for (let id = 0; id < 20; id++) await first.inject({ method: 'PUT', url: `/x/${id}` })
+  t.equal((await keys()).length, before)
+  for (let round = 0; round < 3; round++) {
+    for (const app of apps) t.equal((await app.inject('/x/1')).body, `version ${version}`, 'stored')
+    await second.inject({ method: 'PUT', url: '/x/1' })
+    const wanted = `version ${version}`
+    t.equal((await second.inject('/x/1')).body, wanted, 'at once on the instance of the write')
+    await until(async () => (await first.inject('/x/1')).body === wanted, { message: 'and then elsewhere' })
+  }
+  held = true
+  const slow = first.inject('/x/2')
+  await until(async () => (await keys()).some((key) => key.includes('l:http')), {
+    message: 'its handler runs'
+  })
+  await second.inject({ method: 'PUT', url: '/x/2' })
+  go.open()
+  await slow
+  for (const app of apps)
+    t.equal((await app.inject('/x/2')).body, `version ${version}`, 'a write during a fill wins')
+})
+
+t.test('variants of one URL are bounded', async (t) => {
+  for (const vary of [[], ['x-a']]) {
+    const { app, calls, get } = await serve(t, { ttl: '1m', vary }, (request, reply) =>
+      reply.header('vary', 'x-a').send(String(request.headers['x-a']))
+    )
+    for (let i = 0; i < 300; i++) t.equal((await get({ 'x-a': `${i}` })).body, `${i}`)
+    let stored = 0
+    for (let i = 0; i < 300; i++) {
+      const response = await app.inject({
+        url: '/x',
+        headers: { 'x-a': `${i}`, 'cache-control': 'only-if-cached' }
+      })
+      if (response.statusCode === 200) stored++
+    }
+    t.ok(stored >= 100 && stored <= 101, `${stored} are stored`)
+    t.equal((await get({ 'x-a': '299' })).body, '299')
+    t.equal((await get({ 'x-a': '5' })).body, '5')
+    t.equal(calls(), 301, 'the others are served from the handler')
+  }
+})

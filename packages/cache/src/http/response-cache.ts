@@ -72,8 +72,9 @@ export class ResponseCache {
         ? 'no-store'
         : bypassReason(request)
     if (reason !== undefined) return this.#pass(visit, { fwd: 'bypass', detail: reason })
-    const base = uriKey(request, route) + variantKey(request, route.vary)
-    return this.#lookUp(visit, { base, key: base, vary: route.vary })
+    const uri = uriKey(request, route)
+    const base = uri + variantKey(request, route.vary)
+    return this.#lookUp(visit, { uri, base, key: base, vary: route.vary })
   }
 
   /** The handler's value is about to be serialized. */
@@ -136,6 +137,7 @@ export class ResponseCache {
     if (visit.authorized && held && !held.shared) return this.#pass(visit, { fwd: 'request' })
     const impatient = visit.authorized || this.#hitForMiss.isUnshareable(place.key)
     if (impatient && this.#store.isUnderWay(place.key)) return this.#beside(visit, place)
+    if (!this.#store.admits(place)) return this.#beside(visit, place)
     const again = snapshot(request)
     let leads = false
     const factory: Factory<Stored | undefined> = (context) => {
@@ -219,6 +221,7 @@ export class ResponseCache {
       drop: () => this.#store.drop(place.key)
     })
     this.#exchanges.set(request, exchange)
+    this.#store.note(place, exchange.outcome)
     // From then on it has a key of its own.
     if (place.first)
       void exchange.outcome.then(
@@ -257,6 +260,7 @@ export class ResponseCache {
       !stored &&
       visit.wishes.size === 0 &&
       !visit.authorized &&
+      this.#store.admits(place) &&
       !this.#hitForMiss.isUnshareable(place.key)
     ) {
       stored = await this.#getForHead(visit, place)

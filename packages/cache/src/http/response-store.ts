@@ -4,7 +4,8 @@ import type { GetOrSetOptions } from '../engine.js'
 import type { Entry } from '../entry.js'
 import type { Factory } from '../factory.js'
 import { variantKey } from './request-key.js'
-import type { StoredResponse, VaryPointer } from './stored-response.js'
+import { isPointer, type StoredResponse, type VaryPointer } from './stored-response.js'
+import { VariantLimit } from './variant-limit.js'
 import type { Place, Varied } from './visit.js'
 
 export type Stored = StoredResponse | VaryPointer
@@ -17,6 +18,7 @@ const POINTER_TTL = 86_400_000
  */
 export class ResponseStore {
   readonly #cache: Cache<Stored>
+  readonly #variants = new VariantLimit()
 
   constructor(cache: Cache) {
     // XFetch would run handlers early for no one; routes have stale-while-revalidate for that.
@@ -30,6 +32,21 @@ export class ResponseStore {
 
   isUnderWay(key: string): boolean {
     return this.#cache.isUnderWay(key)
+  }
+
+  /** Whether there is room for one more variant, if it is one. */
+  admits({ uri, key }: Place): boolean {
+    return key === uri || this.#variants.admits(uri, key)
+  }
+
+  /** Stores what comes of this under the key of the place. */
+  note({ uri, key }: Place, outcome: Promise<Stored | undefined>): void {
+    if (key === uri) return
+    const stored = (one: Stored | undefined): void => {
+      if (!one || isPointer(one)) return
+      this.#variants.stored(uri, key, one.at + Math.max(one.fresh, 0) + Math.max(one.swr, one.sie))
+    }
+    outcome.then(stored, () => undefined)
   }
 
   async read(place: Place): Promise<Stored | undefined> {
@@ -54,6 +71,7 @@ export class ResponseStore {
     const vary = names.filter((name) => !place.vary.includes(name))
     const variant = variantKey(request, vary)
     return {
+      uri: place.uri,
       base: place.base,
       key: place.base + variant,
       vary: [...place.vary, ...vary],

@@ -1,4 +1,5 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { PATH_TAG } from '../keys.js'
 
 /** How the router finds a route: URLs that it takes for one must be invalidated together. */
 interface RouterRules {
@@ -46,7 +47,7 @@ export class UrlIdentity {
 
   /** What all queries of one path have in common, in any scheme: unsafe methods invalidate it. */
   tag(host: string, url: string): string {
-    return `uri:${hostIdentity(host)}${this.path(url)}`
+    return `${PATH_TAG}${hostIdentity(host)}${this.path(url)}`
   }
 
   /** The tags of the target of a request: by what the handler sees, what the client sent, and what the target itself names. */

@@ -9,6 +9,8 @@ import type { StoredResponse } from './stored-response.js'
 
 /** Where a response is looked for: under the headers of the route's options, or those a response named. */
 export interface Place {
+  /** Under no headers at all. */
+  readonly uri: string
   readonly base: string
   readonly key: string
   readonly vary: readonly string[]

@@ -5,7 +5,8 @@ import { variadic } from './variadic.js'
  * also when the clock of the server was set back. A server that has no memory left refuses to write a mark but
  * removes it, and entries whose mark is missing are dead as well.
  *
- * KEYS 1… marks; ARGV 1 how long they are kept in ms, 2 consistency token or ''
+ * KEYS 1… marks; ARGV 1 how long they are kept in ms, 2 consistency token or '', 3… for each of KEYS '1' if a missing mark
+ *   stays missing, else ''
  * Reply the marks: microseconds of Redis TIME, as text. Sent again, it marks again: later, so never less.
  */
 export const raiseMarks = variadic<string[]>({
@@ -15,12 +16,14 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local marks = {}
 for i = 1, #KEYS do
-  local old = redis.call('GET', KEYS[i]) or '0'
-  local text = string.format('%.0f', math.max(now, tonumber(string.match(old, '^%d+')) + 1))
+  local found = redis.call('GET', KEYS[i])
+  local text = string.format('%.0f', math.max(now, tonumber(string.match(found or '0', '^%d+')) + 1))
   marks[i] = text
-  if ARGV[2] ~= '' then text = text .. ' ' .. ARGV[2] end
-  local set = redis.pcall('SET', KEYS[i], text, 'PX', ARGV[1])
-  if set.err then redis.call('UNLINK', KEYS[i]) end
+  if found or ARGV[i + 2] ~= '1' then
+    if ARGV[2] ~= '' then text = text .. ' ' .. ARGV[2] end
+    local set = redis.pcall('SET', KEYS[i], text, 'PX', ARGV[1])
+    if set.err then redis.call('UNLINK', KEYS[i]) end
+  end
 end
 return marks
 `
