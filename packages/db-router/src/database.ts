@@ -71,7 +71,7 @@ export interface Database {
   readonly read: Reader
   /** The primary. */
   readonly write: Writer
-  /** Runs on the primary, or with `route: 'auto'` where the statement allows. */
+  /** Runs on the primary, or with `route: autoRoute()` where the statement allows. */
   query: QueryFunction
   /**
    * Runs `work` in a transaction. The callback may run again after a serialization failure or a deadlock, so it
@@ -92,9 +92,6 @@ export interface DatabaseParts {
   readonly settings: Settings
   /** Of a statement that has none of its own. */
   readonly limits: StatementOptions
-  /** Whether a statement provably only reads. */
-  readonly isPureRead: (text: string) => boolean
-  readonly remember: (text: string) => void
 }
 
 export function createDatabase(
@@ -133,17 +130,18 @@ class AuthorDatabase implements Database {
 
   readonly query = ((input: string | object, values?: unknown[], options?: QueryOptions) => {
     if (isNoQuery(input)) return noQuery()
-    const { router, settings, limits, isPureRead, remember } = this.#parts
+    const { router, limits, settings } = this.#parts
+    const { route } = settings
     const statement = toStatement(input, values)
     const bounds = limitsOf(input, options, limits)
-    if (settings.route === 'explicit' || !isPureRead(statement.text)) {
+    if (!route?.isPureRead(statement.text)) {
       return router.write(this.#session, statement, bounds)
     }
     return router.read(this.#session, statement, bounds).catch((error: unknown) => {
       // A view or an overloaded operator that writes after all, or a table that replicas do not have: refused, so it did
       // not happen.
       if (!(error instanceof NotAReadError) && !isUnsupported(error)) throw error
-      remember(statement.text)
+      route.remember(statement.text)
       return router.write(this.#session, statement, bounds)
     })
   }) as QueryFunction

@@ -25,6 +25,7 @@ export {
 } from './errors.js'
 export { useRoutedPool, type KnexLike } from './knex.js'
 export type { DbRouterOptions, ServerOption } from './options.js'
+export type { RouteClassifier } from './route-classifier.js'
 export type { QueryFunction, QueryOptions } from './statement.js'
 export type { DatabaseStatus, ServerStatus } from './status.js'
 export type { IsolationLevel, Transaction } from './transaction.js'

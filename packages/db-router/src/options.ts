@@ -8,6 +8,7 @@ import type { CookieSettings } from './carriers/cookie.js'
 import type { PoolSettings } from './driver-pool.js'
 import { OptionError } from './errors.js'
 import type { MonitorSettings } from './monitor.js'
+import type { RouteClassifier } from './route-classifier.js'
 import { parseServer, type ServerAddress } from './server-address.js'
 
 /** Where a server is: a `postgres://` URL, or what `pg` takes. */
@@ -46,8 +47,11 @@ export interface DbRouterOptions {
   tokenTtl?: Duration
   /** False: no tokens, and any replica answers any read. Default true where there are replicas. */
   consistency?: boolean
-  /** `'auto'`: `db.query` sends what is provably a pure SELECT to a replica. Default `'explicit'`: the primary. */
-  route?: 'explicit' | 'auto'
+  /**
+   * What `db.query` does. Default `'explicit'`: it is for the primary. `autoRoute()` of `@flotilla/db-router/auto`: what is provably a pure
+   * SELECT goes to a replica.
+   */
+  route?: 'explicit' | RouteClassifier
   /** How long a read waits for a replica to catch up before it goes to the primary. Default 50 ms. */
   maxWait?: Duration
   /** A replica further behind is not read from. Default 10 s. */
@@ -123,7 +127,8 @@ export interface Settings {
   user: (request: FastifyRequest) => string | undefined
   tokenTtl: number
   consistency: boolean
-  route: 'explicit' | 'auto'
+  /** `undefined` for the primary. */
+  route: RouteClassifier | undefined
   maxWait: number
   maxLag: number
   primaryWait: number
@@ -205,7 +210,7 @@ export function readOptions(input: unknown): Settings {
     header: options.string('header', `x-${name}-token`).toLowerCase(),
     redis: options.raw('redis'),
     user: options.func('user', sessionUser),
-    route: options.oneOf('route', ['explicit', 'auto'], 'explicit'),
+    route: readRoute(options),
     maxWait: options.duration('maxWait', { default: 50, max: 10_000 }),
     primaryWait: options.duration('primaryWait', { default: 10_000 }),
     fallback: readFallback(options, pool.max),
@@ -244,6 +249,14 @@ function show(value: unknown): string {
   if (value === '') return "'': is its environment variable set?"
   if (value === null) return 'null'
   return `${typeof value === 'object' ? 'an' : 'a'} ${typeof value} that names none`
+}
+
+function readRoute(options: OptionReader): RouteClassifier | undefined {
+  const value = options.raw<unknown>('route')
+  if (value === undefined || value === 'explicit') return undefined
+  const { isPureRead, remember } = (value ?? {}) as Partial<RouteClassifier>
+  if (typeof isPureRead === 'function' && typeof remember === 'function') return value as RouteClassifier
+  return options.fail('route', "'explicit', or autoRoute() of '@flotilla/db-router/auto'")
 }
 
 function readCarrier(options: OptionReader, consistency: boolean): Settings['carrier'] {

@@ -14,7 +14,6 @@ import { AlreadyRegisteredError, because, StartError } from './errors.js'
 import { Gate } from './gate.js'
 import { addHealthChecks } from './health-check.js'
 import { readOptions, type DbRouterOptions, type Settings } from './options.js'
-import { createRouteClassifier } from './route-classifier.js'
 import { bindToRequests } from './request-database.js'
 import { Router } from './router.js'
 import { Server } from './server.js'
@@ -49,7 +48,7 @@ async function register(fastify: FastifyInstance, options: DbRouterOptions): Pro
   await firstLook(topology)
 
   const limits = { timeout: settings.timeout }
-  const parts = { router, codec, settings, limits, ...createRouteClassifier() }
+  const parts = { router, codec, settings, limits }
   const newest = (): string | undefined => topology.newest && codec.encode(topology.newest)
   fastify.decorate('db', createDatabase(parts, new CausalSession(settings.tokenTtl), newest))
   bindToRequests(fastify, parts, carrier)

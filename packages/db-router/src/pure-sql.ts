@@ -73,3 +73,14 @@ export const pureOperators: ReadonlySet<string> = new Set(
     ' '
   )
 )
+
+/** What each server has of its own: "Cumulative Statistics System" and "System Views" of PostgreSQL's manual. */
+const serverLocalViews = words(`
+  pg_locks pg_settings pg_file_settings pg_hba_file_rules pg_ident_file_mappings pg_config pg_cursors pg_prepared_statements
+  pg_prepared_xacts pg_replication_slots pg_replication_origin_status pg_shmem_allocations pg_shmem_allocations_numa
+  pg_backend_memory_contexts pg_dsm_registry_allocations pg_aios pg_wait_events pg_buffercache pg_buffercache_numa
+`)
+
+/** Whether a name is that of such a view. `pg_stats` is not: the statistics of tables are replicated. */
+export const isServerLocal = (name: string): boolean =>
+  name.startsWith('pg_') && (/^pg_stat(?:io)?_/.test(name) || serverLocalViews.has(name))

@@ -1,5 +1,6 @@
 import {
   forbiddenWords,
+  isServerLocal,
   pureFunctions,
   pureOperators,
   pureTypes,
@@ -9,8 +10,9 @@ import {
 } from './pure-sql.js'
 import { tokenize, type SqlToken } from './sql-tokens.js'
 
-/** Tells statements that provably only read from all others. */
+/** Separates statements that provably only read, and show the same on every server, from all others. */
 export interface RouteClassifier {
+  /** Whether a statement may run on a replica. */
   isPureRead(text: string): boolean
   /** Remembers that a statement was refused as a read. */
   remember(text: string): void
@@ -69,6 +71,7 @@ function isHarmless(
   const quoted = after?.kind === 'literal' && !/^[\d.]/.test(after.text)
   if (quoted && !pureTypes.has(token.text) && !wordsBeforeText.has(token.text)) return false
   const called = after?.kind === 'sign' && after.text === '('
+  if (isServerLocal(token.text.replaceAll('"', ''))) return false
   if (token.kind === 'quoted') return !called
   if (forbiddenWords.has(token.text)) return false
   if (token.text === 'operator') return false

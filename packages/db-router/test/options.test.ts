@@ -53,6 +53,9 @@ t.test('a wrong option fails register before anything is opened, and is named', 
     [{ primary: url, maxLag: '2m', tokenTtl: '1m' }, /tokenTtl/],
     [{ primary: url, consistency: true, carrier: 'pigeon' }, /carrier/],
     [{ primary: url, route: 'guess' }, /route/],
+    [{ primary: url, route: 'auto' }, /autoRoute\(\) of '@flotilla\/db-router\/auto', got 'auto'/],
+    [{ primary: url, route: null }, /'route'/],
+    [{ primary: url, route: { isPureRead: true } }, /'route'/],
     [{ primary: url, timeout: -1 }, /timeout/],
     [{ primary: url, name: 'a b' }, /'name'/]
   ]

@@ -2,6 +2,7 @@ import { startPostgres, type PostgresServer } from '@flotilla/testbed'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import flotillaDbRouter, { type Database, type DbRouterOptions } from '../src/index.js'
+import { autoRoute } from '../src/auto.js'
 import { codeOf, secret } from './fixtures/app-in-process.js'
 
 // What managed and shared-storage services refuse: each of the functions in turn, by privilege.
@@ -103,7 +104,7 @@ for (const [name, what] of Object.entries(FUNCTIONS)) {
 t.test('consistency: false needs pg_is_in_recovery() and nothing else', async (sub) => {
   for (const what of Object.values(FUNCTIONS)) await refuse(sub, what)
   await refuse(sub, 'function pg_current_wal_insert_lsn()')
-  const { db } = await start(sub, { consistency: false, route: 'auto' })
+  const { db } = await start(sub, { consistency: false, route: autoRoute() })
   sub.match(db.status().servers, [
     { state: 'up', role: 'primary' },
     { state: 'up', role: 'replica' }

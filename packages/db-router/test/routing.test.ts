@@ -5,6 +5,7 @@ import type { QueryMessage } from '../src/index.js'
 import { ConnectionEvents } from '../src/connection-events.js'
 import { readOptions } from '../src/options.js'
 import { Server } from '../src/server.js'
+import { autoRoute } from '../src/auto.js'
 import { codeOf, createApp } from './fixtures/app-in-process.js'
 
 const postgres = await startPostgres({ replicas: 2 })
@@ -19,8 +20,8 @@ await primary.query('create view sneaky_view as select sneaky() as n')
 await primary.query('create unlogged table scratch (n int)')
 await postgres.waitForCatchUp()
 
-t.test("route 'auto': reads to a replica, the rest to the primary", async (sub) => {
-  const app = await createApp(sub, { ...servers, route: 'auto' })
+t.test('autoRoute(): reads to a replica, the rest to the primary', async (sub) => {
+  const app = await createApp(sub, { ...servers, route: autoRoute() })
   const replica = async (text: string, values: unknown[] = []): Promise<unknown> =>
     (await app.db.query(text, values)).rows[0]!['replica']
   // The one function that tells where it ran is not on the list, so it is asked through a setting the replica has.
@@ -38,6 +39,19 @@ t.test("route 'auto': reads to a replica, the rest to the primary", async (sub) 
   await app.db.query("insert into items (name) values ('one')")
   await app.db.query('select * from items for update')
   sub.strictSame(seen, ['replica', 'primary', 'primary'])
+  for (const text of [
+    'select count(*) from pg_stat_activity',
+    'select count(*) from pg_catalog.pg_locks',
+    'table "pg_settings"'
+  ]) {
+    seen.length = 0
+    await app.db.query(text)
+    sub.strictSame(seen, ['primary'], text)
+  }
+  seen.length = 0
+  await app.db.query('select count(*) from pg_stats')
+  sub.strictSame(seen, ['replica'], 'statistics of tables are the same on both')
+  seen.length = 0
   sub.equal(
     (await app.db.query('select count(*)::int as n from items')).rows[0]!['n'],
     1,
@@ -75,7 +89,7 @@ t.test('a read at the primary can not write either', async (sub) => {
       ...options,
       consistency: true,
       carrier: false,
-      route: 'auto',
+      route: autoRoute(),
       pool: { max: 1 }
     })
     const before = await drawn()
