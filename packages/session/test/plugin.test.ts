@@ -2,7 +2,7 @@ import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { isPersonal } from '@flotilla/core'
 import { flotillaRedis } from '@flotilla/redis'
 import { startRedis, until } from '@flotilla/testbed'
-import Fastify from 'fastify'
+import Fastify, { type FastifyContextConfig, type FastifyRequest } from 'fastify'
 import { after, before, test } from 'tap'
 import { flotillaSession } from '../src/index.js'
 import { addRoutes, buildApp, SECRET } from './support/app.js'
@@ -286,4 +286,34 @@ test('require() gets the plugin as well', async (t) => {
   }
   t.type(plugin, 'function')
   t.equal(plugin, named)
+})
+
+test('a request that reads its session is personal, unless its route says that the response is shared', async (t) => {
+  const app = Fastify({ forceCloseConnections: true })
+  const personal: boolean[] = []
+  const seen = async (request: FastifyRequest): Promise<object> => {
+    const { userId } = request.session
+    personal.push(isPersonal(request))
+    return { userId: userId ?? null }
+  }
+  const shared = { config: { cache: { shared: true } } as FastifyContextConfig }
+  await app.register(flotillaRedis, { url: redis.url })
+  await app.register(flotillaSession, { secret: SECRET, cookie: { secure: 'auto' } })
+  app.get('/own', seen)
+  app.get('/not-shared', { config: { cache: { shared: false } } as FastifyContextConfig }, seen)
+  app.get('/not-cached', { config: { cache: false } as FastifyContextConfig }, seen)
+  app.get('/shared', shared, seen)
+  const { browser } = await serve(t, app)
+  for (const url of ['/own', '/not-shared', '/not-cached', '/shared']) await browser().get(url)
+  t.same(personal, [true, true, true, false])
+
+  // Declared before the plugin has loaded.
+  const early = Fastify({ forceCloseConnections: true })
+  early.get('/shared', shared, seen)
+  early.get('/own', seen)
+  await early.register(flotillaRedis, { url: redis.url })
+  await early.register(flotillaSession, { secret: SECRET, cookie: { secure: 'auto' } })
+  t.teardown(() => early.close())
+  for (const url of ['/own', '/shared']) await early.inject(url)
+  t.same(personal.splice(4), [true, false])
 })

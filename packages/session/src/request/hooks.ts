@@ -43,6 +43,7 @@ export interface HookParts extends SessionParts {
 export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): void {
   const { later, writer } = parts
   const modeOf = readModes(fastify, parts.cookie)
+  const isShared = readShared(fastify)
   const response = new SessionResponse(parts)
 
   fastify.decorateRequest(kState, null)
@@ -57,7 +58,7 @@ export function addSessionHooks(fastify: FastifyInstance, parts: HookParts): voi
         if (modeOf(request) === false) return undefined as unknown as RequestSession
         state = begin(request, 'none')
       }
-      markPersonal(request)
+      if (!isShared(request)) markPersonal(request)
       const session = withProperties(new Session(state, parts)) as RequestSession
       request[kSession] = session
       return session
@@ -218,6 +219,20 @@ function readModes(fastify: FastifyInstance, cookie: SessionCookie): (request: F
     const { config, method, url } = request.routeOptions
     return modeIn(config, method, url)
   }
+}
+
+/** Whether a route's `config.cache.shared` says that nothing of the session is in its response, so that @flotilla/cache may store it. */
+function readShared(fastify: FastifyInstance): (request: FastifyRequest) => boolean {
+  let configured = hasRoutes(fastify)
+  fastify.addHook('onRoute', ({ config }) => {
+    if (sharedIn(config)) configured = true
+  })
+  return (request) => configured && sharedIn(request.routeOptions.config)
+}
+
+function sharedIn(config: object | undefined): boolean {
+  const { cache } = (config ?? {}) as { readonly cache?: { readonly shared?: unknown } | false | null }
+  return cache ? cache.shared === true : false
 }
 
 /** @throws FLOTILLA_SESSION_ERR_OPTION naming the route */

@@ -8,6 +8,7 @@ export function permissionsFor(prefix: string): RequiredPermissions {
     commands: [
       ['HGET', KEY, ''],
       ['HSET', KEY, '', ''],
+      ['HSETNX', KEY, '', ''],
       ['HDEL', KEY, ''],
       ['HEXISTS', KEY, ''],
       ['HGETALL', KEY],
