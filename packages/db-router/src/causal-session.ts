@@ -6,7 +6,7 @@ export interface Origin {
   isEmpty(): boolean
   /** Fetches it. Rejecting means that it is unknown. */
   load(): Promise<Position | undefined>
-  /** Whether that is at hand: then `peek` tells it too, and throws where `load` would reject. */
+  /** Whether that is at hand: then `peek` returns it too, and throws where `load` would reject. */
   readonly atHand: boolean
   peek(): Position | undefined
 }
@@ -83,7 +83,7 @@ export class CausalSession {
       if (position) this.require(position)
       this.#origin = undefined
     } catch {
-      // Whoever reads finds that it is unknown, if it still is.
+      // A read finds that it is unknown, if it still is.
     }
   }
 

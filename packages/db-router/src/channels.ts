@@ -2,7 +2,7 @@ import { createChannel } from '@flotilla/core'
 
 /**
  * `flotilla:db:query`: one statement has ended, for each server it was sent to. Those within a transaction, or on a
- * connection that another library holds, are not told.
+ * connection that another library holds, are not reported.
  */
 export interface QueryMessage {
   /** `host:port/database`. */
@@ -34,13 +34,13 @@ export interface ServerMessage {
   server: string
   /** `up`: also where a replica has caught up after `ejected`; `ejected`: too far behind; `fenced`: another server was promoted; `foreign`: of another cluster. */
   event: 'up' | 'down' | 'ejected' | 'fenced' | 'promoted' | 'foreign'
-  /** In words, where there is more to say. */
+  /** In words, if there is more to say. */
   reason?: string
 }
 
 /** `flotilla:db:retry`: a read or a transaction runs again. */
 export interface RetryMessage {
-  /** `host:port/database` of the one that failed; empty where none was chosen yet. */
+  /** `host:port/database` of the one that failed; empty if no server was chosen yet. */
   server: string
   /** A transaction runs again as a whole. */
   kind: 'read' | 'transaction'

@@ -87,7 +87,7 @@ export class ConnectionPool {
 
   /**
    * Lends a connection, at once where one is free.
-   * @returns what takes the caller out of the line; does nothing where there was no wait
+   * @returns what takes the caller out of the line; does nothing if there was no wait
    */
   acquire(callback: AcquireCallback): () => void {
     const client = this.#popReady()
@@ -127,7 +127,7 @@ export class ConnectionPool {
   /** {@link release} after {@link returned}, once what was not awaited is over. */
   takeBack(client: RouterClient, error?: Error): void {
     if (error || client.broken) return this.#giveBack(client, error ?? true)
-    // Whether a transaction is open is told behind an error; and a borrower may not have awaited all it sent.
+    // The state of the transaction comes behind an error; and a borrower may not have awaited all it sent.
     if (!client.ready) return client.onceReady(() => this.takeBack(client))
     const status = client.getTransactionStatus()
     if (status !== 'T' && status !== 'E') return this.#free(client)

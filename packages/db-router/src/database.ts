@@ -29,7 +29,7 @@ export interface Reader {
   query: QueryFunction
   /**
    * A reader that also sees everything up to `token`, from wherever it came. Waits up to `maxWait` for a replica to catch
-   * up; where the token tells of a promotion that this instance has not seen, up to `primaryWait` for that, and then fails
+   * up; if the token is of a promotion that this instance has not seen, up to `primaryWait` for that, and then fails
    * with FLOTILLA_DB_ERR_NO_PRIMARY.
    */
   after(token: ConsistencyToken | undefined): Reader
@@ -209,7 +209,7 @@ class AuthorReader extends AuthorSide implements Reader {
   }
 }
 
-/** A token that can not be read tells nothing about what must be visible; the primary shows it in any case. */
+/** A token that can not be read does not show what must be visible; the primary shows it in any case. */
 function requireToken(
   parts: DatabaseParts,
   session: CausalSession,

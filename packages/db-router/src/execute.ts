@@ -30,7 +30,7 @@ export interface Task {
   readonly signal: AbortSignal | undefined
   /** Where the write's position goes; none is asked for without. */
   readonly sink: PositionSink | undefined
-  /** What a read must have seen, and who is told how far the server that answered was. */
+  /** What a read must have seen, and what learns how far the server that answered was. */
   readonly requirement: Requirement
   readonly topology: Topology
 }
@@ -56,7 +56,7 @@ class Execution {
   #over = false
   #timer: NodeJS.Timeout | undefined
   #leaveLine: (() => void) | undefined
-  /** Set once it is cancelled: who waits for the server's own answer. */
+  /** Set once it is cancelled: called with the server's own answer. */
   #answered: (() => void) | undefined
   readonly #abort = (): void => this.#cancel(because(new AbortedError(), this.#task.signal?.reason))
 
@@ -132,7 +132,7 @@ class Execution {
     this.#finish(own, undefined, isServerError(error) ? 'answered' : 'nothing')
   }
 
-  /** @param seen what it tells of the server */
+  /** @param seen what it shows of the server */
   #finish(
     error: Error | undefined,
     result: pg.QueryResult | undefined,

@@ -102,7 +102,7 @@ export class Gate {
     for (const server of servers) {
       if (!this.#topology.readable(server, started) || excluded.has(server)) continue
       if (server.observed!.timeline < requirement.timeline) continue
-      // It takes no connection to ask on: the next look tells when it does again.
+      // It takes no connection to ask on: the next look shows when it does again.
       if (server.error) continue
       if (server.delay - age <= this.#settings.maxWait) {
         asked.add(server)
@@ -162,7 +162,7 @@ export class Gate {
     this.#ask(server, now)
   }
 
-  /** It does not answer: who waits for no other replica need not wait on. */
+  /** It does not answer: a read that waits for no other replica need not wait on. */
   #giveUp(server: Server): void {
     const waiting = this.#waiters
     this.#waiters = []
@@ -173,7 +173,7 @@ export class Gate {
     }
   }
 
-  /** Sends those there whom it has reached; whether there were any. */
+  /** Sends the waiting reads that it is far enough for there; whether there were any. */
   #wake(server: Server): boolean {
     if (this.#waiters.length === 0 || !this.#topology.readable(server, performance.now())) return false
     const waiting = this.#waiters

@@ -31,13 +31,13 @@ export function formatLsn(lsn: Lsn): string {
 
 /**
  * The end of the last record for an insert position. At a page start the server already counts the header
- * of the page it has yet to write, so `pg_current_wal_insert_lsn()` stands 24 bytes (40 on the first page
- * of a file) past what any replica reports until another record follows: a read would wait for nothing.
+ * of the page it has yet to write. Then `pg_current_wal_insert_lsn()` stands 24 bytes (40 on the first page
+ * of a file) past what any replica reports until another record follows. A read would wait for nothing.
  * No record can end there, so taking the header away is exact.
  */
 export function endOfRecord(insert: Lsn, layout: WalLayout | undefined): Lsn {
   if (!layout) return insert
-  // Pages and files are aligned, so the low half tells where in them this is.
+  // Pages and files are aligned, so the low half is the place in them.
   const low = Number(BigInt.asUintN(32, insert))
   const inFile = low % layout.segmentSize
   if (inFile === FIRST_PAGE_HEADER) return insert - BigInt(FIRST_PAGE_HEADER)

@@ -86,7 +86,7 @@ export class Monitor {
   }
 
   /**
-   * {@link look} on a new connection, where there is news that the old one does not show. Not more often than looks are
+   * {@link look} on a new connection, if there is news that the old one does not show. Not more often than looks are
    * due in any case: then it is the next one that brings a new connection along.
    */
   lookAfresh(): Promise<void> {

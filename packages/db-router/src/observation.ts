@@ -5,7 +5,7 @@ export interface Observation {
   readonly recovery: boolean
   /** Whether the connection goes through a transaction pooler. */
   readonly pooled: boolean
-  /** When the server process was started, as text; with `systemId` it tells one server from another. Empty if the server refuses to say. */
+  /** When the server process was started, as text; with `systemId` it distinguishes servers. Empty if the server refuses to say. */
   readonly identity: string
   /** `undefined` if the server refuses to say. */
   readonly systemId: bigint | undefined

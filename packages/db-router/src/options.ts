@@ -31,7 +31,7 @@ export interface DbRouterOptions {
    */
   secret?: Secret
   /**
-   * How an author's token gets to the author's next request. Default `'cookie'` where there are replicas. `'redis'`
+   * How an author's token gets to the author's next request. Default `'cookie'` with replicas. `'redis'`
    * needs `redis` or a registered client; `false` keeps it within the request.
    */
   carrier?: 'cookie' | 'header' | 'session' | 'redis' | false | Carrier
@@ -45,7 +45,7 @@ export interface DbRouterOptions {
   user?: (request: FastifyRequest) => string | undefined
   /** How long a token is kept; above `maxLag`, after which no replica in use is older. Default 60 s. */
   tokenTtl?: Duration
-  /** False: no tokens, and any replica answers any read. Default true where there are replicas. */
+  /** False: no tokens, and any replica answers any read. Default true with replicas. */
   consistency?: boolean
   /**
    * What `db.query` does. Default `'explicit'`: it is for the primary. `autoRoute()` of `@flotilla/db-router/auto`: what is provably a pure
@@ -56,7 +56,7 @@ export interface DbRouterOptions {
   maxWait?: Duration
   /** A replica further behind is not read from. Default 10 s. */
   maxLag?: Duration
-  /** How long a write waits for a primary to appear, and a read for a promotion that its token tells of. Default 10 s. */
+  /** How long a write waits for a primary to appear, and a read for a promotion that its token is of. Default 10 s. */
   primaryWait?: Duration
   /** The primary's share for reads that no replica can answer. */
   fallback?: {

@@ -48,18 +48,13 @@ export function isPureRead(text: string): boolean {
   while (tokens.at(-1)?.text === ';' && tokens.at(-1)?.kind === 'sign') tokens.pop()
   const [first] = tokens
   if (first?.kind !== 'word' || !['select', 'with', 'values', 'table'].includes(first.text)) return false
-  return tokens.every((token, index) =>
-    isHarmless(token, tokens[index - 1], tokens[index + 1], tokens, index)
-  )
+  return tokens.every((_token, index) => isHarmless(tokens, index))
 }
 
-function isHarmless(
-  token: SqlToken,
-  before: SqlToken | undefined,
-  after: SqlToken | undefined,
-  tokens: readonly SqlToken[],
-  index: number
-): boolean {
+function isHarmless(tokens: readonly SqlToken[], index: number): boolean {
+  const token = tokens[index]!
+  const before = tokens[index - 1]
+  const after = tokens[index + 1]
   if (token.kind === 'literal' || token.kind === 'parameter') return true
   if (token.kind === 'operator') return pureOperators.has(token.text)
   if (token.kind === 'sign') {

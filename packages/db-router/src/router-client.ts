@@ -58,7 +58,7 @@ export class RouterClient extends Client {
     const idle = (): void => this.onIdle?.()
     this.on('drain', idle)
     this.on('end', idle)
-    // PostgreSQL tells of each change, also of one that a borrower's statement made, before it is ready for the next.
+    // PostgreSQL reports each change, also of one that a borrower's statement made, before it is ready for the next.
     this.connection.on('parameterStatus', ({ parameterName, parameterValue }: ParameterStatus) => {
       if (parameterName === 'default_transaction_read_only') this.readOnly = parameterValue === 'on'
     })
@@ -80,7 +80,7 @@ export class RouterClient extends Client {
     return undefined
   }
 
-  /** The backend's process id and key as told at connect; a pooler makes up its own. */
+  /** The backend's process id and key as sent at connect; a pooler makes up its own. */
   get backend(): { processId: number; secretKey: number } {
     const { processID, secretKey } = this as unknown as { processID: number; secretKey: number }
     return { processId: processID, secretKey }
@@ -110,7 +110,7 @@ export class RouterClient extends Client {
     let sending = true
     let unsendable: Error | undefined
     const done: StatementCallback = (error, result) => {
-      // Of values that can not be sent the driver tells at once, and calls again when the server has answered the rest.
+      // Of values that can not be sent the driver reports at once, and calls again when the server has answered the rest.
       if (sending) unsendable = error
       else if (error && isServerError(error) && endsConnection(error) === undefined && !this.broken) {
         // Either the server is ready after it, or the connection ends.
@@ -228,7 +228,7 @@ export interface SessionSettings {
 
 /**
  * Learns who answers, in one round trip. A pooler gives clients process ids of its own, so a backend that does
- * not know itself by ours tells of one; then nothing may be set that outlives a transaction.
+ * not know itself by ours shows one; then nothing may be set that outlives a transaction.
  */
 export async function greet(client: RouterClient, settings: SessionSettings, timeout: number): Promise<void> {
   const timer = setTimeout(() => client.destroy(new Error('The server did not answer')), timeout)

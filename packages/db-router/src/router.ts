@@ -197,7 +197,7 @@ export class Router {
     }
   }
 
-  /** Runs at the primary, waiting for one; again only where nothing had been sent, as in the middle of a failover. */
+  /** Runs at the primary, waiting for one; again only if no statement had been sent, as in the middle of a failover. */
   async #atPrimary<T>(caller: Caller, attempt: (server: Server) => Promise<T>, first?: Failure): Promise<T> {
     const started = performance.now()
     let failed = first

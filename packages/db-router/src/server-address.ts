@@ -3,7 +3,7 @@ import { because } from './errors.js'
 
 /** One server as listed in the options. */
 export interface ServerAddress {
-  /** `host:port/database`; without credentials, so that it can be logged and told two servers apart. */
+  /** `host:port/database`; without credentials, so that it can be logged, and distinguishes two servers. */
   readonly name: string
   readonly config: pg.ClientConfig
 }

@@ -45,13 +45,13 @@ export class Server {
   /** It would take writes, but another server is the primary now. */
   fenced = false
   observed: Observation | undefined
-  /** When that was, as `performance.now()` tells it. */
+  /** When that was, as `performance.now()` has it. */
   seenAt = 0
   /** The timelines of the cluster's servers seen at this address, by identity: more than one behind a pooler or a VIP. */
   readonly known = new Map<string, number>()
   /**
    * A replica's last seen replay position: a lower bound, for replay goes back only when the server recovers from a crash
-   * of one of its backends. That ends every connection, and the first one made after it tells where the server stands.
+   * of one of its backends. That ends every connection, and the first one made after it shows where the server stands.
    */
   replayed: Lsn = 0n
   /** Milliseconds behind the primary; meaningful for a replica. */

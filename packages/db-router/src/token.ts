@@ -34,7 +34,7 @@ const LENGTH = 27
 const SIGNED_LENGTH = LENGTH + 1 + 43
 
 /**
- * A token is 20 bytes in base64url, with a MAC where there is a secret: a browser may carry it but can not
+ * A token is 20 bytes in base64url, with a MAC if there is a secret: a browser may carry it but can not
  * make one up that would send its reads to the primary.
  */
 export function createTokenCodec(secret: Secret | undefined): TokenCodec {

@@ -310,7 +310,7 @@ export class Topology implements PositionSink, ServerReports {
   #elect(): void {
     const agreed =
       this.#named || this.servers.every(({ state }) => state !== 'foreign' && state !== 'unknown')
-    // Until then a server on the first timeline, where nothing has ever been promoted, is the successor of none.
+    // Until then a server on the first timeline, before any promotion, is the successor of none.
     const oldest = this.#named ? 1 : 2
     const able = this.servers.filter(
       ({ state, observed }) =>

@@ -12,11 +12,11 @@ const OPEN: Statement = {
   rowMode: 'array'
 }
 
-/** For {@link sendReadOnly} where nothing else is to be known. */
+/** For {@link sendReadOnly} if nothing else must be known. */
 export const BEGIN_READ_ONLY: Statement = { text: 'begin read only' }
 const COMMIT: Statement = { text: 'commit' }
 
-/** Whoever answered had not replayed what the read must see, or is not known. */
+/** The server that answered had not replayed what the read must see, or is not known. */
 export class NotFreshError extends Error {}
 
 /**

@@ -13,7 +13,7 @@ export interface Carrier {
   /** Called before the response is sent, where the request has written. */
   store(request: FastifyRequest, reply: FastifyReply, token: ConsistencyToken): void | Promise<void>
   /**
-   * Whether `request` carries nothing as yet, told without waiting: then its reads start at once. Asked before each read
+   * Whether `request` carries nothing as yet, known without waiting: then its reads start at once. Asked before each read
    * until it is false, when `load` is called, once: whose request it is may come out only in the course of it.
    */
   isEmpty?(request: FastifyRequest): boolean

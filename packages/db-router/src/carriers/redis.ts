@@ -6,7 +6,7 @@ import type { TokenCodec } from '../token.js'
 import type { Carrier } from './carrier.js'
 
 export interface RedisCarrierSettings {
-  /** Who wrote; `undefined` for nobody to remember. */
+  /** Who wrote; `undefined` for no user to remember. */
   user: (request: FastifyRequest) => string | undefined
   keyPrefix: string
   /** Milliseconds. */
