@@ -6,7 +6,7 @@ import { startOperator } from './operator.js'
 import { refreshRanking } from './ranking-card.js'
 import { refreshSession } from './session-card.js'
 
-/** Runs `work` again and again, a while after it has ended, and less often where nobody looks. */
+/** Runs `work` again and again, a while after it has ended, and less often if the page is hidden. */
 function every(ms, work) {
   const turn = async () => {
     try {

@@ -31,15 +31,26 @@ export async function refreshFleet() {
   drawInstances(fleet.instances)
   drawStores(fleet)
   drawPresent(fleet.present)
+  drawDegraded(fleet.redis.connected)
   return fleet
 }
 
-/** A map that nobody answers for any more must not look like the present. */
+/** A map without a fresh answer must not look like the present. */
 function drawAge() {
   const old = drawnAt > 0 && Date.now() - drawnAt > MAP_LIFE
   byId('map').classList.toggle('old', old)
   const time = new Date(drawnAt).toLocaleTimeString('en-GB')
   setText(byId('map-note'), old ? `No answer about the fleet: this is how it was at ${time}.` : '')
+}
+
+/** What works and what does not, while Redis is away. */
+function drawDegraded(connected) {
+  setText(
+    byId('degraded'),
+    connected
+      ? ''
+      : 'Degraded: Redis is away. The page, the fleet and the book can be read; sessions, posts and live messages wait for it.'
+  )
 }
 
 function drawInstances(instances) {

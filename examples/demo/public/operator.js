@@ -12,14 +12,16 @@ const SAYS = {
 /** Buttons that switch between two actions. */
 const PAIRS = { 'pause-replica': 'resume-replica', 'cut-redis': 'restore-redis' }
 
-/** Shows the operator's buttons where a fleet runner stands behind the app. */
+/** Shows the operator's buttons if a fleet runner stands behind the app, and which faults are in force, whichever tab began them. */
 export async function startOperator() {
-  const { available, actions = [], balancer } = await api('/api/operator')
+  const { available, actions = [], inForce = [], balancer } = await api('/api/operator')
   if (balancer) byId('balancer-name').textContent = balancer
   const group = byId('operator')
   group.hidden = !available
   for (const button of group.querySelectorAll('button')) {
-    button.hidden = !actions.includes(button.dataset.action)
+    const { action } = button.dataset
+    button.hidden = !actions.includes(action)
+    if (action in PAIRS) button.setAttribute('aria-pressed', String(inForce.includes(action)))
     button.addEventListener('click', () => press(button))
   }
   return available

@@ -60,6 +60,10 @@ test('a replica paused by its button is not read from by who wrote, and catches 
     async () => (await standby!.query('SELECT pg_is_wal_replay_paused() AS paused')).rows[0]?.['paused'],
     { message: 'its replay is paused' }
   )
+  const fresh = await browser.newPage()
+  await fresh.goto(fleet.url)
+  await fresh.locator('[data-action="pause-replica"][aria-pressed="true"]').waitFor({ timeout: 15_000 })
+  await fresh.close()
   const behind = await write(page, 'while the replica stands still')
   t.match(behind, 'read back at once from the primary')
   await replica(page, /lag \d+\.\d s/).waitFor({ timeout: 15_000 })

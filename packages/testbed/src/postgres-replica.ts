@@ -29,14 +29,14 @@ export class PostgresReplica extends PostgresServer {
   /** Stops applying; what arrives is kept. */
   async pauseReplay(): Promise<void> {
     await this.admin.query('SELECT pg_wal_replay_pause()')
-    await until(
-      async () => {
-        const { rows } = await this.admin.query('SELECT pg_get_wal_replay_pause_state() AS state')
-        // A replica with nothing to apply confirms only with the next record; it will not apply that one.
-        return rows[0]?.['state'] !== 'not paused'
-      },
-      { message: 'the replica pauses replay' }
-    )
+    // A replica with nothing to apply confirms only with the next record; it will not apply that one.
+    await until(() => this.isReplayPaused(), { message: 'the replica pauses replay' })
+  }
+
+  /** Also while it has been asked to pause and has nothing to apply. */
+  async isReplayPaused(): Promise<boolean> {
+    const { rows } = await this.admin.query('SELECT pg_get_wal_replay_pause_state() AS state')
+    return rows[0]?.['state'] !== 'not paused'
   }
 
   async resumeReplay(): Promise<void> {

@@ -58,6 +58,11 @@ export class TcpProxy {
     return this.#pairs.size
   }
 
+  /** Whether it refuses connections. */
+  get refusing(): boolean {
+    return this.#refusing
+  }
+
   /** Leads new connections to another server, as an address that moves does; open ones stay where they are. */
   redirect({ host, port }: { host: string; port: number }): void {
     this.#target = { host, port }

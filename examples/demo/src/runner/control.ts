@@ -7,7 +7,7 @@ import type { Fleet } from './fleet.js'
 import { DemoError } from './errors.js'
 
 export interface Control {
-  /** Carries a secret: whoever knows it may break things. */
+  /** Carries a secret: a caller who knows it may break things. */
   readonly url: string
   /** Hands over the fleet once it runs. */
   operate(fleet: Fleet): void
@@ -15,6 +15,8 @@ export interface Control {
 }
 
 interface Action {
+  /** For an action that another one takes back: whether it is in force. */
+  inForce?(fleet: Fleet): boolean | Promise<boolean>
   offered(fleet: Fleet): boolean
   run(fleet: Fleet, query: URLSearchParams): Promise<void>
   /** Why it is refused while it is under way; actions without this may overlap. */
@@ -49,7 +51,8 @@ const actions: Record<string, Action> = {
   },
   'pause-replica': {
     offered: ({ postgres }) => postgres.replicas.length > 0,
-    run: async ({ postgres }) => postgres.replicas[0]?.pauseReplay()
+    run: async ({ postgres }) => postgres.replicas[0]?.pauseReplay(),
+    inForce: async ({ postgres }) => (await postgres.replicas[0]?.isReplayPaused()) ?? false
   },
   'resume-replica': {
     offered: ({ postgres }) => postgres.replicas.length > 0,
@@ -57,7 +60,8 @@ const actions: Record<string, Action> = {
   },
   'cut-redis': {
     offered: ({ redisProxy }) => redisProxy !== undefined,
-    run: async ({ redisProxy }) => redisProxy?.refuse()
+    run: async ({ redisProxy }) => redisProxy?.refuse(),
+    inForce: ({ redisProxy }) => redisProxy?.refusing ?? false
   },
   'restore-redis': {
     offered: ({ redisProxy }) => redisProxy !== undefined,
@@ -120,7 +124,8 @@ export async function startControl(): Promise<Control> {
     if (request.method === 'GET' && name === '') {
       const running = fleet
       const offered = Object.keys(actions).filter((one) => actions[one]!.offered(running))
-      return answer(200, { actions: offered, balancer: running.balancer })
+      const inForce = await actionsInForce(running, offered)
+      return answer(200, { actions: offered, inForce, balancer: running.balancer })
     }
     const action = actions[name]
     if (!action?.offered(fleet)) {
@@ -154,6 +159,11 @@ export async function startControl(): Promise<Control> {
       await once(server, 'close')
     }
   }
+}
+
+async function actionsInForce(fleet: Fleet, names: readonly string[]): Promise<string[]> {
+  const states = await Promise.all(names.map(async (name) => actions[name]!.inForce?.(fleet) ?? false))
+  return names.filter((_name, index) => states[index])
 }
 
 function report(error: unknown): void {

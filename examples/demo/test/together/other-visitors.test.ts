@@ -27,6 +27,8 @@ interface Visits {
   readonly page: SteadyRequests
   readonly book: SteadyRequests
   readonly pageWithCookie: SteadyRequests
+  readonly bookWithCookie: SteadyRequests
+  readonly mapWithCookie: SteadyRequests
   readonly session: SteadyRequests
 }
 
@@ -48,8 +50,8 @@ interface Fault {
   end?(stage: Stage): unknown
 }
 
-const all = ['page', 'book', 'pageWithCookie', 'session'] as const
-const anonymous = ['page', 'book', 'pageWithCookie'] as const
+const sessionless = ['page', 'book', 'pageWithCookie', 'bookWithCookie', 'mapWithCookie'] as const
+const all = [...sessionless, 'session'] as const
 const sessionsFail = (visits: readonly Visits[]): boolean =>
   visits.every(({ session }) => (session.outcomes['503'] ?? 0) > 0)
 
@@ -57,14 +59,14 @@ const sessionsFail = (visits: readonly Visits[]): boolean =>
 const faults: readonly Fault[] = [
   {
     name: 'Redis refuses connections',
-    unaffected: anonymous,
+    unaffected: sessionless,
     begin: ({ redis }) => redis.refuse(),
     noticed: sessionsFail,
     end: restoreRedis
   },
   {
     name: 'Redis does not answer',
-    unaffected: anonymous,
+    unaffected: sessionless,
     begin: ({ redis }) => redis.blackhole(),
     noticed: sessionsFail,
     end: restoreRedis
@@ -172,7 +174,7 @@ for (const fault of faults) {
     const after = await arrivals()
     for (const [path, kinds] of Object.entries({
       '/': ['page', 'pageWithCookie'],
-      '/api/posts': ['book']
+      '/api/posts': ['book', 'bookWithCookie']
     } as const)) {
       const sent = sum(visits.flatMap((one) => kinds.map((kind) => one[kind].sent)))
       const ran = sum(after.map((counts, index) => (counts[path] ?? 0) - (before[index]?.[path] ?? 0)))
@@ -187,6 +189,8 @@ function visit({ url }: Balancer): Visits {
     page: sendSteadily({ url, perSecond: 80 }),
     book: sendSteadily({ url: `${url}/api/posts`, perSecond: 10 }),
     pageWithCookie: sendSteadily({ url, perSecond: 2, headers }),
+    bookWithCookie: sendSteadily({ url: `${url}/api/posts`, perSecond: 1, headers }),
+    mapWithCookie: sendSteadily({ url: `${url}/api/fleet`, perSecond: 1, headers }),
     session: sendSteadily({ url: `${url}/api/me`, perSecond: 2, headers })
   }
 }
