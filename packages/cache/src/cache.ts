@@ -1,15 +1,15 @@
-import type { ConsistencyToken } from '@flotilla/core'
+import { computeMany, type LoadMissing } from './batch.js'
 import { localNow, type TurnClock } from './clock.js'
 import type { Codec } from './codec.js'
 import type { Core } from './core.js'
 import type { GetOrSetOptions } from './engine.js'
 import { standing, type Entry, type Index } from './entry.js'
-import { FactoryTypeError, KeyError, OptionsError } from './errors.js'
+import { FactoryTypeError, KeyError, OptionsError, ValueError } from './errors.js'
 import { explain, type Explanation } from './explain.js'
 import type { Factory } from './factory.js'
+import { checkInvalidateOptions, type InvalidateOptions } from './invalidate-options.js'
 import type { Marks } from './marks.js'
 import {
-  checkKnown,
   checkNames,
   checkTags,
   entryPolicy,
@@ -19,6 +19,7 @@ import {
 } from './options.js'
 import type { Space } from './reader.js'
 import type { Address } from './remote.js'
+import { statsOf, type CacheStats } from './stats.js'
 import { channels } from './telemetry.js'
 import { Writer, type SetEntry, type SetOptions } from './writer.js'
 
@@ -32,20 +33,6 @@ export interface NamespaceOptions extends EntryOptions {
   codec?: 'json' | 'msgpack' | Codec
 }
 
-/** What an invalidation may say of the write behind it. */
-export interface InvalidateOptions {
-  /**
-   * The write behind this invalidation (`db.token()`): what is computed from now on must have read it, or is
-   * not stored.
-   */
-  after?: ConsistencyToken | undefined
-  /**
-   * How many replicas must have the invalidation before the call resolves, so that a failover to one of them does not lose it.
-   * Default 0. Redis is waited for as long as `redisTimeout.hard` says.
-   */
-  replicas?: number
-}
-
 /**
  * One namespace of the cache; `app.cache` is the root. `V` is what it holds.
  *
@@ -56,7 +43,7 @@ export class Cache<V = unknown> {
   readonly #space: Space
   readonly #policy: EntryPolicy
   readonly #codec: Codec
-  /** Memory by key; empty where there is no memory. */
+  /** Memory by key; empty if there is no memory. */
   readonly #index: Index
   readonly #marks: Marks
   readonly #clock: TurnClock
@@ -115,6 +102,26 @@ export class Cache<V = unknown> {
     return made as Promise<T>
   }
 
+  /**
+   * As `getOrSet` for many keys: what is missing is computed in one call of `loadMissing`. Each key has its own lease, so
+   * a key that another caller or process computes meanwhile is not computed twice. Values in the order of the keys.
+   *
+   * @throws as `getOrSet`, and FLOTILLA_CACHE_ERR_LOADED if `loadMissing` returns something else than a Map, or too few values
+   */
+  async getOrSetMany<T extends V = V>(
+    keys: readonly string[],
+    loadMissing: LoadMissing<T, V>,
+    options?: GetOrSetOptions
+  ): Promise<T[]> {
+    if (typeof loadMissing !== 'function') throw new FactoryTypeError(String(keys[0]))
+    const { flights } = this.#core.parts.engine
+    const addresses = keys.map((key) => this.#address(key))
+    const load = loadMissing as LoadMissing<unknown, unknown>
+    return computeMany<T>(addresses, load, flights, (key, factory, onWait) =>
+      this.getOrSet<T>(key, factory as Factory<T, V>, { ...options, onWait })
+    )
+  }
+
   /** The fresh value of memory or Redis, else `undefined`. */
   async get<T extends V = V>(key: string): Promise<T | undefined> {
     const [value] = await this.getMany<T>([key])
@@ -142,6 +149,14 @@ export class Cache<V = unknown> {
     return (await this.get(key)) !== undefined
   }
 
+  /** For how many milliseconds the value stays fresh; `undefined` if there is no fresh one. */
+  async ttl(key: string): Promise<number | undefined> {
+    const address = this.#address(key)
+    const found = this.#fresh(address)
+    const entry = found ?? (this.#core.parts.remote && (await this.#read([address])).get(address.id))
+    return entry && Math.max(0, entry.freshUntil - localNow())
+  }
+
   /** The fresh value that this process holds in memory, without asking Redis: synchronous. */
   peek<T extends V = V>(key: string): T | undefined {
     const entry = this.#index.get(key)
@@ -159,6 +174,22 @@ export class Cache<V = unknown> {
    */
   async set(key: string, value: V, options?: SetOptions): Promise<void> {
     await this.setMany([{ ...options, key, value }])
+  }
+
+  /**
+   * Stores a value if none can be served; of many callers in the fleet (while Redis is away: in this process) one does.
+   * @returns whether it was this one
+   */
+  async add(key: string, value: V, options?: SetOptions): Promise<boolean> {
+    if (value === undefined) throw new ValueError(key, 'undefined means "none"')
+    let added = false
+    const factory: Factory<V> = (context) => {
+      if (context.background) context.skip()
+      else added = true
+      return value
+    }
+    await this.getOrSet(key, factory, options)
+    return added
   }
 
   /** As `set` for many entries, in one round trip and one message to the fleet. */
@@ -242,6 +273,11 @@ export class Cache<V = unknown> {
     )
   }
 
+  /** What this process holds and does now, all namespaces together. */
+  stats(): CacheStats {
+    return statsOf(this.#core.parts)
+  }
+
   /** What memory and Redis hold under this key, and why it would or would not be served. */
   explain(key: string): Promise<Explanation> {
     return explain(this.#core.parts, this.#space, this.#address(key))
@@ -305,15 +341,6 @@ export class Cache<V = unknown> {
     }
     return found
   }
-}
-
-function checkInvalidateOptions(options: InvalidateOptions): { after: string | undefined; replicas: number } {
-  checkKnown('invalidateTags', options, ['after', 'replicas'])
-  const { after, replicas = 0 } = options
-  if (Number.isSafeInteger(replicas) && replicas >= 0) return { after, replicas }
-  throw new OptionsError(
-    `@flotilla/cache: 'replicas' of invalidateTags must be a whole number of at least 0, got ${String(replicas)}`
-  )
 }
 
 function notAKey(key: unknown): Error {

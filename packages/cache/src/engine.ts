@@ -1,9 +1,10 @@
 import type { FastifyBaseLogger } from 'fastify'
-import { localNow, startTimer, type TurnClock } from './clock.js'
+import { localNow, type TurnClock } from './clock.js'
 import { refreshEarly, standing, type Entry } from './entry.js'
 import type { Factory } from './factory.js'
 import { Fill, type FillParts } from './fill.js'
 import { Flights, type Flight, type Outcome } from './flight.js'
+import { LATE, orLate } from './late.js'
 import type { Mark, Marks } from './marks.js'
 import type { Memory } from './memory.js'
 import { checkNames, checkTags, entryPolicy, type EntryOptions, type EntryPolicy } from './options.js'
@@ -24,6 +25,11 @@ export interface GetOrSetOptions extends EntryOptions {
    * @internal
    */
   impatient?: boolean
+  /**
+   * Called if another caller or process turns out to compute the value.
+   * @internal
+   */
+  onWait?: () => void
 }
 
 export interface EngineParts extends FillParts {
@@ -49,10 +55,16 @@ interface Call {
   readonly tags: readonly string[]
   readonly anew: boolean
   readonly impatient: boolean
+  readonly onWait: (() => void) | undefined
 }
 
 /** What {@link GetOrSetOptions} has besides {@link EntryOptions}. */
-const CALL_NAMES = ['tags', 'refresh', 'impatient'] as const satisfies readonly (keyof GetOrSetOptions)[]
+const CALL_NAMES = [
+  'tags',
+  'refresh',
+  'impatient',
+  'onWait'
+] as const satisfies readonly (keyof GetOrSetOptions)[]
 
 /** How often a caller joins computations that turn out older than its call before it computes for itself. */
 const MAX_JOINS = 3
@@ -60,7 +72,6 @@ const FIRST_POLL_MS = 50
 /** How many entries of Redis that turn out dead or unreadable are looked at in one call. */
 const MAX_REFUSED = 5
 const LAST_POLL_MS = 1000
-const LATE = Symbol('late')
 
 /**
  * getOrSet past the quick hit: one computation of a key in this process (flights) and in the fleet (leases),
@@ -92,7 +103,8 @@ export class Engine {
       policy: entryPolicy(base, options),
       tags: checkTags(options?.tags),
       anew: options?.refresh === true,
-      impatient: options?.impatient === true
+      impatient: options?.impatient === true,
+      onWait: options?.onWait
     }
     for (let joins = 0; ; joins++) {
       const held = call.anew ? undefined : this.#usable(address)
@@ -100,6 +112,7 @@ export class Engine {
       if (served) return served.value
       const alone = call.anew || joins >= MAX_JOINS
       const joined = alone ? undefined : this.flights.get(address.id)
+      if (joined) call.onWait?.()
       const flight = joined ?? this.#start(call, !alone, false)
       const outcome = await this.#outcome(call, flight, held)
       if (outcome === LATE) {
@@ -162,35 +175,12 @@ export class Engine {
     )
   }
 
-  /** Waits for the flight; where an old value may be served, not longer than the soft timeouts. */
+  /** Waits for the flight; if an old value may be served, not longer than the soft timeouts. */
   #outcome(call: Call, flight: Flight, held: Entry | undefined): Promise<Outcome | typeof LATE> {
     const waiting = this.flights.await(flight)
-    return held && this.#parts.clock.now() < held.graceUntil ? this.#orLate(call, flight, waiting) : waiting
-  }
-
-  async #orLate(call: Call, flight: Flight, waiting: Promise<Outcome>): Promise<Outcome | typeof LATE> {
-    const { redisTimeout } = this.#parts.settings
+    if (!held || this.#parts.clock.now() >= held.graceUntil) return waiting
     const { softTimeout } = call.policy
-    let endTimer = (): void => undefined
-    const late = new Promise<typeof LATE>((resolve) => {
-      const factoryIsLate = (): void => resolve(LATE)
-      const redisIsLate = (): void => {
-        if (flight.phase === 'redis') resolve(LATE)
-        else if (softTimeout !== undefined) {
-          endTimer = startTimer(Math.max(0, softTimeout - redisTimeout.soft), factoryIsLate)
-        }
-      }
-      endTimer =
-        softTimeout !== undefined && softTimeout < redisTimeout.soft
-          ? startTimer(softTimeout, factoryIsLate)
-          : startTimer(redisTimeout.soft, redisIsLate)
-    })
-    try {
-      return await Promise.race([waiting, late])
-    } finally {
-      endTimer()
-      waiting.catch(() => undefined)
-    }
+    return orLate(flight, waiting, { redisMs: this.#parts.settings.redisTimeout.soft, softTimeout })
   }
 
   async #lead(call: Call, flight: Flight, background: boolean): Promise<Outcome> {
@@ -271,6 +261,7 @@ export class Engine {
         if (background) return { value: undefined, shared: false }
         if (call.impatient || localNow() >= deadline) return run(undefined, grace)
         waitedSince ||= performance.now()
+        call.onWait?.()
         await waiters.wait(address.leaseKey, Math.min(poll, reply.leaseMs + 5), askedAt)
         poll = Math.min(poll * 1.5, LAST_POLL_MS)
         continue

@@ -44,6 +44,19 @@ export const FactoryTypeError = createError<[string]>(
   TypeError
 )
 
+export const LoadedError = createError<[number, string]>(
+  'FLOTILLA_CACHE_ERR_LOADED',
+  "getOrSetMany's function must return a Map, or a list with a value or undefined for each of its %d keys, got %s",
+  500,
+  TypeError
+)
+
+export const NoStaleError = createError<[string]>(
+  'FLOTILLA_CACHE_ERR_NO_STALE',
+  "the factory of '%s' said notModified(), but there is no old value; ask only if ctx.stale is not undefined",
+  500
+)
+
 export const FactoryTimeoutError = createError<[string, number]>(
   'FLOTILLA_CACHE_ERR_FACTORY_TIMEOUT',
   "the factory of '%s' did not settle in %d ms and was aborted; raise 'timeout' or make it faster",

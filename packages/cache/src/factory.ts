@@ -1,6 +1,6 @@
 import type { ConsistencyToken, Duration } from '@flotilla/core'
 import { startTimer } from './clock.js'
-import { FactoryTimeoutError } from './errors.js'
+import { FactoryTimeoutError, NoStaleError } from './errors.js'
 import { checkTags, ttlMs } from './options.js'
 
 /** What a factory is given. */
@@ -24,6 +24,11 @@ export interface FactoryContext<T = unknown> {
   ttl(ttl: Duration): void
   /** Returns the value to the callers without storing it. */
   skip(): void
+  /**
+   * The old value, to be returned as the new one with its tags and a life of its own: the source says that it has not changed.
+   * @throws FLOTILLA_CACHE_ERR_NO_STALE if `stale` is undefined
+   */
+  notModified(): T
   /**
    * Says that what is read is no older than this token. A value whose tags were invalidated with a token that
    * nothing said here covers is returned and not stored.
@@ -97,6 +102,12 @@ export class Context implements FactoryContext {
 
   skip(): void {
     this.skipped = true
+  }
+
+  notModified(): unknown {
+    if (this.stale === undefined) throw new NoStaleError(this.key)
+    this.#addTags(this.staleTags)
+    return this.stale
   }
 
   consistentWith(token: ConsistencyToken | undefined): void {

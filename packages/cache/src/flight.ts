@@ -28,6 +28,11 @@ const running = new AsyncScope<Flight>()
 export class Flights {
   readonly #flights = new Map<string, Flight>()
 
+  /** How many keys are being read or computed. */
+  get size(): number {
+    return this.#flights.size
+  }
+
   get(id: string): Flight | undefined {
     return this.#flights.get(id)
   }

@@ -51,6 +51,7 @@ export class Marks {
     this.#alone = alone
   }
 
+  /** How many are held. */
   get size(): number {
     return this.#marks.size
   }

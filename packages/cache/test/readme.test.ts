@@ -22,6 +22,7 @@ let after: unknown
 const db = {
   user: async (id: string | number, _options?: { signal: AbortSignal }): Promise<{ id: number; n: number; guest?: boolean; secret?: boolean }> =>
     ({ id: Number(id), guest: true, n: ++calls }),
+  users: async (keys: readonly string[]): Promise<Map<string, object>> => new Map(keys.map((key) => [key, {}])),
   posts: () => [{ id: 1 }],
   article: (id: string) => ({ id, n: ++calls }),
   save: (id: string) => ({ id })

@@ -366,6 +366,134 @@ export async function contract(t: Test, start: Start, fleet: boolean): Promise<v
     }
   })
 
+  await t.test('getOrSetMany computes what is missing in one call', async (t) => {
+    const keys = Array.from({ length: 6 }, fresh)
+    await cache.setMany(keys.slice(0, 2).map((key) => ({ key, value: `old ${key}` })))
+    const calls: string[][] = []
+    const load = async (missing: readonly string[]): Promise<(string | undefined)[]> => {
+      calls.push([...missing])
+      return missing.map((key) => (key === keys[5] ? undefined : `new ${key}`))
+    }
+    const expected = [
+      ...keys.slice(0, 2).map((key) => `old ${key}`),
+      ...keys.slice(2, 5).map((key) => `new ${key}`)
+    ]
+    t.same(await cache.getOrSetMany(keys, load), [...expected, undefined])
+    t.same(
+      calls.map((missing) => missing.toSorted()),
+      [keys.slice(2).toSorted()]
+    )
+    t.same(await other.cache.getOrSetMany([...keys.slice(0, 5), keys[0]!], load), [...expected, expected[0]])
+    t.equal(calls.length, 1, 'the fleet has them')
+    t.same(await cache.getOrSetMany([], load), [])
+
+    const cold = Array.from({ length: 20 }, fresh)
+    const loaded: string[] = []
+    const slow = async (missing: readonly string[]): Promise<Map<string, string>> => {
+      loaded.push(...missing)
+      await new Promise((resolve) => setTimeout(resolve, 20))
+      return new Map(missing.map((key) => [key, `value of ${key}`]))
+    }
+    // Each asks for the keys in another order, and some ask for single ones.
+    const all = await Promise.all([
+      cache.getOrSetMany(cold, slow),
+      other.cache.getOrSetMany(cold.toReversed(), slow),
+      cache.getOrSetMany(cold.slice(5), slow),
+      other.cache.getOrSet(cold[3]!, async () => (await slow([cold[3]!])).get(cold[3]!))
+    ])
+    const values = cold.map((key) => `value of ${key}`)
+    t.same(all, [values, values.toReversed(), values.slice(5), values[3]])
+    t.same(loaded.toSorted(), cold.toSorted(), 'each key once')
+
+    const tagged = [fresh(), fresh()]
+    await cache.getOrSetMany(tagged, (missing, contexts) => {
+      contexts.forEach((context, i) => context.tags(`tag of ${missing[i]}`))
+      return missing
+    })
+    await cache.invalidateTags([`tag of ${tagged[0]}`])
+    t.same(await cache.getMany(tagged), [undefined, tagged[1]])
+  })
+
+  await t.test('getOrSetMany fails its callers and leaves nothing', async (t) => {
+    const keys = [fresh(), fresh()]
+    await t.rejects(
+      cache.getOrSetMany(keys, () => Promise.reject(new Error('no luck'))),
+      { message: 'no luck' }
+    )
+    await t.rejects(
+      cache.getOrSetMany(keys, () => [1]),
+      { code: 'FLOTILLA_CACHE_ERR_LOADED', message: /2 keys, got 1 values/ }
+    )
+    await t.rejects(
+      cache.getOrSetMany(keys, () => 7 as never),
+      { code: 'FLOTILLA_CACHE_ERR_LOADED' }
+    )
+    for (const own of keys) {
+      await t.rejects(
+        cache.getOrSetMany(keys, async (missing) => {
+          await cache.getOrSet(own, () => 1)
+          return missing
+        }),
+        { code: 'FLOTILLA_CACHE_ERR_DEADLOCK' },
+        'a key of its own'
+      )
+    }
+    await t.rejects(cache.getOrSetMany(keys, undefined as never), { code: 'FLOTILLA_CACHE_ERR_FACTORY' })
+    t.same(await cache.getOrSetMany(keys, (missing) => missing), keys)
+  })
+
+  await t.test('add stores where there is nothing', async (t) => {
+    const key = fresh()
+    t.equal(await cache.add(key, 'first'), true)
+    t.equal(await cache.add(key, 'second'), false)
+    t.equal(await other.cache.add(key, 'third'), false)
+    t.equal(await other.cache.get(key), 'first')
+    const free = fresh()
+    const ends = await Promise.all(
+      Array.from({ length: 10 }, (_, i) => (i % 2 ? cache : other.cache).add(free, i))
+    )
+    t.equal(ends.filter(Boolean).length, 1, 'one of many')
+    t.equal(await cache.get(free), ends.indexOf(true))
+    await t.rejects(cache.add(key, undefined), { code: 'FLOTILLA_CACHE_ERR_VALUE' })
+  })
+
+  await t.test('ttl and stats', async (t) => {
+    const key = fresh()
+    t.equal(await cache.ttl(key), undefined)
+    await cache.set(key, 1, { ttl: '1h' })
+    for (const one of [cache, other.cache]) {
+      const left = await one.ttl(key)
+      t.ok(left !== undefined && left > 3_000_000 && left <= 3_600_000, String(left))
+    }
+    const before = cache.stats()
+    t.match(before, { redis: fleet ? 'answering' : 'none', unsent: 0 })
+    await cache.set(fresh(), 'x'.repeat(1000))
+    const after = cache.stats()
+    t.equal(after.memory!.entries, before.memory!.entries + 1)
+    t.ok(after.memory!.bytes > before.memory!.bytes + 1000)
+    const go = gate()
+    const computing = cache.getOrSet(fresh(), () => go.passed)
+    t.ok(cache.stats().underWay >= 1)
+    go.open()
+    await computing
+    await until(() => cache.stats().underWay === 0)
+  })
+
+  await t.test('a factory keeps the old value that has not changed', async (t) => {
+    const key = fresh()
+    const tags = ['unchanged']
+    await cache.getOrSet(key, (ctx) => (ctx.tags(tags), { version: 1 }), { ttl: 30, grace: '1h' })
+    await until(async () => (await cache.get(key)) === undefined, { message: 'no longer fresh' })
+    const seen: unknown[] = []
+    const keep = (ctx: FactoryContext): unknown => (seen.push(ctx.stale), ctx.notModified())
+    const value = await cache.getOrSet<unknown>(key, keep, { ttl: '1h' })
+    t.same([value, ...seen], [{ version: 1 }, { version: 1 }])
+    t.same(await other.cache.get(key), { version: 1 }, 'fresh again')
+    await cache.invalidateTags(tags)
+    t.equal(await cache.get(key), undefined, 'with the tags that it had')
+    await t.rejects(cache.getOrSet<unknown>(key, keep), { code: 'FLOTILLA_CACHE_ERR_NO_STALE' })
+  })
+
   await t.test('stale while revalidate', async (t) => {
     const key = fresh()
     let calls = 0

@@ -58,7 +58,7 @@ const gc = globalThis.gc!
 
 async function used(): Promise<number> {
   // Backing stores are given back some turns after their views are gone.
-  for (let i = 0; i < 4; i++) {
+  for (let i = 0; i < 2; i++) {
     gc()
     await new Promise((resolve) => setImmediate(resolve))
   }

@@ -34,6 +34,15 @@ export async function caches(app: FastifyInstance): Promise<void> {
   same<ReturnType<typeof users.peek>, User | undefined>(true)
   const many = await users.getMany(['1', '2'])
   same<(typeof many)[number], User | undefined>(true)
+  const computed = await users.getOrSetMany(['1', '2'], (keys, contexts) => {
+    same<(typeof contexts)[number]['stale'], User | undefined>(true)
+    return keys.map((name) => ({ name }))
+  })
+  same<(typeof computed)[number], User>(true)
+  same<Awaited<ReturnType<typeof users.add>>, boolean>(true)
+  same<Awaited<ReturnType<typeof users.ttl>>, number | undefined>(true)
+  // @ts-expect-error -- a list or a Map
+  await users.getOrSetMany(['1'], () => 1)
   await users.set('1', { name: 'ada' }, { ttl: '1m', tags: ['users'] })
   // @ts-expect-error -- a user has a name
   await users.set('1', { nam: 'ada' })
