@@ -9,10 +9,14 @@ interface Page {
   client: BroadcastClient
   seen: unknown[]
   events: string[]
+  ended: [code: number, reason: string]
 }
 
+/** Of the client; its other events come in between. */
+const STATES = { connecting: 1, open: 1, closed: 1 }
+
 test(
-  'the client in Chromium: subscribes, is cut, resumes, sees presence',
+  'the client in Chromium: subscribes, is cut, resumes, sees presence, wakes, learns that its login has expired',
   { timeout: 110_000 },
   async (t) => {
     const found = await findProgram('chromium').catch((error: Error & { code?: string }) => {
@@ -33,7 +37,9 @@ test(
     })
     const redis = await startRedis()
     t.teardown(() => redis.stop())
-    const server = await startTestApp(t, redis.url, {}, (app) => {
+    let isLoggedIn = true
+    const authenticate = (): object | null => (isLoggedIn ? {} : null)
+    const server = await startTestApp(t, redis.url, { authenticate }, (app) => {
       app.get('/', (_request, reply) => reply.type('text/html').send('<script src="/client.js"></script>'))
       app.get('/client.js', (_request, reply) => reply.type('text/javascript').send(outputFiles[0]!.text))
     })
@@ -62,7 +68,10 @@ test(
     window.events = []
     window.client = client
     client.on('gap', ({ reason }) => events.push('gap ' + reason))
-    client.on('state', ({ state }) => events.push(state))
+    client.on('state', ({ state, code, reason }) => {
+      events.push(state)
+      window.ended = [code, reason]
+    })
     client.on('presence', ({ type }) => events.push(type))
     client.subscribe('news', ({ data }) => seen.push(data))
     client.subscribe('room:1').ready
@@ -124,5 +133,22 @@ test(
     socket.onclose = () => resolve('refused')
   })`)
     t.equal(foreign, 'refused', 'a page of another origin does not get in')
+
+    // The default interval of pings would take 50 seconds.
+    proxy.blackhole()
+    await page.context().setOffline(true)
+    await page.context().setOffline(false)
+    await until(async () => (await look('events')).at(-1) === 'connecting', {
+      message: 'the page looks after its connection when the network is back'
+    })
+    await proxy.restore()
+    await until(async () => (await look('events')).findLast((event) => event in STATES) === 'open', {
+      message: 'and makes it anew'
+    })
+
+    isLoggedIn = false
+    proxy.cut()
+    await until(async () => (await look('events')).at(-1) === 'closed')
+    t.same(await look('ended'), [4401, 'log in first'], 'a script can see why')
   }
 )
