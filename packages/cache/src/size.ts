@@ -53,7 +53,7 @@ function shallowSize(value: unknown, queue: unknown[]): number {
   }
 }
 
-export function stringSize(text: string): number {
+function stringSize(text: string): number {
   return STRING_BYTES + (BEYOND_LATIN1.test(text) ? 2 * text.length : text.length)
 }
 
