@@ -14,7 +14,8 @@ export interface PeerReport {
  *
  * - Most of the others that have the check report that it passes. Instances without it (another service of the same
  *   fleet, another version) are no evidence.
- * - They have reported so for long enough to notice a failure, and this one for long enough to notice a recovery.
+ * - They have reported so for long enough to notice a failure, and this one for long enough to notice a recovery. Time
+ *   after the last report does not count: with the registry down too, nothing is known of it.
  * - This instance has asked the dependency since they began to report so. A check that was last asked during an
  *   outage, because its interval is long or its runs hung, says nothing about the time after it.
  */
@@ -52,7 +53,7 @@ export class CorrelationGuard {
     const since = this.#passingSince.get(check.name)
     if (since === undefined || check.askedAt < since) return false
     const noticedMs = 2 * check.interval + check.timeout + 2 * this.#heartbeatMs
-    return now - Math.max(since, check.changedAt) >= noticedMs
+    return this.#readAt - Math.max(since, check.changedAt) >= noticedMs
   }
 
   #isStale(now: number): boolean {

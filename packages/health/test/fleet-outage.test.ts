@@ -3,6 +3,8 @@ import flotillaRedis from '@flotilla/redis'
 import Fastify from 'fastify'
 import { test } from 'tap'
 import { until, type AppInstance } from '@flotilla/testbed'
+import type { Check } from '../src/check.js'
+import { CorrelationGuard } from '../src/correlation-guard.js'
 import health from '../src/index.js'
 import { heartbeat } from '../src/lua/heartbeat.js'
 import { fleetOf, LEASE, server, startFleet, stateOf, states } from './fleet-of.js'
@@ -147,4 +149,28 @@ test('Redis away during shutdown does not hold it up', async (t) => {
   await until(() => !app.running)
   t.ok(performance.now() - began < 5000)
   t.equal((await exited).signal, null)
+})
+
+test('reports of before the failure are no evidence, however long they last', async (t) => {
+  const HEARTBEAT = 400
+  const guard = new CorrelationGuard(HEARTBEAT)
+  const report = (): void => guard.report([{ id: 'other', failing: [], passing: ['shared'] }])
+  const check = { name: 'shared', interval: 10, timeout: 10, askedAt: 0, changedAt: 0 }
+  const alone = (): boolean => guard.alone(check as unknown as Check)
+  report()
+  check.askedAt = check.changedAt = performance.now()
+  // The registry goes down together with the dependency: no more reports, until the last one is stale.
+  const stale = performance.now() + 2.5 * HEARTBEAT
+  await until(() => {
+    check.askedAt = performance.now()
+    if (alone()) t.fail(`alone by a report of ${stale - 2.5 * HEARTBEAT}, at ${check.askedAt}`)
+    return performance.now() > stale
+  })
+  // It is back, and the others go on reporting that the check passes.
+  await until(() => {
+    report()
+    check.askedAt = performance.now()
+    return alone()
+  })
+  t.pass('the evidence came')
 })
