@@ -37,3 +37,9 @@ export {
   type UnavailableErrorConstructor
 } from './unavailable.js'
 export { TimeoutError, withTimeout, type AbortableWork, type TimeoutOptions } from './with-timeout.js'
+export {
+  describeIssues,
+  type SchemaIssue,
+  type SchemaResult,
+  type StandardSchema
+} from './standard-schema.js'

@@ -17,7 +17,8 @@ export type { SessionData, SessionKey, SessionValue, SessionValues } from './req
 export { StoredSession } from './users/sessions.js'
 export type { CreateOptions, Sessions } from './users/sessions.js'
 export type { SessionInfo } from './users/user-sessions.js'
-export type { SchemaIssue, SchemaResult, SessionDataOf, StandardSchema } from './lifecycle/schema.js'
+export type { SchemaIssue, SchemaResult, StandardSchema } from '@flotilla/core'
+export type { SessionDataOf } from './lifecycle/schema.js'
 export type {
   CreatedMessage,
   DroppedMessage,

@@ -1,8 +1,14 @@
 import type { CookieSerializeOptions } from '@fastify/cookie'
-import { type Duration, type OptionReader, optionReader, type Secret, type Size } from '@flotilla/core'
+import {
+  type Duration,
+  type OptionReader,
+  optionReader,
+  type Secret,
+  type Size,
+  type StandardSchema
+} from '@flotilla/core'
 import type { RedisClient } from '@flotilla/redis'
 import { ERR_OPTION } from './errors.js'
-import type { StandardSchema } from './lifecycle/schema.js'
 
 /** Attributes of the session cookie, besides what the plugin decides itself. */
 export interface SessionCookieOptions extends Omit<

@@ -4,7 +4,7 @@ import { BroadcastError } from './error.js'
 interface Pending {
   /** As it goes over the wire. */
   readonly frame: string
-  /** A call: the server may carry it out twice if it is sent twice, and stops it if it is told. */
+  /** A call: sent twice, the server may carry it out twice. A cancel frame stops it. */
   readonly isCall: boolean
   readonly isRepeatable: boolean
   readonly resolve: (frame: ServerFrame) => void
